@@ -1,0 +1,48 @@
+"""Operators: who may use the management API, and for what."""
+
+import enum
+from typing import Annotated
+
+from pydantic import Field
+
+from contracts.base import AdminRequest, Contract, Moment, Name, PublicId, Response
+
+
+class Permission(enum.StrEnum):
+    """What an operator key opens. `admin` includes all others and is the only one that manages operators."""
+
+    READ = "read"
+    WRITE = "write"
+    AUTHORIZE = "authorize"
+    REVOKE = "revoke"
+    ADMIN = "admin"
+
+
+class Operator(Contract):
+    """The holder of an operator key; only the key's SHA-256 is kept (the key is generated and long)."""
+
+    operator_id: PublicId
+    version: Annotated[int, Field(ge=1)] = 1
+    name: Name
+    permissions: tuple[Permission, ...]
+    key_digest: str
+    created_at: Moment
+    updated_at: Moment
+
+
+class OperatorRegistration(AdminRequest):
+    """POST /api/operators."""
+
+    name: Annotated[Name, Field(min_length=1)]
+    permissions: Annotated[tuple[Permission, ...], Field(min_length=1)]
+
+
+class OperatorView(Response):
+    """An operator as the API shows it; `key` only in the answer that created it."""
+
+    operator_id: str
+    name: str
+    permissions: tuple[Permission, ...]
+    created_at: Moment
+    updated_at: Moment
+    key: str | None = None

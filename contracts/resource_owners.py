@@ -1,0 +1,42 @@
+"""Resource owners: the users of the password grant."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, StringConstraints
+
+from contracts.base import AdminRequest, Contract, Moment, PublicId, Response
+
+Username = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f/]+$")]
+
+
+class ResourceOwner(Contract):
+    """A user with an argon2id hash of the password."""
+
+    username: Username
+    version: Annotated[int, Field(ge=1)] = 1
+    password_hash: str
+    active: bool = True
+    policy_ids: tuple[PublicId, ...] = ()
+    meta_data: dict[str, Any] = {}
+    created_at: Moment
+    updated_at: Moment
+
+
+class ResourceOwnerDocument(AdminRequest):
+    """PUT or POST /api/apis/keys/basic/{username}. On an edit an absent password stays."""
+
+    password: Annotated[SecretStr, Field(min_length=8, max_length=256)] | None = None
+    active: bool = True
+    policy_ids: tuple[PublicId, ...] = ()
+    meta_data: dict[str, Any] = {}
+
+
+class ResourceOwnerView(Response):
+    """A resource owner as the API shows it: never the hash."""
+
+    username: str
+    active: bool
+    policy_ids: tuple[str, ...]
+    meta_data: dict[str, Any]
+    created_at: Moment
+    updated_at: Moment
