@@ -1,1 +1,1 @@
-"""The words that cross a process border: pydantic models, nothing else. `make contracts` writes what follows from them."""
+"""The words that cross a process border: pydantic models, nothing else. What follows from them is generated."""

@@ -70,7 +70,7 @@ class ClientEdit(AdminRequest):
     client_id: ClientId | None = None
     api_id: PublicId | None = None
     secret: SecretStr | None = None
-    """Accepted where it repeats the stored one, so that a read document can be written back; use rotate to change it."""
+    """Accepted where it repeats the stored one, so that what was read can be written back; rotate changes it."""
     redirect_uri: Text | None = None
     redirect_uris: tuple[Text, ...] | None = None
     policy_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")] | None = None
