@@ -61,6 +61,7 @@ class UsedRefreshToken(Contract):
     """The refresh token used last, and its successor pair sealed under a key that only its holder can derive."""
 
     digest: bytes
+    expires_at: Moment
     used_at: Moment
     successor: bytes | None = None
     """None where the API's `refresh_reuse` is strict."""
@@ -71,7 +72,9 @@ class Grant(Contract):
 
     grant_id: str
     version: Annotated[int, Field(ge=1)] = 1
-    """Counts the transitions; it is also the sequence of the event that the transition wrote."""
+    """Counts the writes."""
+    sequence: Annotated[int, Field(ge=0)] = 0
+    """Counts the events; the newest one's `sequence`."""
     state: GrantState
     api_id: PublicId
     client_id: ClientId
@@ -80,6 +83,8 @@ class Grant(Contract):
     """Who authorized it (RFC 7662 `sub`); None for client_credentials."""
     scope: Scope | None = None
     redirect_uri: str | None = None
+    redirect_uri_requested: bool = False
+    """True: the authorization request named it, so the token request must repeat it (RFC 6749 §4.1.3)."""
     code_challenge: str | None = None
     policy_ids: tuple[PublicId, ...] = ()
     """Policies of the resource owner; the client's own are read from the client at each use."""

@@ -39,11 +39,11 @@ class Delivery:
     """True when the broker says that it was delivered before; a first delivery may still be a duplicate."""
 
 
-class Retry(Exception):  # noqa: N818 - an ending of a consumer, not an error
+class Retry(Exception):
     """Raised by a handler: put the message back; it comes again until the delivery limit parks it."""
 
 
-class Drop(Exception):  # noqa: N818 - an ending of a consumer, not an error
+class Drop(Exception):
     """Raised by a handler: this message can never be handled; park it in the dead-letter queue at once."""
 
 
@@ -76,7 +76,7 @@ class Subscription:
     """BROADCAST only: called whenever messages may have been missed (first connect, reconnect, re-subscribe)."""
 
 
-class BusUnavailable(Exception):  # noqa: N818 - named for the state, as the field does
+class BusUnavailable(Exception):
     """The bus cannot take messages now; nothing is known about those in flight."""
 
 

@@ -1,0 +1,39 @@
+"""How a fact becomes the bytes that will be published: once, at the moment of the change."""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.events import Event, PendingEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where and when a change happens, and the trace that asked for it."""
+
+    source: str
+    """`urn:tokenwire:<service>`."""
+    now: datetime
+    traceparent: str | None = None
+
+
+def new_event_id(now: datetime) -> str:
+    """A unique id that sorts by time: milliseconds and 80 random bits, in hexadecimal."""
+    return f"evt_{int(now.timestamp() * 1000):012x}{os.urandom(10).hex()}"
+
+
+def sequence_text(sequence: int) -> str:
+    """Ten digits, so that it sorts as text."""
+    return f"{sequence:010d}"
+
+
+def pending(event: Event, word: str, owner: str, sealed: bytes | None = None) -> PendingEvent:
+    """The event as its record carries it until it is published; `word` ends its routing key (an API id, mostly)."""
+    return PendingEvent(
+        id=event.id,
+        owner=owner,
+        key=f"{event.stem}.{word}",
+        body=event.model_dump_json(exclude_none=True).encode(),
+        sealed=sealed,
+        at=event.time,
+    )
