@@ -1,0 +1,30 @@
+"""Wait for a fact, with a bound, instead of for a time."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(predicate: Callable[[], T | Awaitable[T]], within: float = 10.0, every: float = 0.02) -> T:
+    """The first truthy value of `predicate`, sync or async. An AssertionError inside it means "not yet".
+
+    After `within` seconds: the last AssertionError, or one that shows the last value.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        failure: AssertionError | None = None
+        value: object = None
+        try:
+            outcome = predicate()
+            value = await outcome if inspect.isawaitable(outcome) else outcome
+        except AssertionError as not_yet:
+            failure = not_yet
+        if failure is None and value:
+            return value  # type: ignore[return-value]
+        if time.monotonic() >= deadline:
+            raise failure or AssertionError(f"not true within {within} s; last value {value!r}")
+        await asyncio.sleep(every)

@@ -1,0 +1,40 @@
+"""Servers in containers, where neither an external one nor this machine's packages can be used."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import docker  # type: ignore[import-untyped]
+from docker.errors import DockerException  # type: ignore[import-untyped]
+from docker.models.containers import Container  # type: ignore[import-untyped]
+from testcontainers.core.container import DockerContainer
+
+from tests.provision import CannotProvide
+
+__all__ = ["Container", "engine_answers", "execute", "run"]
+
+
+@functools.cache
+def engine_answers() -> bool:
+    """True when a Docker engine can be asked to run something."""
+    try:
+        docker.from_env(timeout=5).ping()
+    except DockerException:
+        return False
+    return True
+
+
+def run(image: str, *, published: Mapping[int, int], command: Sequence[str] = ()) -> Container:
+    """The image is running, with ports published on 127.0.0.1 as {inside: outside}; testcontainers removes it with us."""
+    container = DockerContainer(image).with_kwargs(ports={i: ("127.0.0.1", o) for i, o in published.items()})
+    try:
+        return container.with_command(list(command)).start().get_wrapped_container()
+    except DockerException as fault:
+        raise CannotProvide(f"the container {image} cannot be run: {fault}") from fault
+
+
+def execute(container: Container, *command: str) -> str:
+    """What the command prints inside the container; raises when it fails."""
+    status, output = container.exec_run(list(command))
+    if status != 0:
+        raise RuntimeError(f"{command}: {output.decode(errors='replace')}")
+    return str(output.decode())
