@@ -1,0 +1,1 @@
+"""Reads API definitions, Tyk OAS and Tyk Classic: bytes in, a contract out."""
