@@ -1,0 +1,182 @@
+"""A resource owner service: takes Tokenwire's webhooks, and believes only those that prove themselves.
+
+    TOKENWIRE_WEBHOOK_SECRET=oauth-shared-secret python -m examples.webhook_receiver
+
+The `notifications` of the API definition point here: `onKeyChangeUrl` at any path, `sharedSecret` the same secret. A
+webhook is taken when
+
+- `X-Tyk-Shared-Secret` is that secret;
+- `webhook-timestamp` is at most five minutes off, so that a recorded webhook cannot be sent again next week;
+- one of the entries of `webhook-signature` is `v1,` and the base64 HMAC-SHA-256 of `{webhook-id}.{webhook-timestamp}.`
+  and the very bytes of the body (Standard Webhooks 1.0.0). The key is the UTF-8 of the secret; of a secret that begins
+  with `whsec_` it is what the base64 after that says;
+- the body has exactly the five keys, all strings.
+
+Delivery is at least once: the same `webhook-id` may come again, and is answered 204 again without effect. The body
+holds raw tokens: keep them as you would keep passwords. `GET /received` shows the latest to whoever sends the shared
+secret.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from aiohttp import web
+
+SHARED_SECRET_HEADER = "X-Tyk-Shared-Secret"
+TOLERANCE_SECONDS = 300
+KEYS = frozenset({"auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"})
+REMEMBERED = 10_000
+LARGEST_BODY = 64 * 1024
+
+
+class Refused(Exception):
+    """The webhook is not taken."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass
+class Received:
+    """One webhook that proved itself."""
+
+    id: str
+    timestamp: int
+    """Unix seconds of the first attempt that arrived."""
+    notification: dict[str, str]
+    times: int = 1
+    """How often it arrived."""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Knows a webhook of the shared secret's holder from any other request."""
+
+    shared_secret: str = field(repr=False)
+
+    def verify(self, headers: Mapping[str, str], body: bytes, *, now: float) -> tuple[str, int]:
+        """The id and the timestamp of a genuine webhook. Raises Refused."""
+        if not self.is_shared_secret(headers.get(SHARED_SECRET_HEADER, "")):
+            raise Refused(401, "wrong shared secret")
+        webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+        if not webhook_id or not (timestamp.isascii() and timestamp.isdigit()):
+            raise Refused(400, "webhook-id or webhook-timestamp is missing")
+        if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+            raise Refused(401, "webhook-timestamp is too far from now")
+        expected = self._signature(f"{webhook_id}.{timestamp}.".encode() + body)
+        if not any(_same(entry, expected) for entry in headers.get("webhook-signature", "").split(" ")):
+            raise Refused(401, "no signature fits")
+        return webhook_id, int(timestamp)
+
+    def is_shared_secret(self, presented: str) -> bool:
+        """Whether this is the secret, in a time that does not tell how much of it is right."""
+        return _same(presented, self.shared_secret)
+
+    def _signature(self, signed: bytes) -> str:
+        tag = hmac.new(signing_key(self.shared_secret), signed, hashlib.sha256).digest()
+        return f"v1,{base64.b64encode(tag).decode()}"
+
+
+def signing_key(shared_secret: str) -> bytes:
+    """The bytes that sign. Raises ValueError where `whsec_` is not followed by base64."""
+    if not shared_secret.startswith("whsec_"):
+        return shared_secret.encode()
+    return base64.b64decode(shared_secret.removeprefix("whsec_"), validate=True)
+
+
+def _same(presented: str, expected: str) -> bool:
+    return hmac.compare_digest(presented.encode(errors="replace"), expected.encode())
+
+
+def read_notification(body: bytes) -> dict[str, str]:
+    """The five strings. Raises Refused for any other body."""
+    try:
+        notification = json.loads(body)
+    except ValueError:
+        raise Refused(400, "the body is not JSON") from None
+    if not isinstance(notification, dict) or notification.keys() != KEYS:
+        raise Refused(400, "the body does not have the five keys")
+    if not all(isinstance(value, str) for value in notification.values()):
+        raise Refused(400, "a value is not a string")
+    return notification
+
+
+@dataclass(frozen=True)
+class WebhookReceiver:
+    """Takes webhooks, once each."""
+
+    verifier: Verifier
+    taken: OrderedDict[str, Received] = field(default_factory=OrderedDict)
+    """By webhook id, the oldest first."""
+    now: Callable[[], float] = time.time
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """POST: 204 when it was taken, now or before."""
+        try:
+            received = self._take(request.headers, await request.read())
+        except Refused as refused:
+            print(f"refused a webhook: {refused.reason}", flush=True)
+            return web.json_response({"error": refused.reason}, status=refused.status)
+        again = f", for the {received.times}. time" if received.times > 1 else ""
+        print(f"webhook {received.id}: {received.notification['notification_type']}{again}", flush=True)
+        return web.Response(status=204)
+
+    def _take(self, headers: Mapping[str, str], body: bytes) -> Received:
+        webhook_id, timestamp = self.verifier.verify(headers, body, now=self.now())
+        notification = read_notification(body)
+        if known := self.taken.get(webhook_id):
+            known.times += 1
+            return known
+        # What must happen once happens here, in one write with the id: between two writes a crash finds its place.
+        self.taken[webhook_id] = received = Received(webhook_id, timestamp, notification)
+        if len(self.taken) > REMEMBERED:
+            self.taken.popitem(last=False)
+        return received
+
+    async def show(self, request: web.Request) -> web.Response:
+        """GET /received: the latest hundred, the oldest first."""
+        if not self.verifier.is_shared_secret(request.headers.get(SHARED_SECRET_HEADER, "")):
+            return web.json_response({"error": "wrong shared secret"}, status=401)
+        latest = [asdict(received) for received in list(self.taken.values())[-100:]]
+        return web.json_response(latest, headers={"Cache-Control": "no-store"})
+
+
+def create_app(shared_secret: str) -> web.Application:
+    """The receiver as an aiohttp application."""
+    receiver = WebhookReceiver(Verifier(shared_secret))
+    app = web.Application(client_max_size=LARGEST_BODY)
+    app.router.add_get("/received", receiver.show)
+    app.router.add_post("/{path:.*}", receiver.receive)
+    return app
+
+
+def main() -> None:
+    """Serves until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m examples.webhook_receiver", description="Takes token webhooks.")
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=9002, help="default: %(default)s")
+    options = parser.parse_args()
+    shared_secret = os.environ.get("TOKENWIRE_WEBHOOK_SECRET", "")
+    if not shared_secret:
+        parser.error("TOKENWIRE_WEBHOOK_SECRET must hold the API's shared secret")
+    try:
+        signing_key(shared_secret)
+    except binascii.Error:
+        parser.error("TOKENWIRE_WEBHOOK_SECRET begins with whsec_ and goes on with something that is not base64")
+    print(f"onKeyChangeUrl: http://{options.host}:{options.port}/tokens", flush=True)
+    web.run_app(create_app(shared_secret), host=options.host, port=options.port, print=None)
+
+
+if __name__ == "__main__":
+    main()
