@@ -1,0 +1,54 @@
+"""Making sure that the topology exists on the broker."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelPreconditionFailed
+
+from libs.bus.rabbit.topology import BindingDefinition, Topology
+
+log = structlog.get_logger()
+
+
+async def ensure(connection: AbstractConnection, topology: Topology, *, declare: bool) -> None:
+    """Everything in `topology` exists: declared, or with `declare=False` found. Raises AMQPError when it does not.
+
+    An exchange or queue that exists with other arguments (an older release made it) is used as it is, and logged.
+    """
+    if not declare:
+        async with connection.channel(publisher_confirms=False) as channel:
+            await _find(channel, topology)
+        return
+    for exchange in topology["exchanges"]:
+        async with _one_declaration(connection, exchange["name"]) as channel:
+            await channel.declare_exchange(exchange["name"], exchange["type"], durable=exchange["durable"])
+    for queue in topology["queues"]:
+        async with _one_declaration(connection, queue["name"]) as channel:
+            await channel.declare_queue(queue["name"], durable=queue["durable"], arguments=queue["arguments"])
+    async with connection.channel(publisher_confirms=False) as channel:
+        for binding in topology["bindings"]:
+            await _bind(channel, binding)
+
+
+async def _find(channel: AbstractChannel, topology: Topology) -> None:
+    for exchange in topology["exchanges"]:
+        await channel.get_exchange(exchange["name"])
+    for queue in topology["queues"]:
+        await channel.get_queue(queue["name"])
+
+
+@asynccontextmanager
+async def _one_declaration(connection: AbstractConnection, name: str) -> AsyncIterator[AbstractChannel]:
+    """A channel for one declaration: a refused one closes its channel."""
+    async with connection.channel(publisher_confirms=False) as channel:
+        try:
+            yield channel
+        except ChannelPreconditionFailed as refusal:
+            log.warning("bus_declared_differently", name=name, reason=str(refusal))
+
+
+async def _bind(channel: AbstractChannel, binding: BindingDefinition) -> None:
+    queue = await channel.get_queue(binding["destination"], ensure=False)
+    await queue.bind(binding["source"], binding["routing_key"])
