@@ -11,7 +11,7 @@ from libs.tyk.values import MAX_DEPTH, object_of, real_number, whole_number
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_TAGS = {None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+_TAGS = {None, "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
