@@ -242,8 +242,8 @@ def denied(redirect_uri: str, state: str | None) -> str:
 
 
 STYLE = """
-:root{color-scheme:light dark;--ground:#eef1f7;--glow:#dfe6ff;--card:#fff;--ink:#161a2b;--soft:#565e75;--line:#d3d9e6;--edge:#7f8aa5;
---field:#fff;--accent:#3346d3;--accent-ink:#fff;--accent-deep:#2735ab;--tint:#eef0ff;--bad:#a3132b;--bad-tint:#fdecef}
+:root{color-scheme:light dark;--ground:#eef1f7;--glow:#dfe6ff;--card:#fff;--ink:#161a2b;--soft:#565e75;
+--line:#d3d9e6;--edge:#7f8aa5;--field:#fff;--accent:#3346d3;--accent-ink:#fff;--accent-deep:#2735ab;--tint:#eef0ff;--bad:#a3132b;--bad-tint:#fdecef}
 @media (prefers-color-scheme:dark){:root{--ground:#0e111b;--glow:#1b2350;--card:#171b28;--ink:#eef0f8;--soft:#a5adc4;
 --line:#343b50;--edge:#6b7590;--field:#10141f;--accent:#8b9bff;--accent-ink:#0c1030;--accent-deep:#a5b1ff;--tint:#20263f;
 --bad:#ff9aa9;--bad-tint:#3a1a22}}
