@@ -129,6 +129,7 @@ class EmbeddedMongo:
             *("--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"),
             *("--replSet", replica_set.NAME, "--oplogSize", "128"),
             *("--wiredTigerCacheSizeGB", "0.25"),
+            *("--wiredTigerEngineConfigString", "log=(file_max=32MB)"),  # three are there at once
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             "--quiet",
         ]

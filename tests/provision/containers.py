@@ -24,7 +24,7 @@ def engine_answers() -> bool:
 
 
 def run(image: str, *, published: Mapping[int, int], command: Sequence[str] = ()) -> Container:
-    """The image is running, with ports published on 127.0.0.1 as {inside: outside}; testcontainers removes it with us."""
+    """The image is running, its ports published on 127.0.0.1 as {inside: outside}; it goes when we do."""
     container = DockerContainer(image).with_kwargs(ports={i: ("127.0.0.1", o) for i, o in published.items()})
     try:
         return container.with_command(list(command)).start().get_wrapped_container()

@@ -95,9 +95,7 @@ class MongoContainer:
     def __init__(self) -> None:
         self._port = free_port()
         command = ("--replSet", replica_set.NAME, "--wiredTigerCacheSizeGB", "0.25")
-        self._container: containers.Container = containers.run(
-            "mongo:8", published={27017: self._port}, command=command
-        )
+        self._container = containers.run("mongo:8", published={27017: self._port}, command=command)
 
     @property
     def url(self) -> str:
