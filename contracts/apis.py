@@ -4,9 +4,9 @@ import enum
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, SecretStr, StringConstraints
 
-from contracts.base import Contract, Moment, Name, PublicId, Seconds, Text
+from contracts.base import Contract, Name, PublicId, Record, Seconds, Text
 
 RESERVED_PATHS = frozenset({"api", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"})
 """First path segments that belong to Tokenwire itself."""
@@ -83,12 +83,10 @@ class DefinitionFormat(enum.StrEnum):
     CLASSIC = "classic"
 
 
-class Api(Contract):
+class Api(Record):
     """One registered API."""
 
     api_id: PublicId
-    version: Annotated[int, Field(ge=1)] = 1
-    """Counts the changes of this record."""
     name: Name
     org_id: Name = ""
     active: bool = True
@@ -104,5 +102,3 @@ class Api(Contract):
     format: DefinitionFormat
     definition: SecretStr
     """The imported document as JSON text, exactly what a reader gets back; it holds the shared secret."""
-    created_at: Moment
-    updated_at: Moment

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, PlainSerializer, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
 
 
 class Contract(BaseModel):
@@ -62,3 +62,12 @@ Moment = Annotated[AwareDatetime, AfterValidator(_whole_milliseconds)]
 
 Seconds = Annotated[timedelta, PlainSerializer(lambda value: int(value.total_seconds()), return_type=int)]
 """A duration; whole seconds on the wire."""
+
+
+class Record(Contract):
+    """Something an operator made, and may change: an API, a client, a policy, a resource owner, an operator."""
+
+    version: Annotated[int, Field(ge=1)] = 1
+    """Counts the changes; the `sequence` of the event that each of them wrote."""
+    created_at: Moment
+    updated_at: Moment

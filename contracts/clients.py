@@ -6,7 +6,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from contracts.base import AdminRequest, ClientId, Contract, Moment, Name, PublicId, Response, Scope, Seconds, Text
+from contracts.base import (
+    AdminRequest,
+    ClientId,
+    Contract,
+    Moment,
+    Name,
+    PublicId,
+    Record,
+    Response,
+    Scope,
+    Seconds,
+    Text,
+)
 
 
 class ClientSecret(Contract):
@@ -21,11 +33,10 @@ class ClientSecret(Contract):
     """The end of a rotation's overlap; None: valid until replaced."""
 
 
-class Client(Contract):
+class Client(Record):
     """A registered client app of one API. A client without secrets is public (RFC 6749 §2.1)."""
 
     client_id: ClientId
-    version: Annotated[int, Field(ge=1)] = 1
     api_id: PublicId
     name: Name = ""
     description: Text = ""
@@ -37,8 +48,6 @@ class Client(Contract):
     secrets: tuple[ClientSecret, ...] = ()
     revoked_before: Moment | None = None
     """Grants created up to this moment are dead, whatever their own document says."""
-    created_at: Moment
-    updated_at: Moment
 
 
 RegisteredSecret = Annotated[SecretStr, Field(min_length=24, max_length=256)]

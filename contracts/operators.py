@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.base import AdminRequest, Contract, Moment, Name, PublicId, Response
+from contracts.base import AdminRequest, Moment, Name, PublicId, Record, Response
 
 
 class Permission(enum.StrEnum):
@@ -18,16 +18,13 @@ class Permission(enum.StrEnum):
     ADMIN = "admin"
 
 
-class Operator(Contract):
+class Operator(Record):
     """The holder of an operator key; only the key's SHA-256 is kept (the key is generated and long)."""
 
     operator_id: PublicId
-    version: Annotated[int, Field(ge=1)] = 1
     name: Name
     permissions: tuple[Permission, ...]
     key_digest: str
-    created_at: Moment
-    updated_at: Moment
 
 
 class OperatorRegistration(AdminRequest):

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from contracts.base import Contract, Moment, Name, PublicId, Text
+from contracts.base import Contract, Name, PublicId, Record, Text
 
 
 class AllowedUrl(Contract):
@@ -25,11 +25,10 @@ class AccessRight(Contract):
     allowed_urls: tuple[AllowedUrl, ...] = ()
 
 
-class Policy(Contract):
+class Policy(Record):
     """One policy. Empty access rights grant nothing."""
 
     policy_id: PublicId
-    version: Annotated[int, Field(ge=1)] = 1
     name: Name = ""
     org_id: Name = ""
     active: bool = True
@@ -43,8 +42,6 @@ class Policy(Contract):
     """Seconds of the quota's window."""
     tags: tuple[Name, ...] = ()
     meta_data: dict[str, Any] = {}
-    created_at: Moment
-    updated_at: Moment
 
 
 class PolicyDocument(Contract):

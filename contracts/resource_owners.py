@@ -4,22 +4,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from contracts.base import AdminRequest, Contract, Moment, PublicId, Response
+from contracts.base import AdminRequest, Moment, PublicId, Record, Response
 
 Username = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f/]+$")]
 
 
-class ResourceOwner(Contract):
+class ResourceOwner(Record):
     """A user with an argon2id hash of the password."""
 
     username: Username
-    version: Annotated[int, Field(ge=1)] = 1
     password_hash: str
     active: bool = True
     policy_ids: tuple[PublicId, ...] = ()
     meta_data: dict[str, Any] = {}
-    created_at: Moment
-    updated_at: Moment
 
 
 class ResourceOwnerDocument(AdminRequest):

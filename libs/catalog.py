@@ -1,0 +1,117 @@
+"""APIs, clients, policies and operators as this process knows them: read once, kept until the bus says they changed.
+
+With the bus up a change is seen within milliseconds; without it an entry is trusted for TTL seconds. What is not there
+is never remembered as missing, so that what was just made is found at once.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import orjson
+
+from contracts.apis import Api
+from contracts.clients import Client
+from contracts.operators import Operator
+from contracts.policies import Policy
+from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.store.operators import key_digest
+from libs.store.store import Store
+
+TTL = 5.0
+SIZE = 10_000
+
+V = TypeVar("V")
+
+
+class _Shelf(Generic[V]):
+    """Values by key, bounded in number and age."""
+
+    def __init__(self, load: Callable[[str], Awaitable[V | None]], clock: Callable[[], float]) -> None:
+        self._load = load
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[float, V]] = OrderedDict()
+        self._epoch = 0
+
+    async def get(self, key: str) -> V | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry[0] > self._clock():
+            return entry[1]
+        epoch = self._epoch
+        value = await self._load(key)
+        if value is None:
+            self._entries.pop(key, None)
+        elif epoch == self._epoch:
+            # A change heard of while loading may not be in what was loaded.
+            self._entries[key] = (self._clock() + TTL, value)
+            self._entries.move_to_end(key)
+            if len(self._entries) > SIZE:
+                self._entries.popitem(last=False)
+        return value
+
+    def forget(self) -> None:
+        self._epoch += 1
+        self._entries.clear()
+
+    def forget_one(self, key: str) -> None:
+        self._epoch += 1
+        self._entries.pop(key, None)
+
+
+class Catalog:
+    """The read-mostly records of the system. One a process."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._apis_at = _Shelf(store.apis.at, clock)
+        self._apis = _Shelf(store.apis.get, clock)
+        self._clients = _Shelf(store.clients.get, clock)
+        self._policies = _Shelf(store.policies.get, clock)
+        self._operators = _Shelf(store.operators.with_digest, clock)
+
+    async def api_at(self, place: str) -> Api | None:
+        """The API that answers on this path (without outer slashes): its listen path, or its id."""
+        return await self._apis_at.get(place)
+
+    async def api(self, api_id: str) -> Api | None:
+        """The API of this id."""
+        return await self._apis.get(api_id)
+
+    async def client(self, client_id: str) -> Client | None:
+        """The client of this id."""
+        return await self._clients.get(client_id)
+
+    async def policy(self, policy_id: str) -> Policy | None:
+        """The policy of this id."""
+        return await self._policies.get(policy_id)
+
+    async def operator(self, key: str) -> Operator | None:
+        """The operator who holds this key."""
+        return await self._operators.get(key_digest(key))
+
+    def forget(self) -> None:
+        """Trust nothing: something may have changed unheard."""
+        for shelf in (self._apis_at, self._apis, self._clients, self._policies, self._operators):
+            shelf.forget()
+
+    def changed(self, key: str, subject: str) -> None:
+        """Forget what an event with this routing key and subject says has changed."""
+        match key.partition(".")[0]:
+            case "client":
+                self._clients.forget_one(subject)
+            case "policy":
+                self._policies.forget_one(subject)
+            case "operator":
+                self._operators.forget()
+            case "api":
+                self._apis.forget()
+                self._apis_at.forget()
+
+    async def heard(self, delivery: Delivery) -> None:
+        """Another process changed something."""
+        self.changed(delivery.message.key, orjson.loads(delivery.message.body)["subject"])
+
+    def subscription(self) -> Subscription:
+        """To every change of what is kept here."""
+        keys = ("api.#", "client.#", "policy.#", "operator.#")
+        return Subscription("catalog", Exchange.EVENTS, keys, self.heard, Mode.BROADCAST, on_gap=self.forget)

@@ -1,0 +1,70 @@
+"""What surrounds a request: its id, its trace, its one access line, its errors rendered."""
+
+import asyncio
+import os
+import random
+import re
+import time
+from contextvars import ContextVar
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from libs.http.errors import ErrorRenderer
+from libs.telemetry import LATENCY, REQUESTS
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+log = structlog.get_logger("access")
+
+
+def _new_trace() -> str:
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"
+
+
+def surroundings(renderer: ErrorRenderer, sample: float) -> Middleware:
+    """The one middleware. `sample` is the share of successful requests that get an access line."""
+
+    @web.middleware
+    async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        given = request.headers.get("X-Request-Id", "")
+        identifier = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+        trace = request.headers.get("traceparent", "")
+        traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else _new_trace())
+        request_id.set(identifier)
+        try:
+            response = await handler(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary: everything becomes a response here
+            response = renderer.render(request, error)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = identifier
+            response.headers["Server"] = "tokenwire"
+        seconds = time.perf_counter() - started
+        route = _route(request)
+        REQUESTS.labels(route, request.method, response.status).inc()
+        LATENCY.labels(route).observe(seconds)
+        if sample >= 1 or response.status >= 400 or random.random() < sample:  # noqa: S311 - sampling
+            log.info(
+                "request",
+                method=request.method,
+                path=request.path,
+                status=response.status,
+                ms=round(seconds * 1000, 2),
+                request_id=identifier,
+            )
+        return response
+
+    return surround

@@ -1,0 +1,101 @@
+"""Bodies of OAuth requests: a form or a flat JSON object, as parameters that each occur once."""
+
+import json
+from collections.abc import Collection, Iterable
+from urllib.parse import parse_qsl
+
+import orjson
+from aiohttp import web
+
+from libs.oauth.errors import BodyTooLarge, InvalidRequest
+
+BODY_LIMIT = 64 * 1024
+PARAMETER_LIMIT = 64
+NEVER_IN_QUERY = frozenset(
+    {"client_secret", "secret", "password", "code", "code_verifier", "refresh_token", "token", "access_token"}
+)
+
+
+def once(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The parameters. RFC 6749 §3.2: they "MUST NOT be included more than once". Raises InvalidRequest."""
+    parameters: dict[str, str] = {}
+    for name, value in pairs:
+        if name in parameters:
+            raise InvalidRequest("a parameter is repeated", detail=name[:64])
+        if "\0" in name or "\0" in value:
+            raise InvalidRequest("a parameter has a NUL character")
+        parameters[name] = value
+    # RFC 6749 §3.2: "Parameters sent without a value MUST be treated as if they were omitted from the request."
+    return {name: value for name, value in parameters.items() if value}
+
+
+def parse_query(text: str) -> dict[str, str]:
+    """The parameters of a query or form body. Raises InvalidRequest."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=PARAMETER_LIMIT)
+    except (ValueError, UnicodeError) as error:
+        raise InvalidRequest("the parameters are not a UTF-8 form, or too many") from error
+    return once(pairs)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise InvalidRequest("a parameter is repeated")
+    return document
+
+
+def _parse_json(body: bytes, structured: Collection[str]) -> dict[str, str]:
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("the body is not JSON") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    parameters = []
+    for name, value in document.items():
+        if isinstance(value, dict) and name in structured:
+            parameters.append((name, orjson.dumps(value).decode()))
+        elif isinstance(value, str):
+            parameters.append((name, value))
+        elif value is not None:
+            raise InvalidRequest("every parameter is a string", detail=name[:64])
+    return once(parameters)
+
+
+async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
+    """The whole body. Raises BodyTooLarge over the limit."""
+    if (request.content_length or 0) > limit:
+        raise BodyTooLarge(f"the body is over {limit} bytes")
+    chunks = bytearray()
+    async for chunk in request.content.iter_any():
+        chunks += chunk
+        if len(chunks) > limit:
+            raise BodyTooLarge(f"the body is over {limit} bytes")
+    return bytes(chunks)
+
+
+async def read_parameters(request: web.Request, structured: Collection[str] = ()) -> dict[str, str]:
+    """The parameters of a POST: form or JSON, each once, those in `structured` also as JSON objects.
+
+    Raises InvalidRequest, also for credentials in the query (RFC 6749 §2.3.1: they "MUST NOT be included in the
+    request URI").
+    """
+    if request.query_string and not NEVER_IN_QUERY.isdisjoint(request.query):
+        raise InvalidRequest("credentials, codes and tokens do not belong in the query")
+    body = await read_body(request)
+    match request.content_type:
+        case "application/x-www-form-urlencoded":
+            return parse_query(_text(body))
+        case "application/json":
+            return _parse_json(body, structured)
+        case "application/octet-stream" if "Content-Type" not in request.headers:
+            return parse_query(_text(body))
+    raise InvalidRequest("the body is neither application/x-www-form-urlencoded nor application/json")
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("the body is not UTF-8") from error

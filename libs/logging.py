@@ -1,0 +1,76 @@
+"""One structured line an event, JSON or for the console; secrets are taken out here, not by discipline."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import orjson
+import structlog
+
+_SECRET_KEYS = re.compile(r"(^|_)(secret|password|token|code|authorization|cookie|key|verifier|sealed|body)$")
+_SECRET_VALUES = re.compile(r"(tw_(?:ac|at|rt|ok)_|whsec_)[A-Za-z0-9_=+/-]{8,}|(?<=://)[^/@\s]+(?=@)")
+_REDACTED = "[redacted]"
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SECRET_VALUES.sub(lambda match: (match.group(1) or "") + _REDACTED, value)
+    if isinstance(value, bytes):
+        return _REDACTED
+    if isinstance(value, dict):
+        return {key: _REDACTED if _is_secret(str(key)) else _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(item) for item in value]
+    return value
+
+
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEYS.search(key) is not None
+
+
+def redact(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out by the name of their field and by their shape."""
+    for key, value in line.items():
+        if value.__class__ is int or value.__class__ is float:
+            continue
+        line[key] = _REDACTED if _is_secret(key) else _without_secrets(value)
+    return line
+
+
+def _as_json(_logger: object, _method: str, line: MutableMapping[str, Any]) -> bytes:
+    return orjson.dumps(line, default=str)
+
+
+class _Forward(logging.Handler):
+    """Lines of libraries, through the same door."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = repr(record.exc_info[1]) if record.exc_info else None
+        log = structlog.get_logger(record.name)
+        log.log(record.levelno, "library", message=record.getMessage(), **({"error": error} if error else {}))
+
+
+def configure(level: str, json: bool, service: str) -> None:
+    """Set up structlog and the standard library's logging for this process, on standard output."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Callable[..., Any]] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    structlog.reset_defaults()
+    structlog.configure(
+        processors=[*shared, _as_json if json else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.BytesLoggerFactory() if json else structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(service=service)
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward()]
+    root.setLevel(max(threshold, logging.WARNING))

@@ -1,0 +1,159 @@
+"""What a process is made of, how it starts, and how it stops."""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import uvloop
+from aiohttp import web
+
+from contracts.events import PendingEvent
+from libs import logging
+from libs.bus.outbox import Outbox, Source
+from libs.bus.port import Bus
+from libs.bus.rabbit import RabbitBus
+from libs.catalog import Catalog
+from libs.events import Origin
+from libs.http.context import surroundings, traceparent
+from libs.http.errors import ErrorRenderer
+from libs.http.health import Health
+from libs.oauth.tokens import TokenCodec
+from libs.sealing import KeyRing
+from libs.settings import LogFormat, Settings, WrongSetting, load
+from libs.store.mongo import Mongo
+from libs.store.store import Store
+
+STOP_WITHIN = 8.0
+"""Seconds that requests in flight get when the process is told to stop."""
+
+
+def utc_now() -> datetime:
+    """The time in UTC, to the millisecond (what MongoDB keeps)."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What the services of one process share; built unopened, opened by the application."""
+
+    store: Store
+    bus: Bus
+    outbox: Outbox
+    catalog: Catalog
+    keys: KeyRing
+    codec: TokenCodec
+    health: Health = field(default_factory=Health)
+    now: Callable[[], datetime] = utc_now
+
+    def origin(self, service: str) -> Origin:
+        """Here and now, in the trace of the current request."""
+        return Origin(f"urn:tokenwire:{service}", self.now(), traceparent.get())
+
+
+def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Callable[[], datetime] = utc_now) -> Deps:
+    """The parts of a process, none of them open yet; the bus is RabbitMQ unless one is given."""
+    keys = KeyRing.parse(settings.keys.get_secret_value())
+    bus = bus or RabbitBus(
+        settings.amqp_url.get_secret_value(),
+        instance_name=f"{service}@{socket.gethostname()}:{os.getpid()}",
+        declare=settings.declare_topology,
+    )
+    outbox = Outbox(bus, now)
+    mongo = Mongo(settings.mongodb_url.get_secret_value(), settings.mongodb_database)
+
+    def announce(ledger: Source, event: PendingEvent) -> None:
+        catalog.changed(event.key, event.owner)
+        outbox.announce(ledger, event)
+
+    store = Store.over(mongo, keys, announce)
+    catalog = Catalog(store)
+    return Deps(
+        store=store,
+        bus=bus,
+        outbox=outbox,
+        catalog=catalog,
+        keys=keys,
+        codec=TokenCodec(keys.subkeys("token tag"), keys.current, os.urandom),
+        now=now,
+    )
+
+
+def new_application(settings: Settings, deps: Deps, oauth_error_status: int | None = None) -> web.Application:
+    """An application with the middleware, the operations routes and the lifespan of its parts, and no service yet."""
+    renderer = ErrorRenderer(oauth_error_status, settings.public_url)
+    app = web.Application(
+        middlewares=[surroundings(renderer, settings.access_log_sample)], client_max_size=2 * 1024 * 1024
+    )
+    deps.health.register("mongodb", deps.store.mongo.ping)
+    deps.health.register("bus", deps.bus.ping)
+    deps.bus.subscribe(deps.catalog.subscription())
+    deps.health.add_to(app)
+    app.cleanup_ctx.append(lambda _: _opened(deps))
+    return app
+
+
+async def _opened(deps: Deps) -> AsyncIterator[None]:
+    await deps.store.mongo.open()
+    await deps.bus.open()
+    await deps.outbox.open()
+    yield
+    await deps.bus.stop_consuming()
+    await deps.outbox.close()
+    await deps.bus.close()
+    await deps.store.mongo.close()
+
+
+def both_slashes(app: web.Application, method: str, path: str, handler: Callable[..., object]) -> None:
+    """Route a path with and without its trailing slash."""
+    for spelling in (path, f"{path}/"):
+        app.router.add_route(method, spelling, handler)  # type: ignore[arg-type]
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def serve(app: web.Application, host: str, port: int, *, announce: Callable[[], None] | None = None) -> None:
+    """Answer until SIGTERM or SIGINT; then let requests in flight end, and close what was opened."""
+    web.run_app(
+        app,
+        host=host,
+        port=port,
+        access_log=None,
+        print=lambda *_: announce() if announce else None,
+        shutdown_timeout=STOP_WITHIN,
+        keepalive_timeout=75,
+        loop=uvloop.new_event_loop(),
+        handler_cancellation=False,
+        reuse_port=None,
+    )
+
+
+def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S], web.Application]) -> None:
+    """Run one service from the command line and the environment; a wrong setting ends it with one line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m services.{service}",
+        description=purpose,
+        epilog="Settings come from TOKENWIRE_… environment variables or the files that TOKENWIRE_…_FILE name:\n"
+        + "".join(
+            f"  TOKENWIRE_{name.upper():<32} {field.description or ''}\n"
+            for name, field in settings.model_fields.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port to listen on")
+    arguments = parser.parse_args()
+    overrides = {name: value for name, value in vars(arguments).items() if value is not None}
+    try:
+        loaded = load(settings, **overrides)
+        logging.configure(loaded.log_level, loaded.log_format is LogFormat.JSON, service)
+        app = create_app(loaded)
+    except WrongSetting as wrong:
+        sys.exit(f"{parser.prog}: {wrong}")
+    serve(app, loaded.host, loaded.port)

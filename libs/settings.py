@@ -1,0 +1,127 @@
+"""Settings: the only reader of the environment. Each `TOKENWIRE_X` may also come from the file that `TOKENWIRE_X_FILE`
+names; a wrong or missing value stops the start with one line.
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from libs.sealing import KeyRing
+
+PREFIX = "TOKENWIRE_"
+
+
+class WrongSetting(Exception):
+    """A setting is missing or wrong; the text is the one line to show."""
+
+
+class Environment(StrEnum):
+    """Development allows what only makes sense on one's own machine."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class _Files(PydanticBaseSettingsSource):
+    """Values from the files that `…_FILE` variables name (Docker secrets)."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise WrongSetting(f"{PREFIX}{field_name.upper()}_FILE: {path}: {error.strerror}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        values = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, _, _ = self.get_field_value(field, name)
+            if value is not None:
+                values[name] = value
+        return values
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, with tuples and other values as the plain text that their validators read."""
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
+        return value
+
+
+def _key_ring(text: SecretStr) -> SecretStr:
+    KeyRing.parse(text.get_secret_value())
+    return text
+
+
+def _base_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")) or "?" in text or "#" in text:
+        raise ValueError("an absolute http or https URL without query")
+    return text.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class Settings(BaseSettings):
+    """What every service needs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    environment: Environment = Environment.PRODUCTION
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    public_url: BaseUrl = Field(
+        "http://127.0.0.1:8080", description="Where clients reach the edge; part of the issuer."
+    )
+    mongodb_url: SecretStr = Field(..., description="mongodb:// URL of a replica set.")
+    mongodb_database: str = Field("tokenwire", pattern=r"^[A-Za-z0-9_-]{1,38}$", description="Database name.")
+    amqp_url: SecretStr = Field(..., description="amqp:// or amqps:// URL of RabbitMQ.")
+    declare_topology: bool = Field(True, description="Declare exchanges and queues; false where definitions made them.")
+    keys: Annotated[SecretStr, AfterValidator(_key_ring)] = Field(
+        ..., description="Key ring: <id>:<base64 of 32 bytes>[,…]; the first is current."
+    )
+    log_level: str = Field(
+        "info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
+    )
+    log_format: LogFormat = LogFormat.JSON
+    access_log_sample: float = Field(1.0, ge=0, le=1, description="Share of successful requests that get a log line.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls), _Files(settings_cls)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(settings: type[S], **overrides: Any) -> S:
+    """The settings from overrides, environment and files. Raises WrongSetting with one line for the first fault."""
+    try:
+        return settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "settings"
+        field = settings.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        hint = f" ({field.description})" if field and field.description else ""
+        raise WrongSetting(f"{name}: {first['msg']}{hint}") from None

@@ -1,0 +1,1 @@
+"""MongoDB, and nothing else knows of it: contract models go in and come out, each method is one atomic transition."""

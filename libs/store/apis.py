@@ -1,0 +1,73 @@
+"""APIs: one listen path each, the definition and its shared secret encrypted under the key ring."""
+
+from pydantic import SecretStr
+from pymongo import IndexModel
+
+from contracts.apis import Api, Notifications
+from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiUpdated
+from libs.events import Origin
+from libs.sealing import KeyRing
+from libs.store.ledger import Announce, nobody
+from libs.store.mongo import Document, Mongo
+from libs.store.records import Records
+
+_LABEL = "api definition"
+
+
+class Apis(Records[Api]):
+    """Every registered API."""
+
+    name = "apis"
+    model = Api
+    key = "api_id"
+    indexes = (IndexModel("listen_path", name="path", unique=True, partialFilterExpression={"deleted": False}),)
+
+    def __init__(self, mongo: Mongo, keys: KeyRing, announce: Announce = nobody) -> None:
+        super().__init__(mongo, announce)
+        self._keys = keys
+
+    def _encode(self, record: Api) -> Document:
+        document = super()._encode(record)
+        document["definition"] = self._sealed(record.definition, record.api_id)
+        if record.oauth and record.oauth.notifications:
+            secret = record.oauth.notifications.shared_secret
+            document["oauth"]["notifications"]["shared_secret"] = self._sealed(secret, record.api_id)
+        return document
+
+    def _decode(self, document: Document) -> Api:
+        api_id = document["_id"]
+        api = super()._decode({**document, "definition": self._opened(document["definition"], api_id)})
+        if api.oauth is None or api.oauth.notifications is None:
+            return api
+        sealed = api.oauth.notifications.shared_secret.get_secret_value()
+        notifications = Notifications(
+            on_key_change_url=api.oauth.notifications.on_key_change_url,
+            shared_secret=SecretStr(self._opened(sealed, api_id)),
+        )
+        return api.model_copy(update={"oauth": api.oauth.model_copy(update={"notifications": notifications})})
+
+    def _sealed(self, value: SecretStr, api_id: str) -> str:
+        return self._keys.encrypt(_LABEL, value.get_secret_value().encode(), api_id)
+
+    def _opened(self, box: str, api_id: str) -> str:
+        return self._keys.decrypt(_LABEL, box, api_id).decode()
+
+    async def at(self, place: str) -> Api | None:
+        """The API that answers on this path (without outer slashes): its listen path, or its id."""
+        found = await self._list({"$or": [{"listen_path": f"/{place}/"}, {"_id": place}]}, limit=1)
+        return found[0] if found else None
+
+    async def register(self, api: Api, at: Origin) -> Api:
+        """The API stored. Raises Conflict where its id or listen path is taken."""
+        return await self._add(api, ApiCreated, ApiData(api_id=api.api_id, listen_path=api.listen_path), at)
+
+    async def replace(self, before: Api, after: Api, at: Origin) -> Api | None:
+        """The definition replaced; None if it changed in between. Raises Conflict for a taken listen path."""
+        data = ApiData(api_id=before.api_id, listen_path=after.listen_path)
+        kept = {"api_id", "version", "created_at", "updated_at"}
+        changes = {name: getattr(after, name) for name in Api.model_fields if name not in kept}
+        return await self._change(before, changes, ApiUpdated, data, at)
+
+    async def delete(self, api: Api, at: Origin) -> bool:
+        """The API gone, its clients to follow by reaction; whether it was still as given."""
+        return await self._remove(api, ApiDeleted, ApiData(api_id=api.api_id, listen_path=api.listen_path), at)

@@ -1,0 +1,67 @@
+"""Client apps. Deleting one, or `revoke_all`, is one write here that takes effect at once everywhere."""
+
+from collections.abc import Sequence
+
+from pymongo import IndexModel
+
+from contracts.clients import Client, ClientDeletion, ClientSecret
+from contracts.events import (
+    ClientCreated,
+    ClientData,
+    ClientDeleted,
+    ClientSecretRotated,
+    ClientTokensRevoked,
+    ClientUpdated,
+    DeletedClientData,
+)
+from libs.events import Origin
+from libs.store.records import Records
+
+PAGE_SIZE = 100
+
+
+def _data(client: Client) -> ClientData:
+    return ClientData(client_id=client.client_id, api_id=client.api_id)
+
+
+class Clients(Records[Client]):
+    """Every registered client app; client ids are unique over all APIs."""
+
+    name = "clients"
+    model = Client
+    key = "client_id"
+    as_json = frozenset({"meta_data"})
+    indexes = (IndexModel([("api_id", 1), ("_id", 1)], name="api"),)
+
+    def _word(self, record: Client) -> str:
+        return record.api_id
+
+    async def of_api(self, api_id: str, page: int | None = None) -> Sequence[Client]:
+        """The clients of an API by id: all, or one page of PAGE_SIZE counted from 1."""
+        if page is None:
+            return await self._list({"api_id": api_id})
+        return await self._list({"api_id": api_id}, (page - 1) * PAGE_SIZE, PAGE_SIZE)
+
+    async def register(self, client: Client, at: Origin) -> Client:
+        """The client stored; grants of a deleted client of the same id stay dead. Raises Conflict."""
+        tombstone = await self._tombstone(client.client_id)
+        if tombstone:
+            client = client.model_copy(update={"revoked_before": tombstone.deleted_at})
+        return await self._add(client, ClientCreated, _data(client), at)
+
+    async def edit(self, client: Client, changes: dict[str, object], at: Origin) -> Client | None:
+        """The client with the changes; None if it changed in between."""
+        return await self._change(client, changes, ClientUpdated, _data(client), at)
+
+    async def rotate(self, client: Client, secrets: tuple[ClientSecret, ...], at: Origin) -> Client | None:
+        """The client with these secrets; None if it changed in between."""
+        return await self._change(client, {"secrets": secrets}, ClientSecretRotated, _data(client), at)
+
+    async def revoke_all(self, client: Client, at: Origin) -> Client | None:
+        """Every grant up to now dead; None if the client changed in between."""
+        return await self._change(client, {"revoked_before": at.now}, ClientTokensRevoked, _data(client), at)
+
+    async def delete(self, client: Client, reason: ClientDeletion, at: Origin) -> bool:
+        """The client gone and every grant of it dead; whether it was still as given."""
+        data = DeletedClientData(client_id=client.client_id, api_id=client.api_id, reason=reason)
+        return await self._remove(client, ClientDeleted, data, at)

@@ -1,0 +1,85 @@
+"""Grants: one document each, advanced by compare-and-set on its version."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from contracts.grants import Grant, GrantState
+from libs.oauth.grants import Transition
+from libs.store.ledger import RETENTION, Ledger
+from libs.store.mongo import Document, outage_is_unavailability
+
+
+def _over_at(grant: Grant) -> datetime:
+    """When the last of the grant's values is dead by age."""
+    ends = [part.expires_at for part in (grant.code, grant.access, grant.refresh) if part is not None]
+    return max(ends, default=grant.expires_at)
+
+
+def _encode(grant: Grant) -> Document:
+    document: dict[str, Any] = grant.model_dump(exclude={"grant_id"}, exclude_none=False)
+    if grant.key_rules is not None:
+        # As JSON text: a session's keys may hold what BSON field names must not.
+        document["key_rules"] = orjson.dumps(grant.key_rules)
+    document["purge_after"] = _over_at(grant) + RETENTION
+    return document
+
+
+def _decode(document: Document) -> Grant:
+    if document.get("key_rules") is not None:
+        document["key_rules"] = orjson.loads(document["key_rules"])
+    return Grant.model_validate({**document, "grant_id": document["_id"]})
+
+
+class Grants(Ledger):
+    """All grants, pending, active and over."""
+
+    name = "grants"
+    indexes = (IndexModel([("client_id", ASCENDING), ("created_at", DESCENDING)], name="client"),)
+
+    async def read(self, grant_id: str) -> Grant | None:
+        """The grant as it is now; None if it never was, or is long over."""
+        document = await self._read(grant_id)
+        return _decode(document) if document else None
+
+    async def commit(self, transition: Transition) -> bool:
+        """Write the transition and its event as one; False if the grant is no longer what it was before.
+
+        Raises TemporarilyUnavailable with nothing half-done.
+        """
+        grant, before = transition.after, transition.before
+        document = _encode(grant)
+        if before is not None:
+            return await self._advance(grant.grant_id, before.version, document, transition.event)
+        if transition.event is None:
+            raise ValueError("a new grant comes with its event")
+        await self._insert({"_id": grant.grant_id, **document}, transition.event)
+        return True
+
+    async def page_of_client(
+        self, client_id: str, api_id: str, now: datetime, page: int, size: int
+    ) -> tuple[Sequence[Grant], int]:
+        """One page of `live_of_client`, counted from 1, and how many there are in all."""
+        query = {
+            "client_id": client_id,
+            "api_id": api_id,
+            "state": GrantState.ACTIVE,
+            "access.revoked": False,
+            "access.expires_at": {"$gt": now},
+        }
+        async with outage_is_unavailability():
+            collection = self._mongo[self.name]
+            total = await collection.count_documents(query)
+            cursor = collection.find(query).sort([("access.expires_at", 1), ("_id", 1)])
+            documents = await cursor.skip((page - 1) * size).limit(size).to_list(None)
+        return [_decode(document) for document in documents], total
+
+    async def unended_of_client(self, client_id: str, until: datetime) -> AsyncIterator[Grant]:
+        """Grants of a client, created up to a moment, that no revocation has ended; whatever their age."""
+        query = {"client_id": client_id, "created_at": {"$lte": until}, "state": {"$ne": GrantState.REVOKED}}
+        async with outage_is_unavailability():
+            async for document in self._mongo[self.name].find(query):
+                yield _decode(document)

@@ -1,0 +1,131 @@
+"""Named records — APIs, clients, policies, resource owners, operators — with a tombstone in place of a deleted one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Generic, TypeVar
+
+import orjson
+from pydantic import BaseModel
+
+from contracts.base import Record
+from contracts.events import Event, PendingEvent
+from libs.events import Origin, new_event_id, pending, sequence_text
+from libs.store.ledger import Ledger
+from libs.store.mongo import Conflict, Document, outage_is_unavailability
+
+TOMBSTONE_RETENTION = timedelta(days=100)
+"""Longer than any grant lives: a record made again under the same name must not revive what ended with the old one."""
+
+M = TypeVar("M", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is left of a deleted record."""
+
+    version: int
+    deleted_at: datetime
+
+
+def event_of(event: type[Event], data: BaseModel, subject: str, word: str, sequence: int, at: Origin) -> PendingEvent:
+    """The event of the change that made version `sequence` of the record `subject`."""
+    made = event.model_validate(
+        {
+            "id": new_event_id(at.now),
+            "source": at.source,
+            "time": at.now,
+            "subject": subject,
+            "sequence": sequence_text(sequence),
+            "traceparent": at.traceparent,
+            "data": data,
+        }
+    )
+    return pending(made, word, subject)
+
+
+class Records(Ledger, Generic[M]):
+    """One collection of named records."""
+
+    model: type[M]
+    key: ClassVar[str]
+    """The model's field that is the record's id."""
+    as_json: ClassVar[frozenset[str]] = frozenset()
+    """Fields with keys of other people's choosing, kept as JSON text: BSON field names are not free."""
+
+    def _id(self, record: M) -> str:
+        identifier: str = getattr(record, self.key)
+        return identifier
+
+    def _word(self, record: M) -> str:
+        """What ends the routing key of the record's events."""
+        return self._id(record)
+
+    def _encode(self, record: M) -> Document:
+        document: dict[str, Any] = record.model_dump(exclude={self.key})
+        for field in self.as_json:
+            document[field] = orjson.dumps(document[field])
+        return {**document, "deleted": False, "purge_after": None}
+
+    def _decode(self, document: Document) -> M:
+        document = {**document, self.key: document["_id"]}
+        for field in self.as_json:
+            document[field] = orjson.loads(document[field])
+        return self.model.model_validate(document)
+
+    async def get(self, key: str) -> M | None:
+        """The record; None if there is none, or it was deleted."""
+        document = await self._read(key)
+        return self._decode(document) if document and not document["deleted"] else None
+
+    async def _list(self, query: Document, skip: int = 0, limit: int = 0) -> Sequence[M]:
+        async with outage_is_unavailability():
+            cursor = self._mongo[self.name].find({**query, "deleted": False}).sort("_id", 1).skip(skip).limit(limit)
+            return [self._decode(document) async for document in cursor]
+
+    async def all(self) -> Sequence[M]:
+        """Every record, by id."""
+        return await self._list({})
+
+    async def _tombstone(self, key: str) -> Tombstone | None:
+        document = await self._read(key)
+        return Tombstone(document["version"], document["deleted_at"]) if document and document["deleted"] else None
+
+    def _event(self, event: type[Event], data: BaseModel, record: M, at: Origin) -> PendingEvent:
+        return event_of(event, data, self._id(record), self._word(record), record.version, at)
+
+    async def _add(self, record: M, event: type[Event], data: BaseModel, at: Origin) -> M:
+        """A new record with its event, in place of its tombstone where there is one. Raises Conflict if it exists."""
+        tombstone = await self._tombstone(self._id(record))
+        if tombstone:
+            record = record.model_copy(update={"version": tombstone.version + 1})
+        pending_event = self._event(event, data, record, at)
+        document = {**self._encode(record), "last_event": pending_event.id}
+        if tombstone is None:
+            await self._insert_named({"_id": self._id(record), **document}, pending_event)
+        elif not await self._advance(self._id(record), tombstone.version, document, pending_event):
+            raise Conflict(self._id(record))
+        return record
+
+    async def _change(
+        self, before: M, changes: dict[str, object], event: type[Event], data: BaseModel, at: Origin
+    ) -> M | None:
+        """The record with the changes and their event; None if it is no longer as it was before. Raises Conflict."""
+        after = before.model_copy(update={**changes, "version": before.version + 1, "updated_at": at.now})
+        pending_event = self._event(event, data, after, at)
+        document = {**self._encode(after), "last_event": pending_event.id}
+        done = await self._advance(self._id(after), before.version, document, pending_event)
+        return after if done else None
+
+    async def _remove(self, before: M, event: type[Event], data: BaseModel, at: Origin) -> bool:
+        """A tombstone in place of the record; whether it was still as before."""
+        after = before.model_copy(update={"version": before.version + 1})
+        pending_event = self._event(event, data, after, at)
+        fields = {
+            "version": after.version,
+            "deleted": True,
+            "deleted_at": at.now,
+            "last_event": pending_event.id,
+            "purge_after": at.now + TOMBSTONE_RETENTION,
+        }
+        return await self._advance(self._id(after), before.version, fields, pending_event)

@@ -1,0 +1,39 @@
+"""Every collection of the system over one connection."""
+
+from dataclasses import dataclass
+
+from libs.sealing import KeyRing
+from libs.store.apis import Apis
+from libs.store.clients import Clients
+from libs.store.grants import Grants
+from libs.store.ledger import Announce
+from libs.store.mongo import Mongo
+from libs.store.operators import Operators
+from libs.store.policies import Policies
+from libs.store.resource_owners import ResourceOwners
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The collections; each service writes only those it owns (docs/architecture.md)."""
+
+    mongo: Mongo
+    grants: Grants
+    apis: Apis
+    clients: Clients
+    policies: Policies
+    resource_owners: ResourceOwners
+    operators: Operators
+
+    @classmethod
+    def over(cls, mongo: Mongo, keys: KeyRing, announce: Announce) -> "Store":
+        """The collections over this connection; `announce` hears of every committed event."""
+        return cls(
+            mongo=mongo,
+            grants=Grants(mongo, announce),
+            apis=Apis(mongo, keys, announce),
+            clients=Clients(mongo, announce),
+            policies=Policies(mongo, announce),
+            resource_owners=ResourceOwners(mongo, announce),
+            operators=Operators(mongo, announce),
+        )

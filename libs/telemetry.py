@@ -1,0 +1,22 @@
+"""Metrics of this process (Prometheus)."""
+
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
+
+REQUESTS = Counter("tokenwire_http_requests_total", "Requests answered.", ("route", "method", "status"))
+LATENCY = Histogram(
+    "tokenwire_http_request_seconds",
+    "Time to answer.",
+    ("route",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+EVENTS_PUBLISHED = Counter("tokenwire_events_published_total", "Events confirmed by the bus.", ("collection",))
+EVENTS_UNPUBLISHED = Counter("tokenwire_events_unconfirmed_total", "Publications to be repeated.", ("collection",))
+OUTBOX_WAITING = Gauge("tokenwire_outbox_waiting", "Events waiting in this process to be published or cleared.")
+OUTBOX_BACKLOG = Gauge("tokenwire_outbox_backlog", "Records with unpublished events.", ("collection",))
+OUTBOX_AGE = Gauge("tokenwire_outbox_oldest_seconds", "Age of the oldest unpublished event.", ("collection",))
+WEBHOOKS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
+
+
+def exposition() -> bytes:
+    """Every metric in Prometheus' text format."""
+    return generate_latest()

@@ -1,0 +1,1 @@
+"""The token check at the protected API."""

@@ -1,0 +1,1 @@
+"""The Dashboard API: APIs, client apps, policies, resource owners, operators."""

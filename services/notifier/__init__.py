@@ -1,0 +1,1 @@
+"""Webhooks: every new and refreshed token reaches its resource owner service."""

@@ -1,0 +1,1 @@
+"""Tokens for codes, credentials, passwords and refresh tokens."""
