@@ -8,8 +8,8 @@ Over RabbitMQ it declares a durable quorum queue of its own, `sub.<name>`, and b
 HTTP it reads `GET /api/events/stream` (server-sent events) with an operator key; that needs no broker, and shows what
 happens while it is connected.
 
-A routing key is the event's type without `io.tokenwire.`, then the API's id: `*` stands for one word, `#` for any
-number.
+A routing key is the event's type without `io.tokenwire.`, then the API's id (a policy's or an operator's own id; `user`
+for resource owners): `*` stands for one word, `#` for any number.
 
 Delivery is at least once, so an event id that was seen is not shown again. `sequence` counts the changes of one record
 (the event's `subject`): a hole means that an event is missing, was not asked for by the keys, or is still on its way.
@@ -192,9 +192,8 @@ async def server_sent_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event
 
 def routing_key(event: Event) -> str:
     """The key that the event has on the exchange."""
-    stem = str(event["type"]).removeprefix(VENDOR)
-    api_id = event["data"].get("api_id")
-    return f"{stem}.{api_id}" if api_id else stem
+    ids = (event["data"].get(name) for name in ("api_id", "policy_id", "operator_id"))
+    return f"{event['type'].removeprefix(VENDOR)}.{next(filter(None, ids), 'user')}"
 
 
 def matches(pattern: str, key: str) -> bool:
