@@ -1,0 +1,1 @@
+"""Ports and their adapters: one suite each, run over every adapter."""

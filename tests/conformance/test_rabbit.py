@@ -1,0 +1,405 @@
+"""What only a broker can do: die, freeze, close connections, delete queues, refuse rights, disagree on arguments."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+
+from libs.bus.port import BusUnavailable, Delivery, Exchange, Mode, Subscription
+from libs.bus.rabbit import RabbitBus
+from libs.bus.rabbit.topology import BROADCASTS, POOLS, Pool, topology
+from tests.conformance.conftest import DELIVERY_LIMIT, Fleet, answers, rabbit_fleet, ready
+from tests.conformance.recorder import Gate, Recorder, event, notification
+from tests.eventually import eventually
+from tests.ports import free_ports
+from tests.provision.rabbitmq import Broker
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(name="fleet")
+async def _fleet(amqp_url: str) -> AsyncIterator[Fleet]:
+    """Instances on a vhost of their own."""
+    fleet = rabbit_fleet(amqp_url)
+    yield fleet
+    await fleet.close()
+
+
+@pytest.fixture
+async def channel(amqp_url: str) -> AsyncIterator[AbstractChannel]:
+    """Somebody else on the same vhost, who may do anything."""
+    connection = await aio_pika.connect(amqp_url)
+    async with connection, connection.channel() as channel:
+        yield channel
+
+
+async def test_a_pool_survives_the_loss_of_its_queue(fleet: Fleet, channel: AbstractChannel) -> None:
+    """A queue deleted under its consumers is declared and consumed again (the broker cancels, it does not close)."""
+    bus, handler = await fleet.instance(), Recorder()
+    bus.subscribe(Subscription("deleted", Exchange.NOTIFY, ("work",), handler))
+    await ready(bus)
+
+    await channel.queue_delete("tokenwire.deleted")
+
+    await eventually(lambda: confirmed(bus, "work"))
+    await eventually(lambda: handler.ids)
+    await bus.ping()
+
+
+async def test_a_broadcast_survives_the_loss_of_its_queue(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
+    """A broadcast queue that is gone is made again, and the instance hears that it may have missed something."""
+    bus, handler, gaps = await fleet.instance(), Recorder(), list[int]()
+    bus.subscribe(
+        Subscription(
+            "cache", Exchange.EVENTS, ("#",), handler, Mode.BROADCAST, on_gap=lambda: gaps.append(len(handler.ids))
+        )
+    )
+    await ready(bus)
+    queue = next(name for name in await queues(rabbitmq, amqp_url) if name.startswith(BROADCASTS))
+
+    # The queue is exclusive, so only the broker itself can take it away.
+    await asyncio.to_thread(delete_queue, rabbitmq, amqp_url, queue)
+
+    await eventually(lambda: gaps == [0, 0])
+    await ready(bus)
+    message = event()
+    assert await bus.publish([message]) == [True]
+    await eventually(lambda: handler.messages == [message])
+
+
+async def test_closed_connections_come_back(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
+    """After the broker closed every connection, both kinds consume again, and the broadcast knows of the gap."""
+    bus, pool, broadcast, gaps = await fleet.instance(), Recorder(), Recorder(), list[int]()
+    bus.subscribe(Subscription("pool", Exchange.EVENTS, ("#",), pool))
+    bus.subscribe(
+        Subscription(
+            "cache", Exchange.EVENTS, ("#",), broadcast, Mode.BROADCAST, on_gap=lambda: gaps.append(len(broadcast.ids))
+        )
+    )
+    await ready(bus)
+
+    await close_connections(rabbitmq, amqp_url)
+
+    await eventually(lambda: gaps == [0, 0])
+    await ready(bus)
+    message = event()
+    assert await bus.publish([message]) == [True]
+    await eventually(lambda: (pool.messages, broadcast.messages) == ([message], [message]))
+
+
+async def test_a_handler_outlives_its_connection(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
+    """A handler that is half way is not cut off when the connection goes, and prefetch counts it afterwards, too."""
+    bus, gate = await fleet.instance(), Gate()
+    handler = Recorder(gate)
+    bus.subscribe(Subscription("half-way", Exchange.NOTIFY, ("work",), handler, prefetch=1))
+    await ready(bus)
+    message = notification()
+    await bus.publish([message])
+    await eventually(lambda: gate.inside == 1)
+
+    await close_connections(rabbitmq, amqp_url)
+    await ready(bus)
+    gate.open()
+
+    await eventually(lambda: handler.deliveries[1:] == [Delivery(message, redelivered=True)])
+    await bus.drain()
+    assert gate.most == 1
+
+
+async def test_what_is_in_flight_when_the_connection_goes_is_answered(
+    fleet: Fleet, amqp_url: str, rabbitmq: Broker
+) -> None:
+    """Every publish ends: confirmed or False. What was confirmed is in the queue; what was not may be."""
+    bus, handler = await fleet.instance(), Recorder()
+    bus.subscribe(Subscription("flood", Exchange.NOTIFY, ("work",), handler, prefetch=500))
+    await ready(bus)
+    closing = asyncio.create_task(close_connections(rabbitmq, amqp_url))
+    confirmed_ids: list[str] = []
+
+    while not closing.done():
+        batch = [notification() for _ in range(50)]
+        outcome = await bus.publish(batch)
+        confirmed_ids += [message.id for message, routed in zip(batch, outcome, strict=True) if routed]
+        await asyncio.sleep(0)
+
+    await closing
+    await ready(bus)
+    await bus.drain()
+    assert len(confirmed_ids) > 50
+    assert set(confirmed_ids) <= set(handler.ids)
+
+
+async def test_a_broker_that_is_away_is_no_error(amqp_url: str) -> None:
+    """Without a broker open returns at once, publish refuses at once, ping says what is missing, close is quick."""
+    nowhere = f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/"
+    bus = RabbitBus(nowhere, instance_name="lonely")
+    bus.subscribe(Subscription("unheard", Exchange.NOTIFY, ("work",), Recorder()))
+
+    began = time.monotonic()
+    await bus.open()
+    assert await bus.publish([event(), notification()]) == [False, False]
+    with pytest.raises(BusUnavailable, match="not connected"):
+        await bus.ping()
+    await bus.close()
+
+    assert time.monotonic() - began < 1
+
+
+async def test_a_wrong_password_is_tried_for_ever(amqp_url: str) -> None:
+    """Credentials may be mended at the broker while we run; until then nothing is taken, and nothing fails."""
+    parts = urlsplit(amqp_url)
+    bus = RabbitBus(
+        parts._replace(netloc=f"guest:wrong@{parts.hostname}:{parts.port}").geturl(), instance_name="stranger"
+    )
+    await bus.open()
+
+    await asyncio.sleep(0.3)
+
+    assert await bus.publish([event()]) == [False]
+    assert not await answers(bus)
+    await bus.close()
+
+
+async def test_a_killed_broker_loses_nothing_confirmed(fleet: Fleet, rabbitmq: Broker) -> None:
+    """SIGKILL of the broker: the bus comes back by itself, and what was confirmed is delivered."""
+    publisher, consumer, handler = await fleet.instance(), await fleet.instance(), Recorder()
+    consumer.subscribe(Subscription("kept", Exchange.NOTIFY, ("work",), Recorder()))
+    await ready(publisher, consumer)
+    await consumer.close()
+    messages = [notification() for _ in range(100)]
+    assert all(await publisher.publish(messages))
+
+    await asyncio.to_thread(rabbitmq.kill)
+    try:
+        began = time.monotonic()
+        assert await publisher.publish([notification()]) == [False]
+        assert time.monotonic() - began < 6
+        late = await fleet.instance()
+        late.subscribe(Subscription("kept", Exchange.NOTIFY, ("work",), handler))
+        assert not await answers(late)
+    finally:
+        await asyncio.to_thread(rabbitmq.start)
+
+    await eventually(lambda: {message.id for message in messages} <= set(handler.ids), within=30)
+    await eventually(lambda: confirmed(publisher, "work"))
+    await ready(late)
+
+
+async def test_a_frozen_broker_holds_up_nobody(fleet: Fleet, rabbitmq: Broker) -> None:
+    """A broker that neither answers nor goes away: publish, ping and close are bounded, and all goes on after."""
+    bus, closing, handler = await fleet.instance(), await fleet.instance(), Recorder()
+    for each in (bus, closing):
+        each.subscribe(Subscription("frozen", Exchange.NOTIFY, ("work",), handler))
+    await ready(bus, closing)
+
+    await asyncio.to_thread(rabbitmq.freeze)
+    try:
+        assert await seconds(bus.publish([notification()])) < 6
+        assert await seconds(answers(bus)) < 3
+        assert await seconds(closing.close()) < 5
+    finally:
+        await asyncio.to_thread(rabbitmq.thaw)
+
+    await eventually(lambda: confirmed(bus, "work"))
+    await ready(bus)
+    await eventually(lambda: handler.ids)
+
+
+async def test_services_need_few_rights(amqp_url: str, rabbitmq: Broker) -> None:
+    """With the topology in place a publisher only writes to two exchanges, and a pool only reads its queue."""
+    owner = RabbitBus(amqp_url, instance_name="owner", delivery_limit=DELIVERY_LIMIT)
+    await owner.open()
+    await ready(owner)
+    await owner.close()
+    publishing = await user(rabbitmq, amqp_url, "publisher", "^$", r"^tokenwire\.(events|notify)$", "^$")
+    consuming = await user(
+        rabbitmq,
+        amqp_url,
+        "consumer",
+        r"^tokenwire\.broadcast\.",
+        r"^tokenwire\.(broadcast\..*|events|notify)$",
+        r"^tokenwire\.(broadcast\..*|events|notifier)$",
+    )
+    publisher = rabbit_fleet(publishing, declare=False)
+    consumer = rabbit_fleet(consuming, declare=False)
+    work, broadcast = Recorder(), Recorder()
+    source, sink = await publisher.instance(), await consumer.instance()
+    sink.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), work))
+    sink.subscribe(Subscription("cache", Exchange.EVENTS, ("#",), broadcast, Mode.BROADCAST))
+
+    await ready(source, sink)
+    assert await source.publish([notification("notify"), event()]) == [True, True]
+
+    await eventually(lambda: (len(work.ids), len(broadcast.ids)) == (1, 1))
+    await publisher.close()
+    await consumer.close()
+
+
+async def test_a_missing_topology_is_waited_for(fleet: Fleet, amqp_url: str) -> None:
+    """With declare=False an empty broker takes nothing and is named; once the topology is there, all goes on."""
+    passive = rabbit_fleet(amqp_url, declare=False)
+    bus, handler = await passive.instance(), Recorder()
+    bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), handler))
+
+    await eventually(lambda: names(bus, "topology missing"))
+    assert await bus.publish([notification("notify")]) == [False]
+    await fleet.instance()
+
+    await ready(bus)
+    assert await bus.publish([notification("notify")]) == [True]
+    await eventually(lambda: handler.ids)
+    await passive.close()
+
+
+async def test_a_queue_of_an_older_release_is_used_as_it_is(fleet: Fleet, channel: AbstractChannel) -> None:
+    """Declaring an existing queue with other arguments is refused (406); that stops neither consumer nor publisher."""
+    for pool in (Pool("older", Exchange.NOTIFY, ("work",)), *POOLS):
+        await channel.declare_queue(pool.queue, durable=True, arguments={"x-queue-type": "quorum", "x-max-length": 7})
+    bus, handler = await fleet.instance(), Recorder()
+    bus.subscribe(Subscription("older", Exchange.NOTIFY, ("work",), handler))
+
+    await ready(bus)
+    assert await bus.publish([notification()]) == [True]
+
+    await eventually(lambda: handler.ids)
+
+
+async def test_a_full_queue_refuses(fleet: Fleet, channel: AbstractChannel) -> None:
+    """What a queue at its limit refuses is answered with False, and nothing older is dropped for it."""
+    arguments = {"x-queue-type": "quorum", "x-max-length": 3, "x-overflow": "reject-publish"}
+    queue = await channel.declare_queue("tokenwire.full", durable=True, arguments=arguments)
+    bus = await fleet.instance()
+    await ready(bus)
+    await queue.bind(Exchange.NOTIFY.value, "work")
+
+    outcomes = [(await bus.publish([notification()]))[0] for _ in range(20)]
+
+    assert (outcomes[:3], outcomes[-3:]) == ([True] * 3, [False] * 3)
+    found = await eventually(lambda: channel.declare_queue("tokenwire.full", passive=True))
+    assert found.declaration_result.message_count == sum(outcomes)
+
+
+async def test_pools_keep_events_from_before_their_first_consumer(fleet: Fleet) -> None:
+    """A publisher makes the known pools' queues, so nothing is lost for a service that starts later."""
+    publisher = await fleet.instance()
+    await ready(publisher)
+    message = event("client.deleted.api-1")
+    assert await publisher.publish([message]) == [True]
+
+    late, handler = await fleet.instance(), Recorder()
+    late.subscribe(Subscription("revocation", Exchange.EVENTS, ("client.deleted.#", "api.deleted.#"), handler))
+
+    await eventually(lambda: handler.messages == [message])
+
+
+async def test_the_broker_holds_what_the_topology_says(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
+    """Declaring makes exactly what `topology()` would put into a definitions file."""
+    await ready(await fleet.instance())
+    vhost = urlsplit(amqp_url).path.removeprefix("/")
+    wanted = topology(vhost=vhost, delivery_limit=DELIVERY_LIMIT)
+
+    held = await asyncio.to_thread(
+        listed, rabbitmq, vhost, "list_queues", "name", "durable", "auto_delete", "arguments"
+    )
+    exchanges = await asyncio.to_thread(
+        listed, rabbitmq, vhost, "list_exchanges", "name", "type", "durable", "auto_delete", "internal", "arguments"
+    )
+    bindings = await asyncio.to_thread(
+        listed, rabbitmq, vhost, "list_bindings", "source_name", "destination_name", "routing_key"
+    )
+
+    assert by_name(held) == by_name([{**queue} for queue in wanted["queues"]])
+    assert by_name([exchange for exchange in exchanges if "tokenwire" in str(exchange["name"])]) == by_name(
+        [{**exchange} for exchange in wanted["exchanges"]]
+    )
+    assert {
+        (binding["source_name"], binding["destination_name"], binding["routing_key"])
+        for binding in bindings
+        if binding["source_name"]
+    } == {(binding["source"], binding["destination"], binding["routing_key"]) for binding in wanted["bindings"]}
+
+
+async def test_a_closed_bus_leaves_no_broadcast_queue(amqp_url: str, rabbitmq: Broker) -> None:
+    """The queues that instances make for themselves go with them."""
+    fleet = rabbit_fleet(amqp_url)
+    bus = await fleet.instance()
+    bus.subscribe(Subscription("cache", Exchange.EVENTS, ("#",), Recorder(), Mode.BROADCAST))
+    await ready(bus)
+    before = await queues(rabbitmq, amqp_url)
+
+    await fleet.close()
+
+    after = await queues(rabbitmq, amqp_url)
+    assert [name for name in before if name not in after] == [name for name in before if name.startswith(BROADCASTS)]
+    assert len(before) == len(after) + 1
+
+
+async def confirmed(bus: object, key: str) -> bool:
+    """True when a new notification is routed."""
+    return await bus.publish([notification(key)]) == [True]  # type: ignore[attr-defined, no-any-return]
+
+
+async def names(bus: object, what: str) -> bool:
+    """True when ping says that `what`."""
+    try:
+        await bus.ping()  # type: ignore[attr-defined]
+    except BusUnavailable as reason:
+        return what in str(reason)
+    return False
+
+
+async def seconds(work: object) -> float:
+    """How long `work` took."""
+    began = time.monotonic()
+    await work  # type: ignore[misc]
+    return time.monotonic() - began
+
+
+async def queues(rabbitmq: Broker, url: str) -> list[str]:
+    """The names of all queues of the vhost."""
+    vhost = urlsplit(url).path.removeprefix("/")
+    found = await asyncio.to_thread(listed, rabbitmq, vhost, "list_queues", "name")
+    return [str(queue["name"]) for queue in found]
+
+
+async def user(rabbitmq: Broker, url: str, name: str, configure: str, write: str, read: str) -> str:
+    """The URL for a new user with these rights on the vhost."""
+    parts = urlsplit(url)
+    vhost = parts.path.removeprefix("/")
+    name = f"{name}-{vhost}"
+    await asyncio.to_thread(rabbitmq.ctl, "add_user", name, "password")
+    await asyncio.to_thread(rabbitmq.ctl, "set_permissions", "-p", vhost, name, configure, write, read)
+    return parts._replace(netloc=f"{name}:password@{parts.hostname}:{parts.port}").geturl()
+
+
+async def close_connections(rabbitmq: Broker, url: str) -> None:
+    """The broker closes every connection to the vhost."""
+    vhost = urlsplit(url).path.removeprefix("/")
+    await asyncio.to_thread(rabbitmq.ctl, "close_all_connections", "-p", vhost, "for a test")
+
+
+def delete_queue(rabbitmq: Broker, url: str, name: str) -> None:
+    """Delete a queue, exclusive or not."""
+    vhost = urlsplit(url).path.removeprefix("/")
+    rabbitmq.ctl("delete_queue", "-p", vhost, name)
+
+
+def listed(rabbitmq: Broker, vhost: str, command: str, *columns: str) -> list[dict[str, object]]:
+    """A listing of rabbitmqctl, a dictionary a row."""
+    rows = json.loads(rabbitmq.ctl(command, "-p", vhost, "--formatter", "json", *columns))
+    return [
+        {**row, "arguments": {name: value for name, _, value in row["arguments"]}, "vhost": vhost}
+        if "arguments" in row
+        else row
+        for row in rows
+    ]
+
+
+def by_name(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """In the order of their names."""
+    return sorted(rows, key=lambda row: str(row["name"]))
