@@ -33,13 +33,14 @@ def is_current(secret: ClientSecret, now: datetime) -> bool:
 
 def is_valid(keys: KeyRing, client: Client | None, presented: str, now: datetime) -> bool:
     """Whether this is a secret of the client; an unknown client costs what a wrong secret costs."""
-    value = presented.encode(errors="replace")
+    value = presented.encode(errors="surrogatepass")
     digests = [secret.digest for secret in client.secrets if is_current(secret, now)] if client else []
     if not digests:
         decoy_comparison(value)
         return False
     # All of them, whichever matches: the time must not tell which one did.
-    return any([keys.matches(LABEL, digest, value) for digest in digests])
+    matching = [digest for digest in digests if keys.matches(LABEL, digest, value)]
+    return bool(matching)
 
 
 def shown(keys: KeyRing, client: Client) -> str | None:
