@@ -1,10 +1,21 @@
-"""Operators at the door: whose key a management request carries, and what it opens."""
+"""At the door: whose key a management request carries, which API a path belongs to, which client is asking."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
 
 from aiohttp import web
+from pydantic import SecretStr
 
+from contracts.apis import Api, OAuthSettings
+from contracts.clients import Client
 from contracts.operators import Operator, Permission
+from libs import client_secrets
 from libs.catalog import Catalog
 from libs.http.errors import NotAuthenticated, NotPermitted
+from libs.oauth.client_auth import read_credentials
+from libs.oauth.errors import InvalidClient, UnknownApi
+from libs.sealing import KeyRing
 
 _LONGEST_KEY = 512
 
@@ -38,3 +49,58 @@ class Access:
 def permits(operator: Operator, permission: Permission) -> bool:
     """Whether the operator may do this; `admin` may do everything."""
     return permission in operator.permissions or Permission.ADMIN in operator.permissions
+
+
+async def issuing_api(catalog: Catalog, place: str) -> tuple[Api, OAuthSettings]:
+    """The active API with OAuth on this listen path or with this id. Raises UnknownApi."""
+    api = await catalog.api_at(place.strip("/"))
+    if api is None or not api.active or api.oauth is None:
+        raise UnknownApi("no API issues tokens on this path")
+    return api, api.oauth
+
+
+class BodyCredentials(Protocol):
+    """The client's credentials in a request body."""
+
+    @property
+    def client_id(self) -> str | None: ...
+
+    @property
+    def client_secret(self) -> SecretStr | None: ...
+
+    @property
+    def secret(self) -> SecretStr | None: ...
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def is_public(client: Client) -> bool:
+    """Whether the client has no secret (RFC 6749 §2.1)."""
+    return not client.secrets
+
+
+class ClientAccess:
+    """Authenticates clients (RFC 6749 §2.3)."""
+
+    def __init__(self, catalog: Catalog, keys: KeyRing, now: Callable[[], datetime]) -> None:
+        self._catalog = catalog
+        self._keys = keys
+        self._now = now
+
+    async def authenticate(self, authorization: str | None, body: BodyCredentials, api_id: str | None = None) -> Client:
+        """The client (of this API) that the request proves to come from; a public client proves nothing.
+
+        Unknown client and wrong secret are one refusal, after the same work. Raises InvalidClient, InvalidRequest.
+        """
+        credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
+        client = await self._catalog.client(credentials.client_id)
+        if client is not None and api_id is not None and client.api_id != api_id:
+            client = None
+        if client is not None and is_public(client) and credentials.secret is None:
+            return client
+        valid = client_secrets.is_valid(self._keys, client, credentials.secret or "", self._now())
+        if client is None or not valid:
+            raise InvalidClient("client authentication failed")
+        return client

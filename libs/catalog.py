@@ -64,6 +64,7 @@ class Catalog:
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._apis_at = _Shelf(store.apis.at, clock)
+        self._paths = _Shelf(store.apis.under, clock)
         self._apis = _Shelf(store.apis.get, clock)
         self._clients = _Shelf(store.clients.get, clock)
         self._policies = _Shelf(store.policies.get, clock)
@@ -72,6 +73,14 @@ class Catalog:
     async def api_at(self, place: str) -> Api | None:
         """The API that answers on this path (without outer slashes): its listen path, or its id."""
         return await self._apis_at.get(place)
+
+    async def api_serving(self, path: str) -> Api | None:
+        """The API whose listen path is the longest that this path is under."""
+        segments = path.strip("/").split("/")
+        for api in await self._paths.get(segments[0]) or ():
+            if f"{path}/".startswith(api.listen_path):
+                return api
+        return None
 
     async def api(self, api_id: str) -> Api | None:
         """The API of this id."""
@@ -91,7 +100,7 @@ class Catalog:
 
     def forget(self) -> None:
         """Trust nothing: something may have changed unheard."""
-        for shelf in (self._apis_at, self._apis, self._clients, self._policies, self._operators):
+        for shelf in (self._apis_at, self._paths, self._apis, self._clients, self._policies, self._operators):
             shelf.forget()
 
     def changed(self, key: str, subject: str) -> None:
@@ -106,6 +115,7 @@ class Catalog:
             case "api":
                 self._apis.forget()
                 self._apis_at.forget()
+                self._paths.forget()
 
     async def heard(self, delivery: Delivery) -> None:
         """Another process changed something."""

@@ -15,15 +15,19 @@ parent, number = int(sys.argv[1]), int(sys.argv[2])
 ctypes.CDLL(None).prctl(1, number)
 if os.getppid() != parent:
     raise SystemExit(1)
-os.execvp(sys.argv[3], sys.argv[3:])
+try:
+    os.execvp(sys.argv[3], sys.argv[3:])
+except OSError as fault:
+    print(f"{sys.argv[3]}: {fault.strerror}", file=sys.stderr)
+    raise SystemExit(126)
 """
 
 
 def tied_to_us(command: Sequence[str], *, ending: signal.Signals = signal.SIGKILL) -> list[str]:
     """The same command, sent `ending` by the kernel as soon as the thread that starts it is gone (Linux only).
 
-    The program keeps the pid of the process that is started. Start it from a thread that lives as long as it should:
-    the main thread, or one of an executor.
+    The program keeps the pid of the process that is started; one that cannot be executed ends with status 126.
+    Start it from a thread that lives as long as it should: the main thread, or one of an executor.
     """
     if sys.platform != "linux":
         return list(command)

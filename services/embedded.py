@@ -29,6 +29,7 @@ PACKAGES = {
 }
 """Debian's names for what mongod is linked to and a small installation may lack."""
 _PORT_TAKEN = 48
+_CANNOT_EXECUTE = 126
 _CANNOT_LOAD = 127
 
 
@@ -145,19 +146,21 @@ class EmbeddedMongo:
 
     async def _became_primary(self, port: int) -> bool:
         """True when it did; False when the process ended first."""
-        ready = asyncio.create_task(replica_set.become_primary("127.0.0.1", port, within=START_WITHIN))
+        waiting = asyncio.create_task(replica_set.become_primary("127.0.0.1", port, within=START_WITHIN))
         try:
-            while not ready.done() and self.running:
-                await asyncio.wait((ready,), timeout=0.05)
-            if not ready.done():
-                return False
-            await ready
-            return True
+            while self.running and not waiting.done():
+                await asyncio.wait((waiting,), timeout=0.05)
+            if waiting.done():
+                await waiting
+            return self.running
+        except replica_set.NoPrimary as reason:
+            self.kill()
+            raise EmbeddedMongoFailed(f"{reason}; its log is {self._log}") from reason
         except BaseException:
             self.kill()
             raise
         finally:
-            ready.cancel()
+            waiting.cancel()
 
     async def _lock(self) -> BinaryIO:
         """The data directory, for one mongod alone."""
@@ -185,6 +188,11 @@ class EmbeddedMongo:
             return EmbeddedMongoMissing(
                 f"the embedded MongoDB needs {library}: `apt-get install {package}` "
                 f"(OpenSSL 3 comes with Debian 12, Ubuntu 22.04 and later), {INSTEAD}"
+            )
+        if status == _CANNOT_EXECUTE:
+            return EmbeddedMongoMissing(
+                f"the embedded MongoDB is for Linux on x86-64 and cannot run here ({complaint}): take another machine, "
+                f"{INSTEAD}"
             )
         if status == -signal.SIGILL:
             return EmbeddedMongoMissing(

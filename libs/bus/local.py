@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from libs.bus.endings import Ending, handle, pause_before_return
-from libs.bus.port import BusUnavailable, Delivery, Exchange, Message, Mode, Subscription
+from libs.bus.port import LONGEST_KEY, BusUnavailable, Delivery, Exchange, Message, Mode, Subscription
 from libs.bus.topics import matches
 
 DELIVERY_LIMIT = 20
@@ -48,7 +48,9 @@ class LocalBroker:
         self.queues = {name: other for name, other in self.queues.items() if other is not queue}
 
     def route(self, message: Message) -> "list[_Copy] | None":
-        """The copies that must be handled before the message counts as safe; None when nobody may be without it."""
+        """The copies that must be handled before the message counts as safe; None when it cannot be."""
+        if len(message.key.encode(errors="replace")) > LONGEST_KEY:
+            return None
         queues = [queue for queue in self.queues.values() if queue.takes(message)]
         if not queues and message.exchange is Exchange.NOTIFY:
             return None

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+LONGEST_KEY = 255
+"""Bytes of a routing key; a message with a longer one is never routed."""
+
+
 class Exchange(enum.StrEnum):
     """Where a message goes."""
 
@@ -98,8 +102,10 @@ class Bus(Protocol):
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """Publish all together and wait for the broker's confirmations; True where a message is safely routed.
 
-        False means refused, returned as unroutable or unknown: publish it again later. Never raises for a broker fault,
-        and never waits longer than a bounded time (seconds) while the broker is away.
+        False means refused, returned as unroutable or unknown: publish it again later. An event that nobody listens to is
+        routed; a notification that nobody would get is not. Never raises, for a fault of the broker or of a message, and
+        never waits longer than a bounded time (seconds) while the broker is away. An id that is on its way already is not
+        sent again: both calls get its outcome.
         """
 
     async def ping(self) -> None:
@@ -107,3 +113,13 @@ class Bus(Protocol):
 
     async def drain(self) -> None:
         """Return when nothing published through this object is waiting for its handlers here (tests, local bus)."""
+
+
+class Parking(Protocol):
+    """The messages that pools gave up on, or that nobody may handle. Both adapters have it."""
+
+    async def parked(self, name: str) -> int:
+        """How many messages of pool `name` are parked. Raises BusUnavailable, also for a name that no pool has."""
+
+    async def redrive(self, name: str, limit: int) -> int:
+        """Put up to `limit` of them back to work, counted anew; how many. Raises BusUnavailable, as `parked` does."""

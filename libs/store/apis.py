@@ -1,5 +1,8 @@
 """APIs: one listen path each, the definition and its shared secret encrypted under the key ring."""
 
+import re
+from collections.abc import Sequence
+
 from pydantic import SecretStr
 from pymongo import IndexModel
 
@@ -56,6 +59,11 @@ class Apis(Records[Api]):
         """The API that answers on this path (without outer slashes): its listen path, or its id."""
         found = await self._list({"$or": [{"listen_path": f"/{place}/"}, {"_id": place}]}, limit=1)
         return found[0] if found else None
+
+    async def under(self, segment: str) -> Sequence[Api] | None:
+        """The APIs whose listen path begins with this segment, the longest first; None if there are none."""
+        found = await self._list({"listen_path": {"$regex": f"^/{re.escape(segment)}/"}})
+        return sorted(found, key=lambda api: -len(api.listen_path)) or None
 
     async def register(self, api: Api, at: Origin) -> Api:
         """The API stored. Raises Conflict where its id or listen path is taken."""

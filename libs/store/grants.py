@@ -1,16 +1,21 @@
 """Grants: one document each, advanced by compare-and-set on its version."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from contracts.grants import Grant, GrantState
+from libs.oauth.errors import TemporarilyUnavailable
 from libs.oauth.grants import Transition
 from libs.store.ledger import RETENTION, Ledger
 from libs.store.mongo import Document, outage_is_unavailability
+
+D = TypeVar("D")
+MOST_DECISIONS = 32
+"""Each decision lost to another writer is one step of that writer's; a grant has no more than a few left to make."""
 
 
 def _over_at(grant: Grant) -> datetime:
@@ -58,6 +63,22 @@ class Grants(Ledger):
             raise ValueError("a new grant comes with its event")
         await self._insert({"_id": grant.grant_id, **document}, transition.event)
         return True
+
+    async def settle(self, grant_id: str, decide: Callable[[Grant | None], D]) -> D:
+        """Read the grant, decide, and commit what was decided; again from the start where another writer was first.
+
+        `decide` returns a Transition, or anything else where there is nothing to write, or raises. Raises the
+        transition's refusal once it is written, and TemporarilyUnavailable.
+        """
+        for _ in range(MOST_DECISIONS):
+            decision = decide(await self.read(grant_id))
+            if not isinstance(decision, Transition):
+                return decision
+            if await self.commit(decision):
+                if decision.refusal is not None:
+                    raise decision.refusal
+                return decision
+        raise TemporarilyUnavailable("too many changes of one grant at once")
 
     async def page_of_client(
         self, client_id: str, api_id: str, now: datetime, page: int, size: int

@@ -97,10 +97,7 @@ class RabbitBus:
             await cancelled(*stops)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """Publish all together and wait for the broker's confirmations; True where a message is safely routed.
-
-        Raises ValueError for a message that AMQP cannot carry.
-        """
+        """Publish all together and wait for the broker's confirmations; True where a message is safely routed."""
         return await self._publisher.publish(messages)
 
     async def ping(self) -> None:
@@ -128,16 +125,17 @@ class RabbitBus:
     async def parked(self, name: str) -> int:
         """How many messages of pool `name` are parked. Raises BusUnavailable."""
         try:
-            return await parking.parked(self._connection(), name)
-        except AMQPError as error:
-            raise BusUnavailable(f"no parked queue of {name}") from error
+            async with asyncio.timeout(PING_WITHIN):
+                return await parking.parked(self._connection(), name)
+        except (AMQPError, OSError) as error:
+            raise BusUnavailable(f"no parked queue of {name}: {type(error).__name__}") from error
 
     async def redrive(self, name: str, limit: int) -> int:
         """Put up to `limit` parked messages of pool `name` back to work; how many. Raises BusUnavailable."""
         try:
             return await parking.redrive(self._connection(), name, limit)
-        except AMQPError as error:
-            raise BusUnavailable(f"no parked queue of {name}") from error
+        except (AMQPError, OSError) as error:
+            raise BusUnavailable(f"no parked queue of {name}: {type(error).__name__}") from error
 
     def _start(self, consumer: Consumer) -> None:
         self._consuming.open()

@@ -111,6 +111,7 @@ class Consumer:
             pool = Pool(subscription.name, subscription.exchange, subscription.keys)
             await ensure(connection, topology((pool,), delivery_limit=self._delivery_limit), declare=self._declare)
             return pool.queue
+        await ensure(connection, topology(()), declare=self._declare)
         # A new name each time: the broker may take a while to notice that the connection of the last one is gone.
         name = ".".join((BROADCASTS, subscription.name, self._instance_name, secrets.token_hex(4)))
         queue = await channel.declare_queue(

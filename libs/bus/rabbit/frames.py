@@ -8,7 +8,7 @@ import functools
 import struct
 from collections.abc import Mapping
 
-from libs.bus.port import Message
+from libs.bus.port import LONGEST_KEY, Message
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _FRAME_OVERHEAD = 8
@@ -60,8 +60,8 @@ def _parts(body: bytes, size: int) -> list[bytes]:
 
 def _short(text: str) -> bytes:
     encoded = text.encode()
-    if len(encoded) > 255:
-        raise ValueError(f"longer than 255 bytes: {text[:40]!r}…")
+    if len(encoded) > LONGEST_KEY:
+        raise ValueError(f"longer than {LONGEST_KEY} bytes: {text[:40]!r}…")
     return bytes((len(encoded),)) + encoded
 
 

@@ -46,15 +46,11 @@ class Publisher:
         return len(self._line.in_flight) if self._line is not None else 0
 
     async def publish(self, messages: Sequence[Message]) -> list[bool]:
-        """Which of `messages` were routed and confirmed; after `within` seconds the unknown count as not.
-
-        Raises ValueError for a message that AMQP cannot carry, before anything is sent.
-        """
+        """Which of `messages` were routed and confirmed; after `within` seconds the unknown count as not."""
         line = self._line
         if line is None:
             return [False] * len(messages)
-        encoded = [line.encode(message) for message in messages]
-        sendings = [line.send(message.id, payload) for message, payload in zip(messages, encoded, strict=True)]
+        sendings = [line.send(message) for message in messages]
         await self._settled(sendings)
         return [sending.routed is True for sending in sendings]
 
@@ -160,22 +156,27 @@ class _Line:
         """By message id. Returned messages are told apart by it alone, so an id is on its way once; who publishes it
         again meanwhile shares its outcome."""
 
-    def encode(self, message: Message) -> bytes:
-        # Nobody may be listening to an event, and that is no failure. A notification without its queue is one.
-        mandatory = message.exchange is Exchange.NOTIFY
-        return frames.publish(message, channel=self._channel.number, mandatory=mandatory, frame_max=self._frame_max)
-
-    def send(self, message_id: str, payload: bytes) -> _Sending:
-        if (sending := self.in_flight.get(message_id)) is not None:
+    def send(self, message: Message) -> _Sending:
+        if (sending := self.in_flight.get(message.id)) is not None:
             return sending
-        sending = _Sending(self, message_id)
-        if len(self.in_flight) >= MOST_IN_FLIGHT:
+        sending = _Sending(self, message.id)
+        payload = self._encoded(message)
+        if payload is None or len(self.in_flight) >= MOST_IN_FLIGHT:
             sending.settle(False)
             return sending
-        self.in_flight[message_id] = sending
+        self.in_flight[message.id] = sending
         self._waiting.append((sending, payload))
         self._wake.set()
         return sending
+
+    def _encoded(self, message: Message) -> bytes | None:
+        # Nobody may be listening to an event, and that is no failure. A notification without its queue is one.
+        mandatory = message.exchange is Exchange.NOTIFY
+        try:
+            return frames.publish(message, channel=self._channel.number, mandatory=mandatory, frame_max=self._frame_max)
+        except ValueError as error:
+            log.error("message_cannot_be_sent", message_id=message.id, type=message.type, reason=str(error))
+            return None
 
     async def write(self) -> None:
         """Write what waits, as long as the channel lives; never more than the socket takes."""

@@ -62,7 +62,8 @@ class Pool:
 
 POOLS = (
     Pool("notifier", Exchange.NOTIFY, ("notify",)),
-    Pool("revocation", Exchange.EVENTS, ("client.deleted.#", "api.deleted.#")),
+    Pool("revocation", Exchange.EVENTS, ("client.deleted.#", "client.tokens_revoked.#")),
+    Pool("management", Exchange.EVENTS, ("api.deleted.#",)),
 )
 """The pools whose messages must be kept from the first event on, even before their first consumer ever ran.
 

@@ -1,0 +1,53 @@
+"""Authorization server metadata (RFC 8414): one issuer an API, at its listen path."""
+
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from contracts.apis import Api, GrantType, OAuthSettings
+from libs.access import issuing_api
+from libs.catalog import Catalog
+from libs.http.errors import json_bytes
+
+
+def issuer_of(public_url: str, api: Api) -> str:
+    """The issuer identifier of an API: the public URL and its listen path, without a slash at the end."""
+    return public_url + api.listen_path.rstrip("/")
+
+
+def _grants(settings: OAuthSettings) -> list[str]:
+    grants = [str(grant) for grant in settings.grant_types if grant is not GrantType.REFRESH_TOKEN]
+    has_refresh = settings.refresh_token and {"authorization_code", "password"} & set(grants)
+    return [*grants, "refresh_token"] if has_refresh else grants
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataEndpoint:
+    """GET /.well-known/oauth-authorization-server/<listen-path> (RFC 8414 §3.1)."""
+
+    catalog: Catalog
+    public_url: str
+
+    async def get(self, http_request: web.Request) -> web.Response:
+        """What works on this API, and nothing else."""
+        api, settings = await issuing_api(self.catalog, http_request.match_info["place"])
+        issuer = issuer_of(self.public_url, api)
+        document: dict[str, object] = {
+            "issuer": issuer,
+            "token_endpoint": f"{issuer}/oauth/token",
+            "revocation_endpoint": f"{issuer}/oauth/revoke",
+            "grant_types_supported": _grants(settings),
+            "response_types_supported": [],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        }
+        if GrantType.AUTHORIZATION_CODE in settings.grant_types:
+            document |= {
+                "authorization_endpoint": f"{issuer}/oauth/authorize",
+                "response_types_supported": list(settings.response_types),
+                "response_modes_supported": ["query"],
+                "code_challenge_methods_supported": ["S256"],
+                "authorization_response_iss_parameter_supported": True,
+            }
+        return json_bytes(orjson.dumps(document), headers={"Cache-Control": "public, max-age=60"})

@@ -1,0 +1,85 @@
+"""What `make run` finds on its first start: one API with every grant, one client app, one user."""
+
+from contracts.apis import Api
+from contracts.clients import Client
+from contracts.resource_owners import ResourceOwner
+from libs import client_secrets
+from libs.passwords import PasswordHasher
+from libs.runtime import Deps
+from libs.tyk.oas import read_oas
+
+API_ID = "demo-api"
+CLIENT_ID = "demo-client"
+CLIENT_SECRET = "demo-secret-for-this-machine"  # noqa: S105 - printed by `make run`, for one's own machine
+USERNAME = "alice"
+PASSWORD = "correct horse battery staple"  # noqa: S105 - as above
+
+
+def _definition(port: int) -> dict[str, object]:
+    flow = {"tokenUrl": "/oauth/token", "scopes": {}}
+    return {
+        "openapi": "3.0.3",
+        "info": {"title": "Demo API", "version": "1.0.0"},
+        "paths": {},
+        "security": [{"oauth": []}],
+        "components": {
+            "securitySchemes": {
+                "oauth": {
+                    "type": "oauth2",
+                    "flows": {
+                        "authorizationCode": {**flow, "authorizationUrl": "/oauth/authorize"},
+                        "clientCredentials": flow,
+                        "password": flow,
+                    },
+                }
+            }
+        },
+        "x-tyk-api-gateway": {
+            "info": {"id": API_ID, "name": "Demo API", "state": {"active": True}},
+            "server": {
+                "listenPath": {"value": "/demo-api/", "strip": True},
+                "authentication": {
+                    "enabled": True,
+                    "securitySchemes": {
+                        "oauth": {
+                            "enabled": True,
+                            "header": {"enabled": True, "name": "Authorization"},
+                            "allowedAuthorizeTypes": ["code"],
+                            "authLoginRedirect": "http://127.0.0.1:9001/login",
+                            "refreshToken": True,
+                        }
+                    },
+                },
+            },
+            "upstream": {"url": f"http://127.0.0.1:{port}/healthz"},
+        },
+    }
+
+
+def _api(deps: Deps, port: int) -> Api:
+    return read_oas(_definition(port), api_id=API_ID, now=deps.now())
+
+
+def _client(deps: Deps) -> Client:
+    now = deps.now()
+    return Client(
+        client_id=CLIENT_ID,
+        api_id=API_ID,
+        name="Demo client",
+        redirect_uris=("http://127.0.0.1:9002/callback",),
+        secrets=(client_secrets.digested(deps.keys, CLIENT_ID, CLIENT_SECRET, now, sealed=True),),
+        created_at=now,
+        updated_at=now,
+    )
+
+
+async def load_demo_data(deps: Deps, port: int) -> None:
+    """The demo's API, client and user exist. Raises Conflict where one of them does already."""
+    at = deps.origin("demo")
+    hasher = PasswordHasher()
+    password_hash = await hasher.hash(PASSWORD)
+    hasher.close()
+    await deps.store.apis.register(_api(deps, port), at)
+    await deps.store.clients.register(_client(deps), at)
+    owner = ResourceOwner(username=USERNAME, password_hash=password_hash, created_at=at.now, updated_at=at.now)
+    await deps.store.resource_owners.add(owner, at)

@@ -1,0 +1,33 @@
+"""Why a call to the protected API is refused: Tyk's statuses and messages, and RFC 6750's header beside them."""
+
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from libs.http.errors import NO_STORE, json_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """One way to be refused."""
+
+    status: int
+    message: str
+    error: str | None = None
+    """RFC 6750 §3.1; None where the request had no credentials at all."""
+
+    def response(self) -> web.Response:
+        """The refusal as the protected API's client sees it."""
+        challenge = 'Bearer realm="tokenwire"' + (f', error="{self.error}"' if self.error else "")
+        headers = {**NO_STORE, "WWW-Authenticate": challenge}
+        return json_bytes(orjson.dumps({"error": self.message}), self.status, headers)
+
+
+MISSING = Denial(400, "Authorization field missing")
+MALFORMED = Denial(400, "Bearer token malformed", "invalid_request")
+UNKNOWN_TOKEN = Denial(403, "Key not authorised", "invalid_token")
+CLIENT_GONE = Denial(403, "Key not authorised. OAuth client access was revoked", "invalid_token")
+EXPIRED = Denial(401, "Key has expired, please renew", "invalid_token")
+API_DISALLOWED = Denial(403, "Access to this API has been disallowed", "insufficient_scope")
+NO_API = Denial(404, "There is no such API")

@@ -1,0 +1,7 @@
+"""Settings of the gateway."""
+
+from libs.settings import Settings
+
+
+class GatewaySettings(Settings):
+    """What the gateway needs: the common settings."""

@@ -1,0 +1,36 @@
+"""The wiring of the revocation service."""
+
+from aiohttp import web
+
+from libs.access import Access, ClientAccess
+from libs.runtime import Deps, both_slashes, new_application, new_deps
+from services.revocation.endpoint import RevocationEndpoint
+from services.revocation.management import TokenManagement
+from services.revocation.reactions import Reactions
+from services.revocation.revoker import Revoker
+from services.revocation.settings import RevocationSettings
+
+
+def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> None:
+    """Put the revocation endpoints and reactions on the application."""
+    store = deps.store
+    revoker = Revoker(store.grants, store.clients, deps.codec, lambda: deps.origin("revocation"))
+    endpoint = RevocationEndpoint(deps.catalog, ClientAccess(deps.catalog, deps.keys, deps.now), revoker)
+    management = TokenManagement(Access(deps.catalog), store.clients, store.grants, deps.keys, revoker, deps.now)
+    both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke", management.revoke)
+    both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke_all", management.revoke_all)
+    both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", management.tokens)
+    both_slashes(app, "GET", "/api/apis/oauth/{client_id}/tokens", management.tokens)
+    both_slashes(app, "POST", "/{place:.+}/oauth/revoke", endpoint.revoke)
+    both_slashes(app, "POST", "/{place:.+}/oauth/revoke_all", endpoint.revoke_all)
+    deps.bus.subscribe(Reactions(revoker, store.clients).subscription())
+    deps.outbox.watch(store.grants)
+    deps.outbox.watch(store.clients)
+
+
+def create_app(settings: RevocationSettings, deps: Deps | None = None) -> web.Application:
+    """The revocation service alone."""
+    deps = deps or new_deps(settings, "revocation")
+    app = new_application(settings, deps, settings.oauth_error_status)
+    install(app, settings, deps)
+    return app
