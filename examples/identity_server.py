@@ -15,7 +15,8 @@ query proves nothing, since anybody can write a link to `/login`: a server that 
 (RFC 9700 §4.11.2). So nothing is shown before the same request was put to the authorization endpoint of the API: only
 where that answers 307 are client and redirect URI registered together. What was proven is signed into the form, bound
 to this browser and valid for ten minutes, and a denial redirects to what comes out of that signature. A request without
-a redirect URI (the client has registered just one) is denied on a page, for only Tokenwire knows the address.
+a redirect URI (the client has registered just one) is denied on a page, for only Tokenwire knows the address. The
+denial names the issuer as every authorization response does (RFC 9207); the API's metadata spells it.
 
 Every form carries such a signed field, and it must fit a signed cookie: the login form the browser's, the consent form
 the session's. A page of somebody else can read neither, so it cannot log a user in or consent in the user's name.
@@ -163,7 +164,7 @@ def unavailable() -> Refused:
 
 @dataclass(frozen=True)
 class Tokenwire:
-    """The two requests that an identity server makes."""
+    """What an identity server asks."""
 
     http: ClientSession
     settings: Settings
@@ -187,6 +188,15 @@ class Tokenwire:
         if status == 200:
             return str(body["redirect_to"])
         print(f"no code: {status} {text[:300]}", file=sys.stderr)
+        raise unavailable()
+
+    async def issuer(self) -> str:
+        """The issuer identifier of the API (RFC 8414)."""
+        url = f"{self.settings.tokenwire}/.well-known/oauth-authorization-server/{self.settings.listen_path.strip('/')}"
+        status, body, text = await self._ask("GET", url)
+        if status == 200:
+            return str(body["issuer"])
+        print(f"no issuer: {status} {text[:300]}", file=sys.stderr)
         raise unavailable()
 
     async def _ask(self, method: str, url: str, **request: Any) -> tuple[int, dict[str, Any], str]:
@@ -231,10 +241,10 @@ def authorization_request(found: Fields) -> Fields:
     return {name: found[name] for name in AUTHORIZATION_PARAMETERS if name in found}
 
 
-def denied(redirect_uri: str, state: str | None) -> str:
+def denied(redirect_uri: str, *, state: str | None, issuer: str) -> str:
     """The client's address with `error=access_denied`, its own query kept (RFC 6749 §3.1.2)."""
     parts = urlsplit(redirect_uri)
-    error = urlencode({"error": "access_denied"} | ({"state": state} if state else {}))
+    error = urlencode({"error": "access_denied", **({"state": state} if state else {}), "iss": issuer})
     return urlunsplit(parts._replace(query=f"{parts.query}&{error}" if parts.query else error))
 
 
@@ -423,7 +433,8 @@ class IdentityServer:
                 # 303, never 307: the client must not receive this form (RFC 9700 §4.12).
                 return see_other(await self._tokenwire(request).code(parameters, subject=session["subject"]))
             case "deny" if "redirect_uri" in parameters:
-                return see_other(denied(parameters["redirect_uri"], parameters.get("state")))
+                issuer = await self._tokenwire(request).issuer()
+                return see_other(denied(parameters["redirect_uri"], state=parameters.get("state"), issuer=issuer))
             case "deny":
                 return message_page("Access denied", "The application was not given access.", status=200)
             case _:

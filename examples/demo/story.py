@@ -100,8 +100,9 @@ class Story:
             login_key = await self.make_identity_operator()
             await around.enter_async_context(self.neighbours(api_id, client, login_key, shared_secret))
 
+            issuer = await self.discover()
             verifier = self.tell.secret(secrets.token_urlsafe(48))
-            code = await self.authorize(client, verifier)
+            code = await self.authorize(client, verifier, issuer)
             first = await self.exchange(client, code, verifier)
             await self.hear_of_new(shared_secret, code, first)
             await self.call_api(first)
@@ -165,9 +166,26 @@ class Story:
         (await self.call("GET", f"{self.target.url}/api/apis", headers={"Authorization": key})).has(403)
         return key
 
+    async def discover(self) -> str:
+        """The issuer identifier."""
+        self.tell.step("The client asks what this authorization server offers (RFC 8414)")
+        url = f"{self.target.url}/.well-known/oauth-authorization-server/{self.name}"
+        metadata = (await self.call("GET", url)).has(200)
+        offered = {
+            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": True,
+        }
+        expect("what it offers", {name: metadata.json().get(name) for name in offered}, offered)
+        issuer = metadata.member("issuer")
+        expect("the token endpoint", metadata.member("token_endpoint"), f"{issuer}/oauth/token")
+        self.tell.say(f"issuer {issuer}; authorization code with PKCE, and refresh")
+        return issuer
+
     # The browser
 
-    async def authorize(self, client: Client, verifier: str) -> str:
+    async def authorize(self, client: Client, verifier: str, issuer: str) -> str:
         """The code that the browser brings to the client."""
         state = secrets.token_urlsafe(12)
         async with ClientSession(cookie_jar=CookieJar(unsafe=True), timeout=ClientTimeout(total=20)) as http:
@@ -178,9 +196,9 @@ class Story:
             self.tell.step("The user allows it, and the browser brings the code to the client")
             back = await browser.send(consent, login_url, "/consent", {"decision": "allow"})
         brought = query_of(back.location, at=CALLBACK)
-        expect("the state that comes back", brought.get("state"), state)
-        if "code" not in brought:
-            raise Difference("what the browser brings", expected="a code", came=back.location)
+        expect("what the browser brings", set(brought), {"code", "state", "iss"})
+        expect("the state that comes back", brought["state"], state)
+        expect("the issuer that answers (RFC 9207)", brought["iss"], issuer)
         return self.tell.secret(brought["code"])
 
     async def ask_for_authorization(self, browser: Browser, client: Client, verifier: str, state: str) -> str:
