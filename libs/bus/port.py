@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-
 LONGEST_KEY = 255
 """Bytes of a routing key; a message with a longer one is never routed."""
 
@@ -102,10 +101,10 @@ class Bus(Protocol):
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """Publish all together and wait for the broker's confirmations; True where a message is safely routed.
 
-        False means refused, returned as unroutable or unknown: publish it again later. An event that nobody listens to is
-        routed; a notification that nobody would get is not. Never raises, for a fault of the broker or of a message, and
-        never waits longer than a bounded time (seconds) while the broker is away. An id that is on its way already is not
-        sent again: both calls get its outcome.
+        False means refused, returned as unroutable or unknown: publish it again later. An event that nobody listens to
+        is routed; a notification that nobody would get is not. Never raises for a fault of the broker or of a message,
+        and never waits longer than a bounded time (seconds) while the broker is away. An id that is on its way already
+        is not sent again: both calls get its outcome.
         """
 
     async def ping(self) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 
 from libs.bus.local import LocalBroker, LocalBus
-from libs.bus.port import Bus, BusUnavailable
+from libs.bus.port import Bus, BusUnavailable, Parking
 from libs.bus.rabbit import RabbitBus
 from tests.eventually import eventually
 
@@ -16,12 +16,8 @@ FIRST_PAUSE = 0.01
 """Seconds; the pauses between deliveries of one message are 10, 20 and 40 ms."""
 
 
-class FullBus(Bus, Protocol):
-    """The port, and what both adapters offer for parked messages."""
-
-    async def parked(self, name: str) -> int: ...
-
-    async def redrive(self, name: str, limit: int) -> int: ...
+class FullBus(Bus, Parking, Protocol):
+    """What both adapters are."""
 
 
 class Fleet:

@@ -7,7 +7,7 @@ import time
 import pytest
 import structlog.testing
 
-from libs.bus.port import BusUnavailable, Delivery, Drop, Exchange, Mode, Retry, Subscription
+from libs.bus.port import BusUnavailable, Delivery, Drop, Exchange, Mode, Parking, Retry, Subscription
 from tests.conformance.conftest import DELIVERY_LIMIT, Fleet, answers, ready
 from tests.conformance.recorder import Gate, Recorder, event, notification, raising
 from tests.eventually import eventually
@@ -349,6 +349,22 @@ async def test_a_notification_without_its_queue_is_refused(fleet: Fleet) -> None
     assert await bus.publish([batch[0]]) == [False]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param("k" * 256, id="ascii"), pytest.param("é" * 128, id="bytes-not-characters")],
+)
+async def test_a_message_that_cannot_be_sent_fails_alone(fleet: Fleet, key: str) -> None:
+    """A routing key longer than AMQP can say is refused, and the rest of the batch goes on."""
+    bus, handler = await fleet.instance(), Recorder()
+    bus.subscribe(Subscription("all", Exchange.EVENTS, ("#",), handler))
+    await ready(bus)
+
+    assert await bus.publish([event("a"), event(key), event("k" * 255)]) == [True, False, True]
+
+    await bus.drain()
+    assert len(handler.ids) == 2
+
+
 async def test_many_publishers_at_once_each_get_their_answers(fleet: Fleet) -> None:
     """Calls of publish do not mix up each other's outcomes."""
     bus, handler = await fleet.instance(), Recorder()
@@ -572,6 +588,6 @@ async def test_ping_names_the_subscription_without_consumer(fleet: Fleet) -> Non
         await bus.ping()
 
 
-async def parked(bus: object, name: str, expected: int) -> bool:
+async def parked(bus: Parking, name: str, expected: int) -> bool:
     """True when pool `name` has `expected` parked messages."""
-    return await bus.parked(name) == expected  # type: ignore[attr-defined, no-any-return]
+    return await bus.parked(name) == expected
