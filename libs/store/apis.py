@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pydantic import SecretStr
 from pymongo import IndexModel
 
-from contracts.apis import Api, Notifications
+from contracts.apis import Api, DefinitionFormat, Notifications
 from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiUpdated
 from libs.events import Origin
 from libs.sealing import KeyRing
 from libs.store.ledger import Announce, nobody
 from libs.store.mongo import Document, Mongo
-from libs.store.records import Records
+from libs.store.records import Page, Records
 
 _LABEL = "api definition"
 
@@ -23,7 +23,11 @@ class Apis(Records[Api]):
     name = "apis"
     model = Api
     key = "api_id"
-    indexes = (IndexModel("listen_path", name="path", unique=True, partialFilterExpression={"deleted": False}),)
+    indexes = (
+        # Listen paths and ids are one namespace: an API answers under both, and never under another's.
+        IndexModel("places", name="places", unique=True, partialFilterExpression={"deleted": False}),
+        IndexModel("listen_path", name="path"),
+    )
 
     def __init__(self, mongo: Mongo, keys: KeyRing, announce: Announce = nobody) -> None:
         super().__init__(mongo, announce)
@@ -31,6 +35,7 @@ class Apis(Records[Api]):
 
     def _encode(self, record: Api) -> Document:
         document = super()._encode(record)
+        document["places"] = sorted({record.api_id, record.listen_path.strip("/")})
         document["definition"] = self._sealed(record.definition, record.api_id)
         if record.oauth and record.oauth.notifications:
             secret = record.oauth.notifications.shared_secret
@@ -57,7 +62,7 @@ class Apis(Records[Api]):
 
     async def at(self, place: str) -> Api | None:
         """The API that answers on this path (without outer slashes): its listen path, or its id."""
-        found = await self._list({"$or": [{"listen_path": f"/{place}/"}, {"_id": place}]}, limit=1)
+        found = await self._list({"places": place}, limit=1)
         return found[0] if found else None
 
     async def under(self, segment: str) -> Sequence[Api] | None:
@@ -65,8 +70,12 @@ class Apis(Records[Api]):
         found = await self._list({"listen_path": {"$regex": f"^/{re.escape(segment)}/"}})
         return sorted(found, key=lambda api: -len(api.listen_path)) or None
 
+    async def page_of_format(self, form: DefinitionFormat, number: int | None) -> Page[Api]:
+        """One page of the APIs imported in this language, counted from 1; None: all of them as one."""
+        return await self._page({"format": form}, number)
+
     async def register(self, api: Api, at: Origin) -> Api:
-        """The API stored. Raises Conflict where its id or listen path is taken."""
+        """The API stored. Raises Conflict where its id or listen path is another's id or listen path."""
         return await self._add(api, ApiCreated, ApiData(api_id=api.api_id, listen_path=api.listen_path), at)
 
     async def replace(self, before: Api, after: Api, at: Origin) -> Api | None:

@@ -1,6 +1,7 @@
 """Client apps. Deleting one, or `revoke_all`, is one write here that takes effect at once everywhere."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pymongo import IndexModel
 
@@ -15,9 +16,7 @@ from contracts.events import (
     DeletedClientData,
 )
 from libs.events import Origin
-from libs.store.records import Records
-
-PAGE_SIZE = 100
+from libs.store.records import PAGE_SIZE, Page, Records
 
 
 def _data(client: Client) -> ClientData:
@@ -36,11 +35,14 @@ class Clients(Records[Client]):
     def _word(self, record: Client) -> str:
         return record.api_id
 
-    async def of_api(self, api_id: str, page: int | None = None) -> Sequence[Client]:
-        """The clients of an API by id: all, or one page of PAGE_SIZE counted from 1."""
-        if page is None:
-            return await self._list({"api_id": api_id})
-        return await self._list({"api_id": api_id}, (page - 1) * PAGE_SIZE, PAGE_SIZE)
+    async def page_of_api(self, api_id: str, number: int | None) -> Page[Client]:
+        """One page of the clients of an API by id, counted from 1; None: all of them as one."""
+        return await self._page({"api_id": api_id}, number)
+
+    async def of_api_until(self, api_id: str, until: datetime | None) -> Sequence[Client]:
+        """Up to PAGE_SIZE clients of an API, created up to a moment; None: whenever."""
+        query = {"api_id": api_id} | ({"created_at": {"$lte": until}} if until else {})
+        return await self._list(query, limit=PAGE_SIZE)
 
     async def register(self, client: Client, at: Origin) -> Client:
         """The client stored; grants of a deleted client of the same id stay dead. Raises Conflict."""

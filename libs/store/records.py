@@ -17,7 +17,17 @@ from libs.store.mongo import Conflict, Document, outage_is_unavailability
 TOMBSTONE_RETENTION = timedelta(days=100)
 """Longer than any grant lives: a record made again under the same name must not revive what ended with the old one."""
 
+PAGE_SIZE = 100
+
 M = TypeVar("M", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[M]):
+    """Some of the records, and how many such pages there are."""
+
+    records: Sequence[M]
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,18 @@ class Records(Ledger, Generic[M]):
     async def all(self) -> Sequence[M]:
         """Every record, by id."""
         return await self._list({})
+
+    async def page(self, number: int | None) -> Page[M]:
+        """One page of PAGE_SIZE by id, counted from 1; None: all of them as one."""
+        return await self._page({}, number)
+
+    async def _page(self, query: Document, number: int | None) -> Page[M]:
+        if number is None:
+            records = await self._list(query)
+            return Page(records, min(1, len(records)))
+        async with outage_is_unavailability():
+            count = await self._mongo[self.name].count_documents({**query, "deleted": False})
+        return Page(await self._list(query, (number - 1) * PAGE_SIZE, PAGE_SIZE), -(-count // PAGE_SIZE))
 
     async def _tombstone(self, key: str) -> Tombstone | None:
         document = await self._read(key)
