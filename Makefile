@@ -53,7 +53,9 @@ up: secrets ## Start the full stack in containers: one a service, RabbitMQ, Mong
 down: ## Stop the stack of containers; its data stays
 	docker compose down
 
-secrets:
+secrets: | $(PYTHON) ## Make the passwords and keys of the containers in .secrets/, those that are missing
+	@$(PYTHON) -c 'import nacl.public' 2>/dev/null || $(PYTHON) $(PIP_INSTALL) -r requirements/run.txt
+	@$(PYTHON) -m deploy.make_secrets .secrets
 
 lock: $(VENV)/.test ## Pin what requirements/*.in ask for (UPGRADE=--upgrade: the newest versions they allow)
 	$(call pin,run)

@@ -1,0 +1,36 @@
+# One image for every service: `python -m services.<name>`. The base is named by tag; pin it by digest where builds must
+# be repeatable to the bit (--build-arg PYTHON=python@sha256:…).
+ARG PYTHON=python:3.13-slim
+
+FROM ${PYTHON} AS dependencies
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+COPY requirements/run.txt /tmp/run.txt
+# Every file is checked against its hash, and nothing is compiled: a dependency without a wheel fails the build.
+RUN python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --require-hashes --no-deps --only-binary :all: --requirement /tmp/run.txt
+
+FROM ${PYTHON}
+LABEL org.opencontainers.image.title="Tokenwire" \
+      org.opencontainers.image.description="An OAuth 2.0 authorization server as event-driven microservices"
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONFAULTHANDLER=1 \
+    TOKENWIRE_HOST=0.0.0.0 \
+    TOKENWIRE_PORT=8080
+RUN groupadd --gid 10001 tokenwire \
+    && useradd --uid 10001 --gid tokenwire --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tokenwire
+WORKDIR /opt/tokenwire
+COPY --from=dependencies /opt/venv /opt/venv
+COPY contracts contracts
+COPY libs libs
+COPY services services
+COPY deploy deploy
+RUN python -m compileall -q . && chmod -R a+rX .
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=4s --start-period=20s --retries=3 \
+    CMD ["python", "-m", "services.health", "http://127.0.0.1:8080/readyz"]
+# Which service is the command's to say: docker run tokenwire python -m services.token
+CMD ["python", "-m", "services", "--help"]

@@ -1,0 +1,1 @@
+"""What the stack of containers needs beside the services: secrets, the broker's definitions, the database's users."""
