@@ -4,12 +4,16 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], within: float = 10.0, every: float = 0.02) -> T:
+@overload
+async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float = 10.0, every: float = 0.02) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T | None], within: float = 10.0, every: float = 0.02) -> T: ...
+async def eventually(predicate: Callable[[], object], within: float = 10.0, every: float = 0.02) -> object:
     """The first truthy value of `predicate`, sync or async. An AssertionError inside it means "not yet".
 
     After `within` seconds: the last AssertionError, or one that shows the last value.
@@ -24,7 +28,7 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], within: float = 
         except AssertionError as not_yet:
             failure = not_yet
         if failure is None and value:
-            return value  # type: ignore[return-value]
+            return value
         if time.monotonic() >= deadline:
             raise failure or AssertionError(f"not true within {within} s; last value {value!r}")
         await asyncio.sleep(every)
