@@ -4,7 +4,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import PyMongoError
 
 from libs.store import replica_set
 from services.embedded import EmbeddedMongo, EmbeddedMongoMissing
@@ -37,7 +40,9 @@ class Database(Protocol):
 async def provide() -> Database:
     """The first of: TOKENWIRE_TEST_MONGODB_URL; the wheel's mongod; a container."""
     if url := os.environ.get("TOKENWIRE_TEST_MONGODB_URL"):
-        return ExternalDatabase(url)
+        database = ExternalDatabase(url)
+        await database.refuse_if_unusable()
+        return database
     mongod = TemporaryMongo()
     try:
         await mongod.start()
@@ -69,6 +74,19 @@ class ExternalDatabase:
 
     def __init__(self, url: str) -> None:
         self.url = url
+
+    async def refuse_if_unusable(self) -> None:
+        """Raises CannotProvide when it does not answer, or is neither a replica set nor a sharded cluster."""
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(self.url, serverSelectionTimeoutMS=5_000)
+        try:
+            hello = await client.admin.command("hello")
+        except PyMongoError as fault:
+            reason = str(fault).partition(" (configured")[0]
+            raise CannotProvide(f"the MongoDB of TOKENWIRE_TEST_MONGODB_URL does not answer: {reason}") from fault
+        finally:
+            client.close()
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            raise CannotProvide("the MongoDB of TOKENWIRE_TEST_MONGODB_URL is not a replica set: start it as one")
 
     async def start(self) -> None:
         raise self._refusal("start")

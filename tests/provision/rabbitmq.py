@@ -67,7 +67,9 @@ class Broker(Protocol):
 def provide() -> Broker:
     """The first of: TOKENWIRE_TEST_AMQP_URL; this machine's rabbitmq-server, installed if permitted; a container."""
     if url := os.environ.get("TOKENWIRE_TEST_AMQP_URL"):
-        return ExternalBroker(url)
+        broker = ExternalBroker(url)
+        broker.refuse_if_unusable()
+        return broker
     try:
         node = RabbitNode(rabbitmq_server())
     except CannotProvide:
@@ -232,9 +234,7 @@ class RabbitNode:
             time.sleep(0.05)
 
     def _refuse_if_too_old(self) -> None:
-        version = self._evaluate("rabbit_misc:version().").strip('"')
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            raise CannotProvide(f"RabbitMQ {version} of this machine is too old: {INSTEAD}")
+        _refuse_if_too_old(self._evaluate("rabbit_misc:version().").strip('"'), f"of this machine: {INSTEAD}")
 
     def _evaluate(self, expression: str) -> str:
         """The node's answer to an Erlang expression; in milliseconds where Erlang's C client is installed."""
@@ -266,6 +266,11 @@ def _speaks_amqp(port: int) -> bool:
         return False
 
 
+def _refuse_if_too_old(version: str, where: str) -> None:
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise CannotProvide(f"RabbitMQ 3.10 or later is needed, not the {version} {where}")
+
+
 class ExternalBroker:
     """Somebody else's RabbitMQ: vhosts are made through its management plugin, and it is never disturbed."""
 
@@ -278,6 +283,11 @@ class ExternalBroker:
     @property
     def url(self) -> str:
         return urllib.parse.urlunsplit(self._parts)
+
+    def refuse_if_unusable(self) -> None:
+        """Raises CannotProvide when it cannot make vhosts for us, or is too old."""
+        overview = json.loads(self._request("GET", "overview"))
+        _refuse_if_too_old(overview["rabbitmq_version"], "of TOKENWIRE_TEST_AMQP_URL")
 
     def new_vhost(self) -> str:
         name = f"test-{secrets.token_hex(6)}"
@@ -313,13 +323,13 @@ class ExternalBroker:
 
     def close(self) -> None:
         for name in self._vhosts:
-            self._request("DELETE", f"vhosts/{name}", None)
+            self._request("DELETE", f"vhosts/{name}")
 
     @property
     def _user(self) -> str:
         return urllib.parse.unquote(self._parts.username or "guest")
 
-    def _request(self, method: str, path: str, body: dict[str, str] | None) -> None:
+    def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> bytes:
         password = urllib.parse.unquote(self._parts.password or "guest")
         credentials = base64.b64encode(f"{self._user}:{password}".encode()).decode()
         request = urllib.request.Request(
@@ -329,7 +339,9 @@ class ExternalBroker:
             headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
         )
         try:
-            urllib.request.urlopen(request, timeout=10).close()
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                content: bytes = answer.read()
+                return content
         except OSError as fault:
             raise CannotProvide(
                 f"the RabbitMQ of TOKENWIRE_TEST_AMQP_URL cannot make vhosts for the tests ({fault}): its management "
