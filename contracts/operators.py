@@ -28,7 +28,7 @@ class Operator(Record):
 
 
 class OperatorRegistration(AdminRequest):
-    """POST /api/operators."""
+    """POST /api/operators, and PUT /api/operators/{operator_id}, which replaces both."""
 
     name: Annotated[Name, Field(min_length=1)]
     permissions: Annotated[tuple[Permission, ...], Field(min_length=1)]
@@ -43,3 +43,10 @@ class OperatorView(Response):
     created_at: Moment
     updated_at: Moment
     key: str | None = None
+
+
+class OperatorList(Response):
+    """GET /api/operators."""
+
+    operators: list[OperatorView]
+    pages: int

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from contracts.base import Contract, Name, PublicId, Record, Text
+from contracts.base import Contract, Moment, Name, PublicId, Record, Response, Text
 
 
 class AllowedUrl(Contract):
@@ -61,3 +61,31 @@ class PolicyDocument(Contract):
     quota_renewal_rate: Annotated[int, Field(ge=-1)] = -1
     tags: tuple[Name, ...] = ()
     meta_data: dict[str, Any] = {}
+
+
+class PolicyView(Response):
+    """A policy as the Dashboard API shows it."""
+
+    id: str
+    stored_id: Annotated[str, Field(serialization_alias="_id")]
+    """The same id again, where Tyk's tools look for it."""
+    name: str
+    org_id: str
+    active: bool
+    is_inactive: bool
+    access_rights: dict[str, AccessRight]
+    rate: float
+    per: float
+    quota_max: int
+    quota_renewal_rate: int
+    tags: tuple[str, ...]
+    meta_data: dict[str, Any]
+    created_at: Moment
+    updated_at: Moment
+
+
+class PolicyList(Response):
+    """GET /api/portal/policies."""
+
+    Data: list[PolicyView]
+    Pages: int

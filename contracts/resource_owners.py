@@ -20,7 +20,7 @@ class ResourceOwner(Record):
 
 
 class ResourceOwnerDocument(AdminRequest):
-    """PUT or POST /api/apis/keys/basic/{username}. On an edit an absent password stays."""
+    """POST /api/apis/keys/basic/{username}, which needs a password; PUT, where what is left out stays."""
 
     password: Annotated[SecretStr, Field(min_length=8, max_length=256)] | None = None
     active: bool = True
@@ -37,3 +37,10 @@ class ResourceOwnerView(Response):
     meta_data: dict[str, Any]
     created_at: Moment
     updated_at: Moment
+
+
+class ResourceOwnerList(Response):
+    """GET /api/apis/keys/basic."""
+
+    users: list[ResourceOwnerView]
+    pages: int

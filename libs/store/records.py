@@ -1,6 +1,6 @@
 """Named records — APIs, clients, policies, resource owners, operators — with a tombstone in place of a deleted one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
@@ -92,6 +92,16 @@ class Records(Ledger, Generic[M]):
         async with outage_is_unavailability():
             cursor = self._mongo[self.name].find({**query, "deleted": False}).sort("_id", 1).skip(skip).limit(limit)
             return [self._decode(document) async for document in cursor]
+
+    async def first_unknown(self, keys: Iterable[str]) -> str | None:
+        """The first of these that is no record's id; None if all are."""
+        wanted = list(keys)
+        if not wanted:
+            return None
+        async with outage_is_unavailability():
+            query = {"_id": {"$in": wanted}, "deleted": False}
+            known = {document["_id"] async for document in self._mongo[self.name].find(query, {"_id": 1})}
+        return next((key for key in wanted if key not in known), None)
 
     async def all(self) -> Sequence[M]:
         """Every record, by id."""
