@@ -1,0 +1,120 @@
+"""The load: N kept-alive connections, one request in flight on each, every response checked.
+
+Its own process (`python -m bench.driver …`), so that it takes nothing from the server's event loop.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from typing import cast
+
+import uvloop
+
+
+class Wrong(Exception):
+    """A response was not the expected one."""
+
+
+class Connection(asyncio.Protocol):
+    """Sends the request again as soon as its answer is complete."""
+
+    def __init__(self, request: bytes, expected: bytes, deadline: float, latencies: list[float]) -> None:
+        self._request = request
+        self._expected = expected
+        self._deadline = deadline
+        self._latencies = latencies
+        self._buffer = b""
+        self._sent = 0.0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        now = time.perf_counter()
+        self._latencies.append(now - self._sent)
+        if not head.startswith(b"HTTP/1.1 200") or not body.startswith(self._expected):
+            self._finish(Wrong(f"{head[:15]!r} {body[:200]!r}"))
+            return
+        self._buffer = b""
+        if now >= self._deadline:
+            self._finish(None)
+        else:
+            self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(exc or Wrong("the server closed the connection"))
+
+    def _finish(self, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+        self._transport.close()
+
+
+async def load(
+    host: str, port: int, request: bytes, expected: bytes, connections: int, seconds: float
+) -> dict[str, float]:
+    """Requests a second and latencies in milliseconds, of responses that all were as expected."""
+    latencies: list[float] = []
+    started = time.perf_counter()
+    loop = asyncio.get_running_loop()
+    made = []
+    for _ in range(connections):
+        protocol = Connection(request, expected, started + seconds, latencies)
+        await loop.create_connection(lambda protocol=protocol: protocol, host, port)  # type: ignore[misc]
+        made.append(protocol)
+    async with asyncio.timeout(seconds + 30):
+        await asyncio.gather(*(protocol.done for protocol in made))
+    elapsed = time.perf_counter() - started
+    latencies.sort()
+    return {
+        "requests": len(latencies),
+        "rps": len(latencies) / elapsed,
+        "p50": latencies[len(latencies) // 2] * 1000,
+        "p99": latencies[int(len(latencies) * 0.99)] * 1000,
+    }
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--connections", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--request", required=True, help="file with the raw request")
+    parser.add_argument("--expected", required=True, help="what every body begins with")
+    arguments = parser.parse_args()
+    with open(arguments.request, "rb") as file:  # noqa: PTH123 - a plain read
+        request = file.read()
+    figures = uvloop.run(
+        load(
+            "127.0.0.1",
+            arguments.port,
+            request,
+            arguments.expected.encode(),
+            arguments.connections,
+            arguments.seconds,
+        )
+    )
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
