@@ -1,0 +1,64 @@
+"""The management service as its tests use it: running, with an operator for each kind of permission."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from contracts.operators import Permission
+from libs.bus.local import LocalBus
+from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.runtime import Deps, new_deps
+from services.management.app import create_app
+from services.management.settings import ManagementSettings
+from tests.builders import Caller, make_operator, running, settings, settle
+
+
+@dataclass(frozen=True)
+class Management:
+    """A running management service, and who may ask it what."""
+
+    deps: Deps
+    anybody: Caller
+    reader: Caller
+    writer: Caller
+    """With `read` and `write`."""
+    admin: Caller
+    heard: "Heard"
+
+
+@asynccontextmanager
+async def management(mongodb_url: str, **own: Any) -> AsyncIterator[Management]:
+    """The service on a database of its own and the bus in this process."""
+    configured = settings(ManagementSettings, mongodb_url, f"tokenwire_test_{secrets.token_hex(6)}", **own)
+    deps = new_deps(configured, "management", bus=LocalBus())
+    heard = Heard(deps)
+    async with running(create_app(configured, deps)) as anybody:
+        yield Management(
+            deps,
+            anybody,
+            anybody.with_key(await make_operator(deps, Permission.READ)),
+            anybody.with_key(await make_operator(deps, Permission.READ, Permission.WRITE)),
+            anybody.with_key(await make_operator(deps, Permission.ADMIN)),
+            heard,
+        )
+
+
+class Heard:
+    """The events of a process, in the order in which its bus had them."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._deps = deps
+        deps.bus.subscribe(Subscription("heard", Exchange.EVENTS, ("#",), self._hear, Mode.BROADCAST))
+
+    async def _hear(self, delivery: Delivery) -> None:
+        self.events.append(orjson.loads(delivery.message.body))
+
+    async def about(self, subject: str) -> list[dict[str, Any]]:
+        """The events of a record, once all that was announced has arrived."""
+        await settle(self._deps)
+        return [event for event in self.events if event["subject"] == subject]
