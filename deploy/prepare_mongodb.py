@@ -57,7 +57,11 @@ def _client(address: str, root_password: str | None = None) -> Client:
         {} if root_password is None else {"username": ADMINISTRATOR, "password": root_password, "authSource": "admin"}
     )
     return MongoClient(
-        f"mongodb://{address}", directConnection=True, serverSelectionTimeoutMS=2000, timeoutMS=10_000, **credentials
+        f"mongodb://{address}",
+        directConnection=True,
+        serverSelectionTimeoutMS=2000,
+        socketTimeoutMS=10_000,
+        **credentials,
     )
 
 

@@ -1,0 +1,217 @@
+"""A real broker that was given nothing but the configuration and the definitions of the stack."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+from aio_pika.exceptions import AMQPError
+from aiormq.exceptions import ChannelAccessRefused
+
+from deploy import make_secrets
+from libs.bus.port import BusUnavailable, Delivery, Exchange, Message
+from libs.bus.rabbit import RabbitBus
+from libs.bus.rabbit.topology import topology
+from tests.deployment.test_definitions import STEMS
+from tests.deployment.wiring import SERVICES, wired
+from tests.eventually import eventually
+from tests.provision import CannotProvide
+from tests.provision.rabbitmq import RabbitNode, rabbitmq_server
+
+CONFIGURATION = make_secrets.TEMPLATE.with_name("rabbitmq.conf")
+
+
+class DefinedNode(RabbitNode):
+    """A node that loads the definitions with the passwords in `secrets`, as the stack's configuration says."""
+
+    def __init__(self, server: Path, secrets: Path) -> None:
+        self._secrets = secrets
+        super().__init__(server)
+
+    def url_of(self, user: str) -> str:
+        """How the user's secret says to connect, but here."""
+        secret = (self._secrets / f"amqp_url_{user}").read_text().strip()
+        return secret.replace("rabbitmq:5672", urlsplit(self.url).netloc.rpartition("@")[2])
+
+    def _write_configuration(self) -> None:
+        super()._write_configuration()
+        (loading,) = [line for line in CONFIGURATION.read_text().splitlines() if line.startswith("load_definitions")]
+        assert loading == "load_definitions = /run/secrets/rabbitmq_definitions"
+        with (self._home / "rabbitmq.conf").open("a") as configuration:
+            configuration.write(f"load_definitions = {self._secrets / make_secrets.DEFINITIONS}\n")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DefinedNode]:
+    secrets = tmp_path_factory.mktemp("secrets")
+    make_secrets.make(secrets)
+    try:
+        node = DefinedNode(rabbitmq_server(), secrets)
+    except CannotProvide as reason:
+        pytest.fail(str(reason))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
+@asynccontextmanager
+async def bus_of(broker: DefinedNode, service: str, heard: list[Delivery]) -> AsyncIterator[RabbitBus]:
+    """The service's bus as the stack has it, with its real subscriptions and handlers that only remember."""
+
+    async def remember(delivery: Delivery) -> None:
+        heard.append(delivery)
+
+    bus = RabbitBus(broker.url_of(service), instance_name=f"{service}@f3a9c1d2e4b5:1", declare=False)
+    for subscription in wired(service).subscriptions:
+        bus.subscribe(replace(subscription, handler=remember, on_gap=None))
+    await bus.open()
+    try:
+        await eventually(lambda: _answers(bus), within=20)
+        yield bus
+    finally:
+        await bus.close()
+
+
+async def _answers(bus: RabbitBus) -> bool:
+    try:
+        await bus.ping()
+    except BusUnavailable:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def channel_of(broker: DefinedNode, user: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    connection = await aio_pika.connect(broker.url_of(user))
+    async with connection, connection.channel(on_return_raises=True) as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_works_with_its_own_user_and_no_more(broker: DefinedNode, service: str) -> None:
+    """Every subscription gets its consumer, and every event the service may have to publish is taken."""
+    sources = wired(service).publishes_from
+    messages = [
+        Message(f"{service}-{stem}", Exchange.EVENTS, f"{stem}.some.api-1", b"{}")
+        for source in sorted(sources)
+        for stem in sorted(STEMS[source])
+    ]
+    if "grants" in sources:
+        messages.append(Message(f"{service}:n", Exchange.NOTIFY, "notify", b"{}"))
+    async with bus_of(broker, service, []) as bus:
+        assert list(await bus.publish(messages)) == [True] * len(messages)
+
+
+async def test_events_reach_the_pools_and_the_broadcasts(broker: DefinedNode) -> None:
+    """What one service publishes arrives where another one subscribes, by the definitions' bindings alone."""
+    revoking: list[Delivery] = []
+    checking: list[Delivery] = []
+    async with (
+        bus_of(broker, "management", []) as management,
+        bus_of(broker, "revocation", revoking),
+        bus_of(broker, "gateway", checking),
+    ):
+        sent = Message("evt_1", Exchange.EVENTS, "client.deleted.api-1", b'{"subject":"client-1"}')
+        assert await management.publish([sent]) == [True]
+        await eventually(lambda: {"evt_1"} <= {delivery.message.id for delivery in revoking})
+        await eventually(lambda: {"evt_1"} <= {delivery.message.id for delivery in checking})
+
+
+async def test_a_downstream_system_owns_its_queue_and_hears_everything(broker: DefinedNode) -> None:
+    """The subscriber's user declares `sub.<name>`, binds it to the events and reads; publishing is refused."""
+    async with bus_of(broker, "token", []) as token, channel_of(broker, "subscriber") as channel:
+        queue = await channel.declare_queue("sub.billing", durable=True, arguments={"x-queue-type": "quorum"})
+        await queue.bind("tokenwire.events", "token.#")
+        assert await token.publish([Message("evt_2", Exchange.EVENTS, "token.new.api-1", b"{}")]) == [True]
+        message = await eventually(lambda: queue.get(fail=False))
+        assert message is not None
+        await message.ack()
+        assert message.message_id == "evt_2"
+
+
+async def publish(channel: aio_pika.abc.AbstractChannel, exchange: str, key: str) -> None:
+    """Publishes and waits for the broker's word."""
+    found = await channel.get_exchange(exchange, ensure=False)
+    await found.publish(aio_pika.Message(b"{}"), key, mandatory=False)
+
+
+async def consume(channel: aio_pika.abc.AbstractChannel, queue: str) -> None:
+    """Asks for the queue's messages."""
+    found = await channel.get_queue(queue, ensure=False)
+    await found.get(fail=False)
+
+
+async def bind(channel: aio_pika.abc.AbstractChannel, service: str, exchange: str, key: str) -> None:
+    """Makes a queue of the service's own and binds it."""
+    name = f"tokenwire.broadcast.spy.{service}@f3a9c1d2e4b5:1.00000000"
+    queue = await channel.declare_queue(name, exclusive=True, auto_delete=True)
+    await queue.bind(exchange, key)
+
+
+Deed = Callable[[aio_pika.abc.AbstractChannel], Awaitable[object]]
+REFUSED: dict[str, tuple[str, Deed]] = {
+    "token-reads-notifications": ("token", lambda channel: consume(channel, "tokenwire.notifier")),
+    "token-taps-notifications": ("token", lambda channel: bind(channel, "token", "tokenwire.notify", "notify")),
+    "token-taps-tokens": ("token", lambda channel: bind(channel, "token", "tokenwire.events", "token.#")),
+    "token-taps-all": ("token", lambda channel: bind(channel, "token", "tokenwire.events", "#")),
+    "token-deletes-clients": ("token", lambda channel: publish(channel, "tokenwire.events", "client.deleted.api-1")),
+    "gateway-publishes": ("gateway", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
+    "management-notifies": ("management", lambda channel: publish(channel, "tokenwire.notify", "notify")),
+    "notifier-reads-parked": ("notifier", lambda channel: consume(channel, "tokenwire.notifier.dead")),
+    "notifier-writes-queues": ("notifier", lambda channel: publish(channel, "tokenwire.dlx", "tokenwire.revocation")),
+    "token-uses-the-default-exchange": ("token", lambda channel: publish(channel, "", "tokenwire.revocation")),
+    "notifier-makes-queues": ("notifier", lambda channel: channel.declare_queue("tokenwire.more", durable=True)),
+    "token-makes-another's": ("token", lambda channel: bind(channel, "gateway", "tokenwire.events", "client.#")),
+    "subscriber-publishes": ("subscriber", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
+    "subscriber-reads-notifications": ("subscriber", lambda channel: consume(channel, "tokenwire.notifier")),
+    "subscriber-deletes-queues": ("subscriber", lambda channel: channel.queue_delete("tokenwire.notifier")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_no_user_needs_is_refused(broker: DefinedNode, case: str) -> None:
+    """The broker itself says no, whatever a service's code tries."""
+    user, deed = REFUSED[case]
+    async with channel_of(broker, user) as channel:
+        with pytest.raises(ChannelAccessRefused):
+            async with asyncio.timeout(10):
+                await deed(channel)
+
+
+async def test_there_is_no_guest(broker: DefinedNode) -> None:
+    """A broker with definitions makes no default user; only those named here may connect."""
+    with pytest.raises((AMQPError, ConnectionError)):
+        await aio_pika.connect(broker.url)
+    users = json.loads(broker.ctl("list_users", "--formatter", "json"))
+    assert sorted(user["user"] for user in users) == sorted([*SERVICES, "subscriber"])
+    assert all(user["tags"] == [] for user in users)
+
+
+def test_the_broker_has_the_topology_of_the_code(broker: DefinedNode) -> None:
+    """As the broker itself lists it: every queue with every argument, every binding."""
+    wanted = topology()
+    queues = json.loads(broker.ctl("list_queues", "name", "durable", "arguments", "--formatter", "json"))
+    made = {queue["name"]: _arguments(queue["arguments"]) for queue in queues if queue["name"].startswith("tokenwire.")}
+    assert made == {queue["name"]: queue["arguments"] for queue in wanted["queues"]}
+    columns = ("source_name", "destination_name", "routing_key")
+    bindings = json.loads(broker.ctl("list_bindings", *columns, "--formatter", "json"))
+    named = {tuple(binding[column] for column in columns) for binding in bindings if binding["source_name"]}
+    assert named >= {(row["source"], row["destination"], row["routing_key"]) for row in wanted["bindings"]}
+    assert {row for row in named if row[1].startswith("tokenwire.") and ".broadcast." not in row[1]} == {
+        (row["source"], row["destination"], row["routing_key"]) for row in wanted["bindings"]
+    }
+
+
+def _arguments(listed: object) -> dict[str, object]:
+    """3.10 lists arguments as [name, type, value], later versions as an object."""
+    if isinstance(listed, dict):
+        return listed
+    assert isinstance(listed, list)
+    return {name: value for name, _, value in listed}
