@@ -24,6 +24,8 @@ BATCH = 256
 IN_FLIGHT = 4
 WAITING_LIMIT = 20_000
 """Events held in memory for the fast path; what is over waits for the sweeper."""
+CLEAR_EVERY = 0.03
+"""Seconds for which confirmed events are gathered into one clearing write."""
 SWEEP_EVERY = 1.0
 SWEEP_AFTER = timedelta(seconds=2)
 """Younger events belong to the process that wrote them."""
@@ -171,7 +173,7 @@ class Outbox:
         while True:
             await self._wake_clearer.wait()
             self._wake_clearer.clear()
-            await asyncio.sleep(0.005)  # one clearing write for what is confirmed meanwhile
+            await asyncio.sleep(CLEAR_EVERY)
             batches, self._to_clear = self._to_clear, {}
             for name, events in batches.items():
                 await self._clear(self._sources[name], events)

@@ -25,7 +25,7 @@ def _over_at(grant: Grant) -> datetime:
 
 
 def _encode(grant: Grant) -> Document:
-    document: dict[str, Any] = grant.model_dump(exclude={"grant_id"}, exclude_none=False)
+    document: dict[str, Any] = grant.model_dump(exclude={"grant_id"})
     if grant.key_rules is not None:
         # As JSON text: a session's keys may hold what BSON field names must not.
         document["key_rules"] = orjson.dumps(grant.key_rules)
@@ -61,7 +61,8 @@ class Grants(Ledger):
             return await self._advance(grant.grant_id, before.version, document, transition.event)
         if transition.event is None:
             raise ValueError("a new grant comes with its event")
-        await self._insert({"_id": grant.grant_id, **document}, transition.event)
+        present = {name: value for name, value in document.items() if value is not None}
+        await self._insert({"_id": grant.grant_id, **present}, transition.event)
         return True
 
     async def settle(self, grant_id: str, decide: Callable[[Grant | None], D]) -> D:
