@@ -1,0 +1,99 @@
+"""Client secrets: random, kept as digests, compared in one place."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contracts.clients import Client, ClientSecret
+from libs import client_secrets
+from libs.sealing import KeyRing
+from tests.builders import KEYS
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+RING = KeyRing.parse(KEYS)
+
+
+def client(*secrets: ClientSecret) -> Client:
+    return Client(client_id="app", api_id="orders", secrets=secrets, created_at=NOW, updated_at=NOW)
+
+
+def kept(secret: str, *, expires_at: datetime | None = None, sealed: bool = True) -> ClientSecret:
+    made = client_secrets.digested(RING, "app", secret, NOW, sealed=sealed)
+    return made.model_copy(update={"expires_at": expires_at})
+
+
+def test_a_new_secret_has_256_bits_and_needs_no_escaping() -> None:
+    """Secrets are high-entropy, so a keyed digest is enough, and URL-safe, so that nobody escapes them wrongly."""
+    made = {client_secrets.new_secret() for _ in range(100)}
+    assert len(made) == 100
+    for secret in made:
+        assert len(base64.urlsafe_b64decode(secret + "=")) == 32
+        assert set(secret) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@pytest.mark.parametrize(
+    ("holder", "presented", "valid"),
+    [
+        pytest.param(client(kept("new")), "new", True, id="the-secret"),
+        pytest.param(client(kept("new")), "New", False, id="wrong"),
+        pytest.param(client(kept("new")), "", False, id="empty"),
+        pytest.param(client(kept("new")), "\ud800", False, id="half-a-surrogate-pair"),
+        pytest.param(
+            client(kept("new"), kept("old", expires_at=NOW + timedelta(seconds=1))), "old", True, id="overlap"
+        ),
+        pytest.param(client(kept("new"), kept("old", expires_at=NOW)), "old", False, id="overlap-just-over"),
+        pytest.param(client(kept("old", expires_at=NOW)), "old", False, id="only-an-expired-one"),
+        pytest.param(client(), "", False, id="public-and-nothing"),
+        pytest.param(client(), "any", False, id="public"),
+        pytest.param(None, "any", False, id="unknown-client"),
+    ],
+)
+def test_a_secret_is_valid_until_it_expires(holder: Client | None, presented: str, valid: bool) -> None:
+    """Any unexpired secret of the client is valid, and nothing else is; a client without secrets has no valid one."""
+    assert client_secrets.is_valid(RING, holder, presented, NOW) is valid
+
+
+def test_every_current_secret_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first match does not end the comparison, so the time does not tell which secret it was."""
+    compared: list[str] = []
+    matches = KeyRing.matches
+
+    def counting(ring: KeyRing, label: str, digest: str, value: bytes) -> bool:
+        compared.append(digest)
+        return matches(ring, label, digest, value)
+
+    monkeypatch.setattr(KeyRing, "matches", counting)
+    secrets = (kept("new"), kept("old", expires_at=NOW + timedelta(hours=1)))
+    assert client_secrets.is_valid(RING, client(*secrets), "new", NOW)
+    assert compared == [secret.digest for secret in secrets]
+
+
+def test_an_unknown_client_costs_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a secret to compare with, a decoy is: an unknown client and a wrong secret look alike."""
+    decoys: list[bytes] = []
+    monkeypatch.setattr(client_secrets, "decoy_comparison", decoys.append)
+    assert not client_secrets.is_valid(RING, None, "presented", NOW)
+    assert not client_secrets.is_valid(RING, client(), "presented", NOW)
+    assert decoys == [b"presented", b"presented"]
+
+
+def test_the_newest_secret_is_shown() -> None:
+    """During an overlap the secret to use from now on is shown."""
+    old = kept("old", expires_at=NOW + timedelta(hours=1))
+    assert client_secrets.shown(RING, client(kept("new"), old)) == "new"
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [pytest.param(client(), id="public"), pytest.param(client(kept("new", sealed=False)), id="kept-as-digest-only")],
+)
+def test_what_is_not_kept_is_not_shown(holder: Client) -> None:
+    """A public client has no secret, and one that was shown once cannot be shown again."""
+    assert client_secrets.shown(RING, holder) is None
+
+
+def test_neither_digest_nor_sealed_copy_holds_the_secret() -> None:
+    """What is stored reveals nothing without the key ring."""
+    secret = client_secrets.new_secret()
+    assert secret not in kept(secret).model_dump_json()
