@@ -2,7 +2,8 @@
 
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -17,13 +18,32 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
+@contextmanager
+def _lack_ends_the_run() -> Iterator[None]:
+    try:
+        yield
+    except CannotProvide as reason:
+        pytest.exit(str(reason), CANNOT_PROVIDE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """A server that cannot be had ends the run with its one line, instead of failing every test that needs it."""
+    with _lack_ends_the_run():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """The same for a test that starts a server itself."""
+    with _lack_ends_the_run():
+        return (yield)
+
+
 @pytest.fixture(scope="session", name="mongodb")
 async def _mongodb() -> AsyncIterator[mongodb.Database]:
     """The MongoDB of this run. A test that stops or kills it starts it again."""
-    try:
-        server = await mongodb.provide()
-    except CannotProvide as reason:
-        pytest.exit(str(reason), CANNOT_PROVIDE)
+    server = await mongodb.provide()
     yield server
     await server.close()
 
@@ -43,10 +63,7 @@ def database_name() -> str:
 @pytest.fixture(scope="session", name="rabbitmq")
 def _rabbitmq() -> Iterator[rabbitmq.Broker]:
     """The RabbitMQ of this run. A test that stops, kills or freezes it puts it right again."""
-    try:
-        broker = rabbitmq.provide()
-    except CannotProvide as reason:
-        pytest.exit(str(reason), CANNOT_PROVIDE)
+    broker = rabbitmq.provide()
     yield broker
     broker.close()
 

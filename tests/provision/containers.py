@@ -24,10 +24,12 @@ def engine_answers() -> bool:
 
 
 def run(image: str, *, published: Mapping[int, int], command: Sequence[str] = ()) -> Container:
-    """The image is running, its ports published on 127.0.0.1 as {inside: outside}; it goes when we do."""
-    container = DockerContainer(image).with_kwargs(ports={i: ("127.0.0.1", o) for i, o in published.items()})
+    """The image is running, its ports published as {inside: outside}; it goes when we do."""
     try:
-        return container.with_command(list(command)).start().get_wrapped_container()
+        container = DockerContainer(image).with_command(list(command))
+        for inside, outside in published.items():
+            container.with_bind_ports(inside, outside)
+        return container.start().get_wrapped_container()
     except DockerException as fault:
         raise CannotProvide(f"the container {image} cannot be run: {fault}") from fault
 

@@ -43,17 +43,22 @@ async def provide() -> Database:
         database = ExternalDatabase(url)
         await database.refuse_if_unusable()
         return database
-    mongod = TemporaryMongo()
     try:
-        await mongod.start()
+        return await _started(TemporaryMongo())
     except EmbeddedMongoMissing as missing:
-        await mongod.close()
         if not containers.engine_answers():
             raise CannotProvide(f"{missing}; for the tests: {INSTEAD}") from missing
-        container = MongoContainer()
-        await container.start()
-        return container
-    return mongod
+        return await _started(MongoContainer())
+
+
+async def _started(server: Database) -> Database:
+    """Running, or nothing left of it."""
+    try:
+        await server.start()
+    except BaseException:
+        await server.close()
+        raise
+    return server
 
 
 class TemporaryMongo(EmbeddedMongo):
