@@ -20,7 +20,7 @@ class Envelope(Response):
     Message: str
     Meta: Any = None
     ID: str | None = None
-    """The public id of what was created."""
+    """The public id of what was created or replaced."""
 
 
 class GatewayErrorBody(Response):

@@ -158,8 +158,8 @@ async def make_client(deps: Deps, api: Api, *, public: bool = False, **fields: A
     at, client_id = deps.origin("tests"), unique("client")
     secret = "" if public else client_secrets.new_secret()
     kept = () if public else (client_secrets.digested(deps.keys, client_id, secret, at.now, sealed=True),)
-    given = {"redirect_uris": (CALLBACK,), "secrets": kept} | fields
-    client = Client(client_id=client_id, api_id=api.api_id, created_at=at.now, updated_at=at.now, **given)
+    given = {"redirect_uris": (CALLBACK,), "secrets": kept, "created_at": at.now} | fields
+    client = Client(client_id=client_id, api_id=api.api_id, updated_at=at.now, **given)
     return await deps.store.clients.register(client, at), secret
 
 

@@ -13,10 +13,10 @@ from libs.http.errors import NO_STORE, json_bytes
 _PAGE = re.compile(r"-?[0-9]{1,9}")
 
 
-def enveloped(message: str, meta: Any = None, created: str | None = None) -> web.Response:
-    """The Dashboard's envelope; `created` is the public id of what was made."""
-    envelope = Envelope(Status="OK", Message=message, Meta=meta, ID=created)
-    return shown(envelope.model_dump(exclude={"ID"} if created is None else None))
+def enveloped(message: str, meta: Any = None, record_id: str | None = None) -> web.Response:
+    """The Dashboard's envelope; `record_id` is the public id of what was made or replaced."""
+    envelope = Envelope(Status="OK", Message=message, Meta=meta, ID=record_id)
+    return shown(envelope.model_dump(exclude={"ID"} if record_id is None else None))
 
 
 def document(response: Response) -> web.Response:

@@ -126,7 +126,7 @@ class ApiEndpoints:
             await settled(attempt)
         except Conflict:
             raise await self._taken(after) from None
-        return enveloped("API updated", api_id)
+        return enveloped("API updated", api_id, api_id)
 
     async def _read(self, request: web.Request, api_id: str, *, oas_only: bool) -> Api:
         body, content_type = await read_text(request), request.headers.get("Content-Type")

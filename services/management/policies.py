@@ -51,7 +51,7 @@ class PolicyEndpoints:
         except Conflict:
             raise Taken(f"the policy id '{policy.policy_id}' is taken") from None
         # Tyk's Dashboard gives the id as the message.
-        return enveloped(policy.policy_id, created=policy.policy_id)
+        return enveloped(policy.policy_id, record_id=policy.policy_id)
 
     async def list(self, request: web.Request) -> web.Response:
         """GET /api/portal/policies."""
@@ -78,7 +78,7 @@ class PolicyEndpoints:
             return await self.policies.replace(before, _policy(said, policy_id, at), at)
 
         await settled(attempt)
-        return enveloped("Data updated", created=policy_id)
+        return enveloped("Data updated", record_id=policy_id)
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /api/portal/policies/{policy_id}: it grants nothing any more."""

@@ -1,0 +1,446 @@
+"""/api/apis and /api/apis/oas: what is imported comes back, one listen path belongs to one API, deletion takes all."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+
+from contracts.apis import Api
+from contracts.events import ApiData, ApiDeleted
+from libs.bus.local import LocalBus
+from libs.bus.outbox import messages_of
+from libs.bus.port import Exchange, Message
+from libs.events import new_event_id, pending
+from libs.runtime import utc_now
+from tests.builders import Answer, Caller, api_document, make_api, make_client, settle, unique
+from tests.services.management import Management, management
+from tests.unit.tyk_definitions import ABSENT, changed, definition
+
+OAS = "orders-oas.json"
+CLASSIC = "orders-classic.json"
+OAS_ID = "x-tyk-api-gateway/info/id"
+OAS_PATH = "x-tyk-api-gateway/server/listenPath/value"
+OAS_SECRET = "x-tyk-api-gateway/server/authentication/securitySchemes/tykOAuth/notifications/sharedSecret"
+MASK = "********"
+
+
+@pytest.fixture(scope="module", name="service")
+async def _service(mongodb_url: str) -> AsyncIterator[Management]:
+    async with management(mongodb_url) as service:
+        yield service
+
+
+def at(document: Any, path: str) -> Any:
+    for key in path.split("/"):
+        document = document[key]
+    return document
+
+
+async def imported(caller: Caller, document: dict[str, Any], path: str = "/api/apis") -> str:
+    """The id under which the document was imported."""
+    answer = await caller("POST", path, json=document)
+    assert answer.status == 200, answer.body
+    return str(answer.body["ID"])
+
+
+def wrapped(document: dict[str, Any]) -> dict[str, Any]:
+    return {"api_definition": document, "hook_references": [], "is_site": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        pytest.param("/api/apis/oas", "my-oauth-api.json", id="original-example-at-oas"),
+        pytest.param("/api/apis", "my-oauth-api.json", id="original-example"),
+        pytest.param("/api/apis/oas", OAS, id="oas-at-oas"),
+        pytest.param("/api/apis", OAS, id="oas"),
+        pytest.param("/api/apis", CLASSIC, id="classic"),
+    ],
+)
+async def test_the_documented_definitions_import_as_they_are(mongodb_url: str, path: str, name: str) -> None:
+    """Each definition of the tests' data is taken unchanged and comes back with nothing but its id added."""
+    document = definition(name)
+    async with management(mongodb_url) as service:
+        answer = await service.writer("POST", path, json=document)
+        api_id = answer.body["ID"]
+        assert answer.status == 200
+        assert answer.body == {"Status": "OK", "Message": "API created", "Meta": api_id, "ID": api_id}
+        read = (await service.writer("GET", f"/api/apis/{api_id}")).body
+        key = "api_id" if name == CLASSIC else OAS_ID
+        assert at(read, key) == api_id
+        assert read == changed(document, key, api_id)
+
+
+async def test_a_generated_id_is_32_hexadecimal_digits(service: Management) -> None:
+    """A definition that names no id gets one that fits in a path and in a routing key."""
+    api_id = await imported(service.writer, changed(api_document(), OAS_ID, ABSENT))
+    assert len(api_id) == 32
+    assert set(api_id) <= set("0123456789abcdef")
+
+
+async def test_yaml_imports_as_json_does(service: Management) -> None:
+    """The same definition as YAML is the same API; GET gives JSON."""
+    document = api_document()
+    body = yaml.safe_dump(document).encode()
+    answer = await service.writer("POST", "/api/apis/oas", data=body, headers={"Content-Type": "application/yaml"})
+    assert answer.status == 200
+    assert (await service.writer("GET", f"/api/apis/oas/{answer.body['ID']}")).body == document
+
+
+async def test_what_curl_sends_by_default_imports(service: Management) -> None:
+    """`curl -d @file` says form; the text decides."""
+    body = json.dumps(api_document()).encode()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await service.writer("POST", "/api/apis/oas", data=body, headers=headers)).status == 200
+
+
+async def test_a_wrapped_definition_comes_back_wrapped(service: Management) -> None:
+    """The Dashboard's wrapper is part of what was imported."""
+    document = wrapped(api_document(CLASSIC))
+    api_id = await imported(service.writer, document)
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
+
+
+async def test_the_list_is_the_dashboards(mongodb_url: str) -> None:
+    """Each entry has `api_definition`: Classic in full, whether it came wrapped or not; OAS in outline, with `is_oas`."""
+    bare, boxed, oas = api_document(CLASSIC), wrapped(api_document(CLASSIC)), api_document(OAS)
+    async with management(mongodb_url) as service:
+        for document in (bare, boxed, oas):
+            await imported(service.writer, document)
+        answer = await service.writer("GET", "/api/apis")
+        only_oas = await service.writer("GET", "/api/apis/oas")
+    assert answer.body["pages"] == 1
+    entries = {entry["api_definition"]["api_id"]: entry for entry in answer.body["apis"]}
+    assert entries[bare["api_id"]] == {"api_definition": bare}
+    assert entries[boxed["api_definition"]["api_id"]] == boxed
+    outline = entries[at(oas, OAS_ID)]["api_definition"]
+    assert (outline["is_oas"], outline["name"], outline["proxy"]["listen_path"]) == (True, "Orders", at(oas, OAS_PATH))
+    assert len(entries) == 3
+    assert only_oas.body == {"apis": [oas], "pages": 1}
+
+
+async def test_lists_have_pages(mongodb_url: str) -> None:
+    """`?p=` counts from 1 and 100 are a page; a negative one gives all at once, what is no number gives the first."""
+    async with management(mongodb_url) as service:
+        documents = [api_document(CLASSIC) for _ in range(101)]
+        await asyncio.gather(*(make_api(service.deps, document) for document in documents))
+        ids = sorted(document["api_id"] for document in documents)
+
+        async def page(query: str) -> tuple[list[str], int]:
+            body = (await service.reader("GET", f"/api/apis{query}")).body
+            return [entry["api_definition"]["api_id"] for entry in body["apis"]], body["pages"]
+
+        assert await page("") == (ids[:100], 2)
+        assert await page("?p=1") == (ids[:100], 2)
+        assert await page("?p=2") == (ids[100:], 2)
+        assert await page("?p=3") == ([], 2)
+        assert await page("?p=999999999") == ([], 2)
+        assert await page("?p=-2") == (ids, 1)
+        for not_a_page in ("0", "x", "", "9" * 30, "1;2", "%00"):
+            assert await page(f"?p={not_a_page}") == (ids[:100], 2)
+
+
+async def test_an_empty_list_has_no_pages(mongodb_url: str) -> None:
+    """Nothing registered is an empty list."""
+    async with management(mongodb_url) as service:
+        for path in ("/api/apis", "/api/apis/oas", "/api/apis?p=-1"):
+            assert (await service.reader("GET", path)).body == {"apis": [], "pages": 0}
+
+
+async def test_a_classic_api_is_not_read_as_oas(service: Management) -> None:
+    """No conversion is made up: the answer says where the definition is."""
+    api_id = await imported(service.writer, api_document(CLASSIC))
+    answer = await service.writer("GET", f"/api/apis/oas/{api_id}")
+    assert answer.status == 400
+    assert "Classic" in answer.message
+
+
+async def test_oas_routes_take_oas_only(service: Management) -> None:
+    """A Classic definition under /api/apis/oas is a mistake, and nothing comes of it."""
+    document = api_document(CLASSIC)
+    assert (await service.writer("POST", "/api/apis/oas", json=document)).status == 400
+    assert (await service.writer("GET", f"/api/apis/{document['api_id']}")).status == 404
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("name", [OAS, CLASSIC, "wrapped"])
+async def test_a_reader_sees_no_secret(service: Management, name: str) -> None:
+    """The shared secret is shown to operators with `write`; everybody else sees a mask, also in lists."""
+    document = wrapped(api_document(CLASSIC)) if name == "wrapped" else api_document(name)
+    assert "s3cr3t" in json.dumps(document)
+    api_id = await imported(service.writer, document)
+    for path in (f"/api/apis/{api_id}", "/api/apis?p=-1", "/api/apis/oas?p=-1"):
+        masked = await service.reader("GET", path)
+        assert masked.status == 200
+        assert b"s3cr3t" not in masked.raw
+        assert masked.headers["Cache-Control"] == "no-store"
+    masked = (await service.reader("GET", f"/api/apis/{api_id}")).body
+    assert json.dumps(masked) == json.dumps(document).replace("s3cr3t", MASK)
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
+    assert (await service.admin("GET", f"/api/apis/{api_id}")).body == document
+
+
+async def test_the_mask_is_not_taken_for_a_secret(service: Management) -> None:
+    """A reader's copy written back would turn the secret into asterisks; it is refused, and the secret stays."""
+    document = api_document()
+    api_id = await imported(service.writer, document)
+    answer = await service.writer("PUT", f"/api/apis/oas/{api_id}", json=changed(document, OAS_SECRET, MASK))
+    assert answer.status == 400
+    assert "sharedSecret" in answer.message
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
+
+
+async def test_the_database_holds_no_secret_in_clear(service: Management) -> None:
+    """The definition and the shared secret are encrypted at rest."""
+    document = changed(api_document(), OAS_SECRET, "very-recognisable-secret")
+    api_id = await imported(service.writer, document)
+    stored = await service.deps.store.mongo["apis"].find_one({"_id": api_id})
+    assert stored is not None
+    assert "very-recognisable-secret" not in str(stored)
+    api = await service.deps.store.apis.get(api_id)
+    assert api is not None
+    assert api.oauth is not None
+    assert api.oauth.notifications is not None
+    assert api.oauth.notifications.shared_secret.get_secret_value() == "very-recognisable-secret"
+
+
+# Replacing
+
+
+async def test_put_replaces_the_definition(service: Management) -> None:
+    """GET gives the new definition, under the same id, and the event says so."""
+    document = api_document()
+    api_id = await imported(service.writer, document)
+    after = changed(changed(document, OAS_ID, ABSENT), "x-tyk-api-gateway/info/name", "Renamed")
+    answer = await service.writer("PUT", f"/api/apis/oas/{api_id}", json=after)
+    assert (answer.status, answer.message, answer.body["ID"]) == (200, "API updated", api_id)
+    assert (await service.writer("GET", f"/api/apis/oas/{api_id}")).body == changed(after, OAS_ID, api_id)
+    created, updated = await service.heard.about(api_id)
+    assert (created["type"], created["sequence"]) == ("io.tokenwire.api.created", "0000000001")
+    assert (updated["type"], updated["sequence"]) == ("io.tokenwire.api.updated", "0000000002")
+    assert updated["data"] == {"api_id": api_id, "listen_path": at(document, OAS_PATH)}
+
+
+async def test_put_may_change_the_language(service: Management) -> None:
+    """A Classic API becomes an OAS one by being replaced with one."""
+    classic = api_document(CLASSIC)
+    api_id = await imported(service.writer, classic)
+    oas = changed(api_document(OAS), OAS_ID, api_id)
+    assert (await service.writer("PUT", f"/api/apis/oas/{api_id}", json=classic)).status == 400
+    assert (await service.writer("PUT", f"/api/apis/oas/{api_id}", json=oas)).status == 200
+    assert (await service.writer("GET", f"/api/apis/oas/{api_id}")).body == oas
+    assert (await service.writer("PUT", f"/api/apis/{api_id}", json=classic)).status == 200
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).body == classic
+
+
+async def test_put_under_another_id_is_refused(service: Management) -> None:
+    """An id in the body that is not the path's is a mistake, not a move."""
+    document, other = api_document(), api_document()
+    api_id = await imported(service.writer, document)
+    answer = await service.writer("PUT", f"/api/apis/{api_id}", json=other)
+    assert answer.status == 400
+    assert api_id in answer.message
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
+
+
+async def test_the_created_time_survives_a_replacement(service: Management) -> None:
+    """Clients of a deleted API are told from those of its successor by time, so times are kept."""
+    document = api_document()
+    api_id = await imported(service.writer, document)
+    before = await service.deps.store.apis.get(api_id)
+    await service.writer("PUT", f"/api/apis/{api_id}", json=document)
+    after = await service.deps.store.apis.get(api_id)
+    assert before is not None
+    assert after is not None
+    assert (after.created_at, after.version) == (before.created_at, 2)
+
+
+async def test_concurrent_replacements_all_count_or_are_refused(service: Management) -> None:
+    """Each PUT is a version of its own, or says 409; none overwrites another unseen."""
+    document = api_document()
+    api_id = await imported(service.writer, document)
+    names = [f"Name {number}" for number in range(12)]
+    answers = await asyncio.gather(
+        *(
+            service.writer("PUT", f"/api/apis/{api_id}", json=changed(document, "x-tyk-api-gateway/info/name", name))
+            for name in names
+        )
+    )
+    assert {answer.status for answer in answers} <= {200, 409}
+    done = sum(answer.status == 200 for answer in answers)
+    api = await service.deps.store.apis.get(api_id)
+    assert api is not None
+    assert done >= 1
+    assert (api.version, api.name in names) == (1 + done, True)
+    assert len(await service.heard.about(api_id)) == 1 + done
+
+
+# One path, one API
+
+
+async def taken(service: Management, answer: Answer) -> str:
+    assert answer.status == 409, answer.body
+    return answer.message
+
+
+async def test_a_taken_listen_path_is_409(service: Management) -> None:
+    """The answer names the API that has it; on PUT, too; an API's own path is not taken."""
+    first, second, third = api_document(), api_document(CLASSIC), api_document()
+    path = at(first, OAS_PATH)
+    first_id, third_id = await imported(service.writer, first), await imported(service.writer, third)
+    clashing = changed(second, "proxy/listen_path", path)
+    assert first_id in await taken(service, await service.writer("POST", "/api/apis", json=clashing))
+    moved = changed(third, OAS_PATH, path.strip("/"))
+    assert first_id in await taken(service, await service.writer("PUT", f"/api/apis/{third_id}", json=moved))
+    assert (await service.writer("GET", f"/api/apis/{third_id}")).body == third
+    assert (await service.writer("PUT", f"/api/apis/{first_id}", json=first)).status == 200
+
+
+async def test_a_taken_id_is_409(service: Management) -> None:
+    """An import never overwrites."""
+    document = api_document()
+    api_id = await imported(service.writer, document)
+    for again in (document, changed(document, OAS_PATH, f"/{unique('elsewhere')}/")):
+        assert api_id in await taken(service, await service.writer("POST", "/api/apis", json=again))
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
+
+
+async def test_ids_and_listen_paths_are_one_namespace(service: Management) -> None:
+    """An API answers under its listen path and under its id, so neither may be another API's id or path."""
+    first = api_document()
+    first_id = await imported(service.writer, first)
+    at_its_id = changed(api_document(), OAS_PATH, f"/{first_id}/")
+    assert first_id in await taken(service, await service.writer("POST", "/api/apis", json=at_its_id))
+    named_as_its_path = changed(api_document(), OAS_ID, at(first, OAS_PATH).strip("/"))
+    await taken(service, await service.writer("POST", "/api/apis", json=named_as_its_path))
+    itself = api_document()
+    assert (await service.writer("POST", "/api/apis", json=changed(itself, OAS_PATH, at(itself, OAS_ID)))).status == 200
+
+
+async def test_of_many_that_want_one_path_one_gets_it(service: Management) -> None:
+    """The database decides, not a look beforehand."""
+    path = f"/{unique('wanted')}/"
+    documents = [changed(api_document(), OAS_PATH, path) for _ in range(8)]
+    answers = await asyncio.gather(*(service.writer("POST", "/api/apis", json=document) for document in documents))
+    assert sorted(answer.status for answer in answers) == [200] + [409] * 7
+
+
+@pytest.mark.parametrize("reserved", ["oas", "oauth", "keys", "api"])
+async def test_a_reserved_id_is_refused(service: Management, reserved: str) -> None:
+    """What has a route of its own cannot be an API's id."""
+    answer = await service.writer("POST", "/api/apis", json=changed(api_document(), OAS_ID, reserved))
+    assert answer.status == 400
+    assert reserved in answer.message
+
+
+# Deleting
+
+
+@pytest.mark.parametrize("path", ["/api/apis", "/api/apis/oas"])
+async def test_a_deleted_api_is_gone_and_its_path_free(service: Management, path: str) -> None:
+    """After DELETE nothing answers, a second DELETE is 404, and the same definition can be imported again."""
+    document = api_document()
+    api_id = await imported(service.writer, document)
+    answer = await service.writer("DELETE", f"{path}/{api_id}")
+    assert (answer.status, answer.message) == (200, "API deleted")
+    assert (await service.writer("GET", f"/api/apis/{api_id}")).status == 404
+    assert (await service.writer("PUT", f"/api/apis/{api_id}", json=document)).status == 404
+    assert (await service.writer("DELETE", f"{path}/{api_id}")).status == 404
+    assert await imported(service.writer, document) == api_id
+    events = await service.heard.about(api_id)
+    assert [event["type"].removeprefix("io.tokenwire.") for event in events] == [
+        "api.created",
+        "api.deleted",
+        "api.created",
+    ]
+    assert [int(event["sequence"]) for event in events] == [1, 2, 3]
+
+
+async def test_deleting_an_api_deletes_its_clients(service: Management) -> None:
+    """All of them, more than a page, each with its event and the reason; clients of other APIs stay."""
+    api, other = await make_api(service.deps), await make_api(service.deps)
+    made = await asyncio.gather(*(make_client(service.deps, api) for _ in range(103)))
+    stays, _ = await make_client(service.deps, other)
+    assert (await service.writer("DELETE", f"/api/apis/{api.api_id}")).status == 200
+    await settle(service.deps)
+    assert not (await service.deps.store.clients.page_of_api(api.api_id, None)).records
+    assert await service.deps.store.clients.get(stays.client_id) == stays
+    for client, _ in made:
+        deleted = (await service.heard.about(client.client_id))[-1]
+        assert deleted["type"] == "io.tokenwire.client.deleted"
+        assert deleted["data"] == {
+            "client_id": client.client_id,
+            "api_id": api.api_id,
+            "reason": "api_deleted",
+        }
+
+
+async def announce_deletion(service: Management, api_id: str, when: datetime) -> None:
+    """The event of an API's deletion, whatever the API does; returns when it was reacted to."""
+    event = ApiDeleted(
+        id=new_event_id(when),
+        source="urn:tokenwire:tests",
+        time=when,
+        subject=api_id,
+        sequence="0000000009",
+        data=ApiData(api_id=api_id, listen_path="/gone/"),
+    )
+    assert all(await service.deps.bus.publish(list(messages_of(pending(event, api_id, api_id)))))
+    await settle(service.deps)
+
+
+async def test_the_reaction_spares_the_clients_of_a_successor(service: Management) -> None:
+    """The event may come late, and twice: what an API made again under the id got since then stays."""
+    api, when = await make_api(service.deps), utc_now()
+    before, _ = await make_client(service.deps, api, created_at=when)
+    after, _ = await make_client(service.deps, api, created_at=when + timedelta(milliseconds=1))
+    for _ in range(2):
+        await announce_deletion(service, api.api_id, when)
+        assert await service.deps.store.clients.get(before.client_id) is None
+        assert await service.deps.store.clients.get(after.client_id) == after
+    assert len(await service.heard.about(before.client_id)) == 2
+
+
+async def test_without_a_successor_no_client_stays(service: Management) -> None:
+    """Clocks differ between machines: while there is no API of this id, every client of it goes."""
+    when = utc_now()
+    orphan, _ = await make_client(service.deps, await deleted_api(service), created_at=when + timedelta(hours=1))
+    await announce_deletion(service, orphan.api_id, when)
+    assert await service.deps.store.clients.get(orphan.client_id) is None
+
+
+async def test_the_reaction_goes_on_in_the_trace_of_the_request(service: Management) -> None:
+    """Whoever follows the trace of the DELETE finds what it caused."""
+    api = await make_api(service.deps)
+    client, _ = await make_client(service.deps, api)
+    trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    await service.writer("DELETE", f"/api/apis/{api.api_id}", headers={"traceparent": trace})
+    assert (await service.heard.about(api.api_id))[-1]["traceparent"] == trace
+    assert (await service.heard.about(client.client_id))[-1]["traceparent"] == trace
+
+
+async def test_what_is_no_event_is_parked(mongodb_url: str) -> None:
+    """A message that can never be handled is put aside, where it is counted, and the next one is handled."""
+    async with management(mongodb_url) as service:
+        message = Message("nonsense", Exchange.EVENTS, "api.deleted.x", b'{"type":"io.tokenwire.api.created"}')
+        await service.deps.bus.publish([message])
+        assert isinstance(service.deps.bus, LocalBus)
+        assert await service.deps.bus.parked("management") == 1
+        orphan, _ = await make_client(service.deps, await deleted_api(service))
+        await announce_deletion(service, orphan.api_id, utc_now())
+        assert await service.deps.store.clients.get(orphan.client_id) is None
+
+
+async def deleted_api(service: Management) -> Api:
+    """An API that was, and whose deletion was reacted to."""
+    api = await make_api(service.deps)
+    assert await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+    await settle(service.deps)
+    return api
