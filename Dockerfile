@@ -7,7 +7,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 COPY requirements/run.txt /tmp/run.txt
 # Every file is checked against its hash, and nothing is compiled: a dependency without a wheel fails the build.
 RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --require-hashes --no-deps --only-binary :all: --requirement /tmp/run.txt
+    && pip --python /opt/venv/bin/python install --require-hashes --no-deps --only-binary :all: --requirement /tmp/run.txt \
+    && pip --python /opt/venv/bin/python check
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="Tokenwire" \
