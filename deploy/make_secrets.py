@@ -57,7 +57,7 @@ def _values(directory: Path) -> dict[str, Callable[[], str]]:
         "keys": lambda: f"1:{_base64(secrets.token_bytes(32))}",
         "notifier_private_keys": lambda: _base64(bytes(PrivateKey.generate())),
         "notifier_public_key": notifier_public_key,
-        "bootstrap_operator_key": lambda: secrets.token_urlsafe(32),
+        "bootstrap_operator_key": lambda: f"tw_ok_{secrets.token_urlsafe(32)}",
         "mongodb_keyfile": lambda: _base64(secrets.token_bytes(96)),
         "mongodb_root_password": lambda: secrets.token_urlsafe(32),
         "mongodb_password": lambda: secrets.token_urlsafe(32),
