@@ -107,7 +107,7 @@ async def test_a_wrapped_definition_comes_back_wrapped(service: Management) -> N
 
 
 async def test_the_list_is_the_dashboards(mongodb_url: str) -> None:
-    """Each entry has `api_definition`: Classic in full, whether it came wrapped or not; OAS in outline, with `is_oas`."""
+    """Each entry has `api_definition`: Classic in full, wrapped or not as it came; OAS in outline, with `is_oas`."""
     bare, boxed, oas = api_document(CLASSIC), wrapped(api_document(CLASSIC)), api_document(OAS)
     async with management(mongodb_url) as service:
         for document in (bare, boxed, oas):

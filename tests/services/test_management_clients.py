@@ -1,0 +1,689 @@
+"""/api/apis/oauth/{api_id}[/{client_id}]: client apps and their secrets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from contracts.clients import Client, ClientDeletion, ClientSecret, SecretRotation
+from contracts.operators import Permission
+from libs import client_secrets
+from libs.events import Origin
+from libs.store.clients import Clients
+from services.management.registrations import MOST_SECRETS, rotated
+from tests.builders import (
+    CALLBACK,
+    Answer,
+    Caller,
+    api_document,
+    make_api,
+    make_client,
+    make_operator,
+    make_policy,
+    settle,
+    unique,
+)
+from tests.services.management import Management, management
+
+OTHER = "https://app.example.test/other"
+SECRET = "a-secret-of-24-characters"
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module", name="service")
+async def _service(mongodb_url: str) -> AsyncIterator[Management]:
+    async with management(mongodb_url) as service:
+        yield service
+
+
+@pytest.fixture(scope="module", name="place")
+async def _place(service: Management) -> str:
+    """Where the clients of an API with OAuth are."""
+    return f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
+
+
+async def registered(caller: Caller, place: str, **said: Any) -> dict[str, Any]:
+    """The client as the answer to its registration shows it."""
+    answer = await caller("POST", place, json=said)
+    assert answer.status == 200, answer.body
+    body: dict[str, Any] = answer.body
+    return body
+
+
+async def stored(service: Management, client_id: str) -> Client:
+    client = await service.deps.store.clients.get(client_id)
+    assert client is not None
+    return client
+
+
+async def is_secret(service: Management, client_id: str, secret: str, *, later: timedelta = timedelta(0)) -> bool:
+    """Whether the secret authenticates the client, now or later."""
+    now = service.deps.now() + later
+    return client_secrets.is_valid(service.deps.keys, await stored(service, client_id), secret, now)
+
+
+def stem(event: dict[str, Any]) -> str:
+    return str(event["type"]).removeprefix("io.tokenwire.")
+
+
+# Registering
+
+
+async def test_a_registration_needs_nothing_but_a_redirect_uri(service: Management, place: str) -> None:
+    """Id and secret are generated, the answer is the client as GET shows it, and the event follows."""
+    client = await registered(service.writer, place, redirect_uri=CALLBACK)
+    assert len(client["client_id"]) == 32
+    assert set(client["client_id"]) <= set("0123456789abcdef")
+    assert len(client["secret"]) == 43
+    shown = {name: value for name, value in client.items() if name not in {"client_id", "secret", "created_at"}}
+    assert shown == {
+        "api_id": place.rpartition("/")[2],
+        "redirect_uri": CALLBACK,
+        "redirect_uris": [CALLBACK],
+        "policy_id": "",
+        "policy_ids": [],
+        "meta_data": {},
+        "description": "",
+        "client_name": "",
+        "public": False,
+        "updated_at": client["created_at"],
+    }
+    assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
+    (created,) = await service.heard.about(client["client_id"])
+    assert stem(created) == "client.created"
+    assert created["data"] == {"client_id": client["client_id"], "api_id": client["api_id"]}
+
+
+async def test_a_client_that_needs_no_redirect_uri_has_none(service: Management, place: str) -> None:
+    """client_credentials and password work without one."""
+    assert (await registered(service.writer, place))["redirect_uris"] == []
+
+
+async def test_everything_that_is_said_is_kept(service: Management, place: str) -> None:
+    """Every field of a registration comes back, meta data with whatever keys."""
+    policies = [(await make_policy(service.deps)).policy_id for _ in range(2)]
+    said = {
+        "client_id": unique("my.client~"),
+        "secret": SECRET,
+        "api_id": place.rpartition("/")[2],
+        "redirect_uris": [CALLBACK, "com.example.app:/done", "http://127.0.0.1/cb"],
+        "policy_ids": policies,
+        "scope": "read write",
+        "meta_data": {"$set": {"a.b": None}, "": [1, 2.5, True], "ключ": "значение"},
+        "description": "The app\nof the tests",
+        "client_name": "App",
+    }
+    client = await registered(service.writer, place, **said)
+    assert client | said == client
+    assert client["redirect_uri"] == ";".join(said["redirect_uris"])
+    assert client["policy_id"] == policies[0]
+    assert (await service.writer("GET", f"{place}/{said['client_id']}")).body == client
+    assert await is_secret(service, str(said["client_id"]), SECRET)
+
+
+async def test_several_redirect_uris_in_one_field(service: Management, place: str) -> None:
+    """Separated by `;`, with or without space, each once."""
+    client = await registered(service.writer, place, redirect_uri=f"{CALLBACK}; {OTHER};{CALLBACK};")
+    assert client["redirect_uris"] == [CALLBACK, OTHER]
+
+
+async def test_both_ways_of_saying_one_thing_may_agree(service: Management, place: str) -> None:
+    """Tyk's one field and the list are the same field."""
+    client = await registered(
+        service.writer, place, redirect_uri=f"{CALLBACK};{OTHER}", redirect_uris=[CALLBACK, OTHER]
+    )
+    assert client["redirect_uris"] == [CALLBACK, OTHER]
+
+
+async def test_a_public_client_has_no_secret(service: Management, place: str) -> None:
+    """None is made, shown or stored, and none can be rotated in."""
+    client = await registered(service.writer, place, redirect_uri=CALLBACK, public=True)
+    assert (client["public"], "secret" in client) == (True, False)
+    assert (await stored(service, client["client_id"])).secrets == ()
+    answer = await service.writer("PUT", f"{place}/{client['client_id']}/rotate")
+    assert (answer.status, answer.message) == (400, "a public client has no secret")
+
+
+async def test_the_database_holds_no_secret_in_clear(service: Management, place: str) -> None:
+    """A keyed digest and an encrypted copy are all there is."""
+    client = await registered(service.writer, place, redirect_uri=CALLBACK)
+    document = await service.deps.store.mongo["clients"].find_one({"_id": client["client_id"]})
+    assert document is not None
+    assert client["secret"] not in str(document)
+    assert await is_secret(service, client["client_id"], client["secret"])
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        pytest.param({"redirect_uri": "/relative"}, "redirect_uri", id="relative-uri"),
+        pytest.param({"redirect_uri": "ftp://app.example.test/"}, "redirect_uri", id="scheme"),
+        pytest.param({"redirect_uri": f"{CALLBACK}#there"}, "fragment", id="fragment"),
+        pytest.param({"redirect_uri": f"{CALLBACK};javascript:alert(1)"}, "redirect_uri", id="second-of-two"),
+        pytest.param({"redirect_uris": ["https://u:p@app.example.test/"]}, "user information", id="user-information"),
+        pytest.param({"redirect_uris": [f"{CALLBACK}\0"]}, "NUL", id="nul"),
+        pytest.param({"redirect_uris": CALLBACK}, "redirect_uris", id="string-for-list"),
+        pytest.param({"redirect_uris": [{"$ne": ""}]}, "redirect_uris", id="operator-for-uri"),
+        pytest.param({"redirect_uri": ["a"]}, "redirect_uri", id="list-for-string"),
+        pytest.param(
+            {"redirect_uri": CALLBACK, "redirect_uris": [OTHER]},
+            "redirect_uri and redirect_uris differ",
+            id="disagreeing-redirect-uris",
+        ),
+        pytest.param({"policy_id": "a", "policy_ids": ["b"]}, "policy_id and policy_ids differ", id="policies-differ"),
+        pytest.param({"policy_id": "no-such"}, "there is no policy 'no-such'", id="unknown-policy"),
+        pytest.param({"policy_ids": ["a/b"]}, "policy_ids", id="policy-id-malformed"),
+        pytest.param({"secret": "only-23-characters-here"}, "secret", id="short-secret"),
+        pytest.param({"secret": "x" * 257}, "secret", id="long-secret"),
+        pytest.param({"secret": SECRET, "public": True}, "a public client has no secret", id="public-with-secret"),
+        pytest.param({"client_id": "a/b"}, "client_id", id="slash-in-id"),
+        pytest.param({"client_id": ""}, "client_id", id="empty-id"),
+        pytest.param({"client_id": {"$gt": ""}}, "client_id", id="operator-for-id"),
+        pytest.param({"client_id": "revoke_all"}, "'revoke_all' is reserved", id="reserved-id"),
+        pytest.param({"client_id": "tokens"}, "'tokens' is reserved", id="reserved-id-tokens"),
+        pytest.param({"client_id": ".."}, "'..' is reserved", id="dots-for-id"),
+        pytest.param({"api_id": "another"}, "api_id: the path says", id="another-api"),
+        pytest.param({"scope": "a  b"}, "scope", id="malformed-scope"),
+        pytest.param({"meta_data": [1]}, "meta_data", id="list-for-meta-data"),
+        pytest.param({"public": "perhaps"}, "public", id="not-a-flag"),
+        pytest.param({"description": "x" * 4097}, "description", id="long-description"),
+        pytest.param({"description": "bell \a"}, "control characters", id="control-character"),
+        pytest.param({"$where": "1"}, "$where", id="operator-for-field"),
+        pytest.param({"redirect_url": CALLBACK}, "redirect_url", id="misspelt-field"),
+        pytest.param({"redirect_uri": "nonsense", "policy_id": "no-such"}, "redirect_uri", id="two-faults-form-first"),
+    ],
+)
+async def test_a_faulty_registration_is_refused(
+    service: Management, place: str, said: dict[str, Any], complaint: str
+) -> None:
+    """400 with a sentence that names the fault and does not repeat a secret; nothing is registered."""
+    before = (await service.reader("GET", f"{place}?p=-1")).body
+    answer = await service.writer("POST", place, json=said)
+    assert answer.status == 400, answer.body
+    assert complaint in answer.message
+    assert "\n" not in answer.message
+    assert str(said.get("secret", "no secret")) not in answer.message
+    assert (await service.reader("GET", f"{place}?p=-1")).body == before
+
+
+async def test_an_unknown_api_has_no_clients(service: Management) -> None:
+    """404 in the Dashboard's words, whatever is asked."""
+    place = f"/api/apis/oauth/{unique('nowhere')}"
+    for method, path in (("POST", place), ("GET", place)):
+        answer = await service.writer(method, path, json={})
+        assert (answer.status, answer.message) == (404, "API reference not found.")
+    for method, path in (("GET", place), ("PUT", place), ("DELETE", place)):
+        assert (await service.writer(method, f"{path}/app", json={})).status == 404
+
+
+async def test_an_api_without_oauth_takes_no_clients(service: Management) -> None:
+    """An API that issues no tokens cannot have a client that asks for some; its list is empty, not an error."""
+    keyless = api_document("orders-classic.json", use_oauth2=False, use_keyless=True)
+    api = await make_api(service.deps, keyless)
+    answer = await service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={})
+    assert answer.status == 400
+    assert "OAuth" in answer.message
+    assert (await service.writer("GET", f"/api/apis/oauth/{api.api_id}")).body == {"apps": [], "pages": 0}
+
+
+async def test_a_taken_id_is_409_on_every_api(service: Management, place: str) -> None:
+    """Client ids are unique over all APIs, and the first client is untouched."""
+    client = await registered(service.writer, place, redirect_uri=CALLBACK, client_id=unique("first"))
+    other = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
+    for path in (place, other):
+        answer = await service.writer("POST", path, json={"client_id": client["client_id"]})
+        assert (answer.status, client["client_id"] in answer.message) == (409, True)
+    assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
+
+
+async def test_of_many_registrations_of_one_id_one_wins(service: Management, place: str) -> None:
+    """The winner's secret is the one that works."""
+    client_id = unique("wanted")
+    answers = await asyncio.gather(*(service.writer("POST", place, json={"client_id": client_id}) for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [200] + [409] * 7
+    (winner,) = (answer.body for answer in answers if answer.status == 200)
+    assert await is_secret(service, client_id, winner["secret"])
+
+
+async def test_grants_of_a_former_client_of_the_same_id_stay_dead(service: Management, place: str) -> None:
+    """A client made again under an id begins with nothing: whatever its predecessor was granted is revoked."""
+    client_id = unique("again")
+    await registered(service.writer, place, client_id=client_id)
+    before = service.deps.now()
+    assert (await service.writer("DELETE", f"{place}/{client_id}")).status == 200
+    await registered(service.writer, place, client_id=client_id)
+    revoked_before = (await stored(service, client_id)).revoked_before
+    assert revoked_before is not None
+    assert before <= revoked_before <= service.deps.now()
+
+
+async def test_an_api_deleted_meanwhile_takes_the_new_client_along(
+    service: Management, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the reaction to the deletion looked for clients before this one was there."""
+    api = await make_api(service.deps)
+    register = Clients.register
+
+    async def too_late(clients: Clients, client: Client, at: Origin) -> Client:
+        await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+        await settle(service.deps)
+        return await register(clients, client, at)
+
+    monkeypatch.setattr(Clients, "register", too_late)
+    client_id = unique("late")
+    answer = await service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={"client_id": client_id})
+    assert (answer.status, answer.message) == (404, "API reference not found.")
+    assert await service.deps.store.clients.get(client_id) is None
+    assert (await service.heard.about(client_id))[-1]["data"]["reason"] == ClientDeletion.API_DELETED
+
+
+# Reading
+
+
+async def test_the_list_has_pages(mongodb_url: str) -> None:
+    """100 clients are a page, by id; a negative page is all of them; other APIs' clients are not there."""
+    async with management(mongodb_url) as service:
+        api, other = await make_api(service.deps), await make_api(service.deps)
+        made = await asyncio.gather(*(make_client(service.deps, api) for _ in range(101)))
+        await make_client(service.deps, other)
+        ids = sorted(client.client_id for client, _ in made)
+
+        async def page(query: str) -> tuple[list[str], int]:
+            body = (await service.reader("GET", f"/api/apis/oauth/{api.api_id}{query}")).body
+            assert set(body) == {"apps", "pages"}
+            return [app["client_id"] for app in body["apps"]], body["pages"]
+
+        assert await page("") == (ids[:100], 2)
+        assert await page("?p=2") == (ids[100:], 2)
+        assert await page("?p=-1") == (ids, 1)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "sees"),
+    [
+        pytest.param([Permission.READ], False, id="read"),
+        pytest.param([Permission.READ, Permission.WRITE], True, id="read-and-write"),
+        pytest.param([Permission.ADMIN], True, id="admin"),
+        pytest.param([Permission.READ, Permission.AUTHORIZE, Permission.REVOKE], False, id="all-but-write"),
+    ],
+)
+async def test_who_sees_a_secret(service: Management, permissions: list[Permission], sees: bool) -> None:
+    """Only operators with `write`, in lists and alone; nothing that a cache would keep."""
+    api = await make_api(service.deps)
+    client, secret = await make_client(service.deps, api)
+    operator = service.anybody.with_key(await make_operator(service.deps, *permissions))
+    one = await operator("GET", f"/api/apis/oauth/{api.api_id}/{client.client_id}")
+    several = await operator("GET", f"/api/apis/oauth/{api.api_id}")
+    for shown in (one.body, several.body["apps"][0]):
+        assert shown.get("secret") == (secret if sees else None)
+    assert {one.headers["Cache-Control"], several.headers["Cache-Control"]} == {"no-store"}
+
+
+async def test_a_client_is_found_under_its_own_api_only(service: Management, place: str) -> None:
+    """Under another API it is not there, neither to read nor to change."""
+    client = await registered(service.writer, place, redirect_uri=CALLBACK)
+    elsewhere = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}/{client['client_id']}"
+    for method, path in (("GET", ""), ("PUT", ""), ("PUT", "/rotate"), ("DELETE", "")):
+        answer = await service.writer(method, elsewhere + path, json={})
+        assert (answer.status, answer.message) == (404, "OAuth client not found")
+    assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
+
+
+async def test_a_secret_sealed_under_a_lost_key_is_not_shown(service: Management, place: str) -> None:
+    """A key that left the ring costs the display of old secrets, not the whole answer."""
+    client = await registered(service.writer, place)
+    lost = {"$set": {"secrets.0.sealed": "9.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}
+    await service.deps.store.mongo["clients"].update_one({"_id": client["client_id"]}, lost)
+    answer = await service.writer("GET", f"{place}/{client['client_id']}")
+    assert (answer.status, "secret" in answer.body) == (200, False)
+
+
+async def test_show_once_means_once(mongodb_url: str) -> None:
+    """With client_secrets=show_once a secret is in the answer that made it, and nowhere else, ever."""
+    async with management(mongodb_url, client_secrets="show_once") as service:
+        place = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
+        client = await registered(service.writer, place, redirect_uri=CALLBACK)
+        one = f"{place}/{client['client_id']}"
+        assert await is_secret(service, client["client_id"], client["secret"])
+        for answer in (await service.admin("GET", one), await service.admin("GET", place)):
+            assert client["secret"].encode() not in answer.raw
+        new = (await service.writer("PUT", f"{one}/rotate")).body["secret"]
+        assert await is_secret(service, client["client_id"], new)
+        assert "secret" not in (await service.writer("GET", one)).body
+        assert "secret" not in (await service.writer("PUT", one, json={"description": "new"})).body
+        assert [secret.sealed for secret in (await stored(service, client["client_id"])).secrets] == [None]
+
+
+# Editing
+
+
+FULL: dict[str, Any] = {
+    "redirect_uris": [CALLBACK, OTHER],
+    "scope": "read write",
+    "meta_data": {"tier": "gold"},
+    "description": "before",
+    "client_name": "App",
+}
+NEW = "https://new.example.test/"
+
+
+@pytest.mark.parametrize(
+    ("said", "becomes"),
+    [
+        pytest.param({}, {}, id="nothing"),
+        pytest.param({"description": "after"}, {"description": "after"}, id="one-field-others-stay"),
+        pytest.param({"description": None}, {"description": ""}, id="null-clears-description"),
+        pytest.param({"client_name": None}, {"client_name": ""}, id="null-clears-name"),
+        pytest.param({"scope": None}, {"scope": None}, id="null-clears-scope"),
+        pytest.param({"scope": "read"}, {"scope": "read"}, id="scope"),
+        pytest.param({"meta_data": None}, {"meta_data": {}}, id="null-clears-meta-data"),
+        pytest.param({"meta_data": {"a": 1}}, {"meta_data": {"a": 1}}, id="meta-data-is-replaced-whole"),
+        pytest.param({"redirect_uri": NEW}, {"redirect_uris": [NEW]}, id="one-uri"),
+        pytest.param({"redirect_uri": f"{NEW};{OTHER}"}, {"redirect_uris": [NEW, OTHER]}, id="two-uris-in-one-field"),
+        pytest.param({"redirect_uris": [NEW]}, {"redirect_uris": [NEW]}, id="list-of-uris"),
+        pytest.param({"redirect_uri": None}, {"redirect_uris": []}, id="null-clears-uris"),
+        pytest.param({"redirect_uri": ""}, {"redirect_uris": []}, id="empty-clears-uris"),
+        pytest.param({"redirect_uris": None}, {"redirect_uris": []}, id="null-list-clears-uris"),
+        pytest.param(
+            {"redirect_uri": NEW, "redirect_uris": [CALLBACK, OTHER]},
+            {"redirect_uris": [NEW]},
+            id="read-and-one-changed",
+        ),
+        pytest.param(
+            {"redirect_uri": f"{CALLBACK};{OTHER}", "redirect_uris": [NEW]},
+            {"redirect_uris": [NEW]},
+            id="read-and-list-changed",
+        ),
+        pytest.param({"redirect_uri": NEW, "redirect_uris": [NEW]}, {"redirect_uris": [NEW]}, id="both-changed-alike"),
+        pytest.param({"public": False, "secret": None}, {}, id="what-it-is-anyway"),
+    ],
+)
+async def test_an_edit_replaces_what_it_names(
+    service: Management, place: str, said: dict[str, Any], becomes: dict[str, Any]
+) -> None:
+    """What the body leaves out stays, null clears; the answer is the client as GET shows it afterwards."""
+    client = await registered(service.writer, place, **FULL)
+    one = f"{place}/{client['client_id']}"
+    answer = await service.writer("PUT", one, json=said)
+    assert answer.status == 200, answer.body
+    expected = client | becomes | {"updated_at": answer.body["updated_at"]}
+    expected["redirect_uri"] = ";".join(expected["redirect_uris"])
+    assert answer.body == {name: value for name, value in expected.items() if value is not None}
+    assert (await service.writer("GET", one)).body == answer.body
+    assert await is_secret(service, client["client_id"], client["secret"])
+    stems = [stem(event) for event in await service.heard.about(client["client_id"])]
+    assert stems == (["client.created", "client.updated"] if becomes else ["client.created"])
+
+
+async def test_what_was_read_can_be_written_back(service: Management, place: str) -> None:
+    """The whole document of GET is a valid PUT that changes nothing, also where a URI holds the separator."""
+    policies = [(await make_policy(service.deps)).policy_id for _ in range(2)]
+    uris = ["https://app.example.test/cb;v=1", CALLBACK]
+    client = await registered(service.writer, place, **FULL | {"redirect_uris": uris, "policy_ids": policies})
+    one = f"{place}/{client['client_id']}"
+    assert (await service.writer("PUT", one, json=client)).body == client
+    assert (await stored(service, client["client_id"])).version == 1
+    edited = (await service.writer("PUT", one, json=client | {"client_name": "New name"})).body
+    assert edited == client | {"client_name": "New name", "updated_at": edited["updated_at"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        pytest.param({"policy_id": "{b}"}, ["b"], id="one"),
+        pytest.param({"policy_id": "{a}"}, ["a"], id="the-first-alone"),
+        pytest.param({"policy_ids": ["{b}", "{a}", "{b}"]}, ["b", "a"], id="several"),
+        pytest.param({"policy_id": ""}, [], id="empty-clears"),
+        pytest.param({"policy_id": None}, [], id="null-clears"),
+        pytest.param({"policy_ids": []}, [], id="empty-list-clears"),
+        pytest.param({"policy_id": "{a}", "policy_ids": ["{b}"]}, ["b"], id="read-and-list-changed"),
+        pytest.param({"policy_id": "{b}", "policy_ids": ["{a}", "{b}"]}, ["b"], id="read-and-one-changed"),
+    ],
+)
+async def test_an_edit_of_policies(service: Management, place: str, said: dict[str, Any], left: list[str]) -> None:
+    """A client has any number of policies; Tyk's one field shows the first and sets exactly one."""
+    ids = {name: (await make_policy(service.deps)).policy_id for name in "ab"}
+    client = await registered(service.writer, place, policy_ids=[ids["a"], ids["b"]])
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return value.format(**ids) if value else value
+
+    body = {name: filled(value) for name, value in said.items()}
+    answer = await service.writer("PUT", f"{place}/{client['client_id']}", json=body)
+    assert answer.body["policy_ids"] == [ids[name] for name in left]
+    assert answer.body["policy_id"] == (ids[left[0]] if left else "")
+
+
+async def test_a_policy_that_is_gone_does_not_block_other_edits(service: Management, place: str) -> None:
+    """Only policies that an edit adds or changes are looked up."""
+    policy = await make_policy(service.deps)
+    client = await registered(service.writer, place, policy_id=policy.policy_id)
+    await service.deps.store.policies.delete(policy, service.deps.origin("tests"))
+    answer = await service.writer("PUT", f"{place}/{client['client_id']}", json=client | {"description": "new"})
+    assert (answer.status, answer.body["description"]) == (200, "new")
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        pytest.param({"client_id": "another"}, "client_id: the path says", id="another-id"),
+        pytest.param({"api_id": "another"}, "api_id: the path says", id="another-api"),
+        pytest.param({"secret": SECRET}, "rotate", id="another-secret"),
+        pytest.param({"public": True}, "public", id="from-confidential-to-public"),
+        pytest.param({"redirect_uri": "nonsense"}, "redirect_uri", id="uri"),
+        pytest.param({"redirect_uri": NEW, "redirect_uris": [CALLBACK]}, "differ", id="both-changed-and-differ"),
+        pytest.param({"policy_id": "no-such"}, "there is no policy 'no-such'", id="unknown-policy"),
+        pytest.param({"scope": ""}, "scope", id="empty-scope"),
+        pytest.param({"nonsense": 1}, "nonsense", id="unknown-field"),
+        pytest.param({"description": "new", "secret": "x"}, "rotate", id="one-right-one-wrong"),
+    ],
+)
+async def test_a_faulty_edit_changes_nothing(
+    service: Management, place: str, said: dict[str, Any], complaint: str
+) -> None:
+    """400 with a sentence that names the fault, and the client is as it was."""
+    client = await registered(service.writer, place, **FULL)
+    one = f"{place}/{client['client_id']}"
+    answer = await service.writer("PUT", one, json=said)
+    assert answer.status == 400, answer.body
+    assert complaint in answer.message
+    assert (await service.writer("GET", one)).body == client
+    assert (await stored(service, client["client_id"])).version == 1
+
+
+async def test_concurrent_edits_of_different_fields_all_last(service: Management, place: str) -> None:
+    """A lost race is run again on what the winner left, so no edit undoes another."""
+    client = await registered(service.writer, place)
+    edits: list[dict[str, Any]] = [
+        {"description": "new"},
+        {"client_name": "New"},
+        {"scope": "read"},
+        {"redirect_uri": CALLBACK},
+    ]
+    one = f"{place}/{client['client_id']}"
+    answers = await asyncio.gather(*(service.writer("PUT", one, json=edit) for edit in edits))
+    assert [answer.status for answer in answers] == [200] * 4
+    after = (await service.writer("GET", one)).body
+    assert all(after | edit == after for edit in edits)
+    assert (await stored(service, client["client_id"])).version == 5
+
+
+async def test_a_crowd_of_edits_ends_in_200_or_409(service: Management, place: str) -> None:
+    """Who loses too often is told to look again; every 200 is one version and one event."""
+    client = await registered(service.writer, place)
+    one = f"{place}/{client['client_id']}"
+    crowd = await asyncio.gather(
+        *(service.writer("PUT", one, json={"description": str(number)}) for number in range(40))
+    )
+    assert {answer.status for answer in crowd} <= {200, 409}
+    done = sum(answer.status == 200 for answer in crowd)
+    assert (await stored(service, client["client_id"])).version == 1 + done
+    events = await service.heard.about(client["client_id"])
+    assert [int(event["sequence"]) for event in events] == list(range(1, 2 + done))
+
+
+# Rotating
+
+
+async def rotate(service: Management, place: str, client_id: str, **said: Any) -> Answer:
+    return await service.writer("PUT", f"{place}/{client_id}/rotate", json=said)
+
+
+@pytest.mark.parametrize("body", [pytest.param(None, id="no-body"), pytest.param(b"", id="empty"), b"{}", b" \n"])
+async def test_rotation_without_overlap_kills_the_old_secret_at_once(
+    service: Management, place: str, body: bytes | None
+) -> None:
+    """The answer has the new secret, GET shows it, and the old one is dead; the event follows."""
+    client = await registered(service.writer, place)
+    answer = await service.writer("PUT", f"{place}/{client['client_id']}/rotate", data=body)
+    new = answer.body["secret"]
+    assert answer.status == 200
+    assert answer.body == client | {"secret": new, "updated_at": answer.body["updated_at"]}
+    assert await is_secret(service, client["client_id"], new)
+    assert not await is_secret(service, client["client_id"], client["secret"])
+    assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == answer.body
+    assert [stem(event) for event in await service.heard.about(client["client_id"])] == [
+        "client.created",
+        "client.secret_rotated",
+    ]
+
+
+async def test_during_an_overlap_both_secrets_work(service: Management, place: str) -> None:
+    """The old one for so many seconds more, the new one from now on."""
+    client = await registered(service.writer, place)
+    client_id, old = client["client_id"], client["secret"]
+    new = (await rotate(service, place, client_id, overlap=60)).body["secret"]
+    for later, old_works in ((timedelta(0), True), (timedelta(seconds=50), True), (timedelta(seconds=61), False)):
+        assert await is_secret(service, client_id, old, later=later) is old_works
+        assert await is_secret(service, client_id, new, later=later)
+    assert (await service.writer("GET", f"{place}/{client_id}")).body["secret"] == new
+
+
+async def test_a_rotation_without_overlap_ends_every_overlap(service: Management, place: str) -> None:
+    """It is what one does when a secret leaked: nothing but the new one works."""
+    client = await registered(service.writer, place)
+    client_id, secrets = client["client_id"], [client["secret"]]
+    for _ in range(2):
+        secrets.append((await rotate(service, place, client_id, overlap=3600)).body["secret"])
+    newest = (await rotate(service, place, client_id)).body["secret"]
+    assert [await is_secret(service, client_id, secret) for secret in [*secrets, newest]] == [False] * 3 + [True]
+
+
+async def test_the_operator_may_choose_the_secret(service: Management, place: str) -> None:
+    """Where two systems must change at the same time."""
+    client = await registered(service.writer, place)
+    assert (await rotate(service, place, client["client_id"], secret=SECRET)).body["secret"] == SECRET
+    assert await is_secret(service, client["client_id"], SECRET)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param({"overlap": -1}, id="negative"),
+        pytest.param({"overlap": 90 * 86400 + 1}, id="over-90-days"),
+        pytest.param({"overlap": "soon"}, id="not-a-number"),
+        pytest.param({"overlap": 1e300}, id="huge"),
+        pytest.param({"overlap": {"$gt": 0}}, id="operator"),
+        pytest.param({"secret": "short"}, id="short-secret"),
+        pytest.param({"overlaps": 5}, id="misspelt"),
+        pytest.param([], id="list"),
+    ],
+)
+async def test_a_faulty_rotation_changes_nothing(service: Management, place: str, said: Any) -> None:
+    """400, and the secret is what it was."""
+    client = await registered(service.writer, place)
+    answer = await service.writer("PUT", f"{place}/{client['client_id']}/rotate", json=said)
+    assert answer.status == 400, answer.body
+    assert answer.message
+    assert await is_secret(service, client["client_id"], client["secret"])
+    assert (await stored(service, client["client_id"])).version == 1
+
+
+async def test_concurrent_rotations_leave_one_newest_secret(service: Management, place: str) -> None:
+    """Each that succeeded was newest for a while; the one that GET shows is valid without end."""
+    client = await registered(service.writer, place)
+    client_id = client["client_id"]
+    answers = await asyncio.gather(*(rotate(service, place, client_id, overlap=60) for _ in range(4)))
+    assert {answer.status for answer in answers} <= {200, 409}
+    new = [answer.body["secret"] for answer in answers if answer.status == 200]
+    assert len(set(new)) == len(new) >= 1
+    shown = (await service.writer("GET", f"{place}/{client_id}")).body["secret"]
+    assert shown in new
+    assert await is_secret(service, client_id, shown, later=timedelta(days=1000))
+    assert len((await stored(service, client_id)).secrets) == min(MOST_SECRETS, 1 + len(new))
+
+
+def kept(name: str, *, expires_at: datetime | None = None) -> ClientSecret:
+    return ClientSecret(digest=name, created_at=NOW, expires_at=expires_at)
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "overlap", "after"),
+    [
+        pytest.param([("a", None)], HOUR, [("new", None), ("a", HOUR)], id="overlap"),
+        pytest.param([("a", None)], timedelta(0), [("new", None)], id="no-overlap"),
+        pytest.param(
+            [("b", None), ("a", 2 * HOUR)],
+            HOUR,
+            [("new", None), ("b", HOUR), ("a", HOUR)],
+            id="a-shorter-overlap-shortens-older-ones",
+        ),
+        pytest.param(
+            [("b", None), ("a", HOUR / 2)],
+            HOUR,
+            [("new", None), ("b", HOUR), ("a", HOUR / 2)],
+            id="an-older-overlap-is-not-renewed",
+        ),
+        pytest.param(
+            [("b", None), ("a", timedelta(0))], HOUR, [("new", None), ("b", HOUR)], id="what-has-expired-is-pruned"
+        ),
+        pytest.param(
+            [("d", None), ("c", HOUR), ("b", HOUR), ("a", HOUR)],
+            HOUR,
+            [("new", None), ("d", HOUR), ("c", HOUR), ("b", HOUR)],
+            id="the-oldest-goes-early",
+        ),
+    ],
+)
+def test_which_secrets_a_rotation_leaves(
+    before: list[tuple[str, timedelta | None]], overlap: timedelta, after: list[tuple[str, timedelta | None]]
+) -> None:
+    """The new one first, then the replaced ones whose overlap lasts, at most MOST_SECRETS; none lives longer for it."""
+
+    def listed(secrets: list[tuple[str, timedelta | None]]) -> tuple[ClientSecret, ...]:
+        return tuple(kept(name, expires_at=None if end is None else NOW + end) for name, end in secrets)
+
+    assert rotated(listed(before), kept("new"), SecretRotation(overlap=overlap), NOW) == listed(after)
+    assert len(after) <= MOST_SECRETS
+
+
+# Deleting
+
+
+async def test_a_deleted_client_is_gone(service: Management, place: str) -> None:
+    """The Dashboard's words; then nothing answers, a second DELETE is 404, and the event says why."""
+    client = await registered(service.writer, place)
+    one = f"{place}/{client['client_id']}"
+    answer = await service.writer("DELETE", one)
+    assert answer.status == 200
+    assert answer.body == {"Status": "OK", "Message": "OAuth client deleted successfully.", "Meta": None}
+    for method, path in (("GET", one), ("PUT", one), ("PUT", f"{one}/rotate"), ("DELETE", one)):
+        assert (await service.writer(method, path, json={})).status == 404
+    deleted = (await service.heard.about(client["client_id"]))[-1]
+    assert (stem(deleted), deleted["data"]["reason"]) == ("client.deleted", "client_deleted")
+
+
+async def test_of_many_deletions_one_is_done(service: Management, place: str) -> None:
+    """One 200 and one event; the others find nothing."""
+    client = await registered(service.writer, place)
+    answers = await asyncio.gather(*(service.writer("DELETE", f"{place}/{client['client_id']}") for _ in range(6)))
+    assert sorted(answer.status for answer in answers) == [200] + [404] * 5
+    stems = [stem(event) for event in await service.heard.about(client["client_id"])]
+    assert stems == ["client.created", "client.deleted"]
