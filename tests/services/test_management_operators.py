@@ -1,0 +1,284 @@
+"""/api/operators, and the first operator: who may use the management API."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from contracts.operators import Operator, Permission
+from libs.bus.local import LocalBus
+from libs.runtime import Deps, new_deps
+from libs.settings import WrongSetting, load
+from libs.store.operators import key_digest
+from services.management.app import create_app
+from services.management.settings import ManagementSettings
+from tests.builders import KEYS, Caller, make_operator, running, settings
+from tests.eventually import eventually
+from tests.services.management import Management, management
+
+PLACE = "/api/operators"
+KEY = "the-first-key-of-24-char"
+
+
+@pytest.fixture(scope="module", name="service")
+async def _service(mongodb_url: str) -> AsyncIterator[Management]:
+    async with management(mongodb_url) as service:
+        yield service
+
+
+async def made(service: Management, *permissions: str) -> dict[str, Any]:
+    """The operator, with its key, as the answer that made it shows it."""
+    answer = await service.admin("POST", PLACE, json={"name": "An operator", "permissions": list(permissions)})
+    assert answer.status == 200, answer.body
+    body: dict[str, Any] = answer.body
+    return body
+
+
+async def opens(caller: Caller, method: str = "GET", path: str = "/api/apis") -> int:
+    return (await caller(method, path, json={})).status
+
+
+# /api/operators
+
+
+async def test_a_key_is_shown_once_and_opens_what_it_says(service: Management) -> None:
+    """`tw_ok_` and 256 random bits; afterwards only its digest exists anywhere."""
+    operator = await made(service, "read")
+    key, place = operator.pop("key"), f"{PLACE}/{operator['operator_id']}"
+    assert key.startswith("tw_ok_")
+    assert len(key) == len("tw_ok_") + 43
+    assert operator["permissions"] == ["read"]
+    assert await opens(service.anybody.with_key(key)) == 200
+    assert await opens(service.anybody.with_key(f"Bearer {key}")) == 200
+    assert (await service.admin("GET", place)).body == operator
+    for path in (place, f"{PLACE}?p=-1"):
+        assert key.encode() not in (await service.admin("GET", path)).raw
+    document = await service.deps.store.mongo["operators"].find_one({"_id": operator["operator_id"]})
+    assert key not in str(document)
+    (created,) = await service.heard.about(operator["operator_id"])
+    assert (created["type"], created["data"]["name"]) == ("io.tokenwire.operator.created", "An operator")
+
+
+async def test_permissions_are_a_set(service: Management) -> None:
+    """Each once, in one order, however they were said."""
+    assert (await made(service, "revoke", "read", "revoke"))["permissions"] == ["read", "revoke"]
+
+
+async def test_put_replaces_name_and_permissions_and_keeps_the_key(service: Management) -> None:
+    """What the key opens changes with the next request."""
+    operator = await made(service, "read")
+    caller = service.anybody.with_key(operator.pop("key"))
+    said = {"name": "Renamed", "permissions": ["authorize"]}
+    answer = await service.admin("PUT", f"{PLACE}/{operator['operator_id']}", json=said)
+    assert answer.body == operator | said | {"updated_at": answer.body["updated_at"]}
+    assert await opens(caller) == 403
+
+
+async def test_a_deleted_operator_has_no_key(service: Management) -> None:
+    """The key is dead with the next request; the operator is gone."""
+    operator = await made(service, "read")
+    caller, place = service.anybody.with_key(operator["key"]), f"{PLACE}/{operator['operator_id']}"
+    assert await opens(caller) == 200
+    assert (await service.admin("DELETE", place)).message == "Operator deleted"
+    assert await opens(caller) == 401
+    for method in ("GET", "PUT", "DELETE"):
+        answer = await service.admin(method, place, json={"name": "x", "permissions": ["read"]})
+        assert (answer.status, answer.message) == (404, "operator not found")
+
+
+async def test_an_operator_cannot_shut_itself_out(service: Management) -> None:
+    """Neither by deleting itself nor by giving `admin` away; another admin can."""
+    first, second = await made(service, "admin"), await made(service, "admin")
+    caller, place = service.anybody.with_key(first["key"]), f"{PLACE}/{first['operator_id']}"
+    less = {"name": "less", "permissions": ["read", "write"]}
+    for method in ("DELETE", "PUT"):
+        answer = await caller(method, place, json=less)
+        assert (answer.status, "itself" in answer.message) == (400, True)
+    assert (await caller("PUT", place, json={"name": "more", "permissions": ["read", "admin"]})).status == 200
+    other = service.anybody.with_key(second["key"])
+    assert (await other("PUT", place, json=less)).status == 200
+    assert (await other("DELETE", place)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        pytest.param({"name": "x"}, "permissions", id="no-permissions"),
+        pytest.param({"name": "x", "permissions": []}, "permissions", id="empty-permissions"),
+        pytest.param({"name": "x", "permissions": ["root"]}, "permissions", id="unknown-permission"),
+        pytest.param({"name": "x", "permissions": "read"}, "permissions", id="string-for-list"),
+        pytest.param({"name": "x", "permissions": [{"$ne": 1}]}, "permissions", id="operator-for-permission"),
+        pytest.param({"permissions": ["read"]}, "name", id="no-name"),
+        pytest.param({"name": "  ", "permissions": ["read"]}, "name", id="blank-name"),
+        pytest.param({"name": "x", "permissions": ["read"], "key": "mine"}, "key", id="a-key-of-ones-own"),
+        pytest.param({"name": "x", "permissions": ["read"], "operator_id": "me"}, "operator_id", id="an-id"),
+    ],
+)
+async def test_a_faulty_operator_is_refused(service: Management, said: dict[str, Any], complaint: str) -> None:
+    """400 with a sentence that names the fault; nobody is made or changed."""
+    operator = await made(service, "read")
+    before = (await service.admin("GET", f"{PLACE}?p=-1")).body
+    for method, path in (("POST", PLACE), ("PUT", f"{PLACE}/{operator['operator_id']}")):
+        answer = await service.admin(method, path, json=said)
+        assert answer.status == 400, answer.body
+        assert complaint in answer.message
+    assert (await service.admin("GET", f"{PLACE}?p=-1")).body == before
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("Bearer ", id="empty-bearer"),
+        pytest.param("Basic YTpi", id="basic"),
+        pytest.param("tw_ok_" + "A" * 43, id="unknown"),
+        pytest.param("x" * 5000, id="long"),
+        pytest.param("ключ", id="not-ascii"),
+    ],
+)
+async def test_without_a_known_key_nothing_opens(service: Management, key: str) -> None:
+    """401 in Tyk's words, the same for each."""
+    answer = await service.anybody.with_key(key)("GET", "/api/apis")
+    assert (answer.status, answer.body) == (401, {"Status": "Error", "Message": "Not authorised", "Meta": None})
+
+
+async def test_the_list_has_pages(mongodb_url: str) -> None:
+    """100 operators are a page, by id."""
+    async with management(mongodb_url) as service:
+        await asyncio.gather(*(make_operator(service.deps, Permission.READ) for _ in range(100)))
+        first, second, every = [(await service.admin("GET", PLACE + query)).body for query in ("", "?p=2", "?p=-1")]
+        assert [body["pages"] for body in (first, second, every)] == [2, 2, 1]
+        assert first["operators"] + second["operators"] == every["operators"]
+        assert len(every["operators"]) == 103
+
+
+# The first operator
+
+
+def service_of(mongodb_url: str, database_name: str, key: str | None) -> tuple[Deps, ManagementSettings]:
+    configured = settings(ManagementSettings, mongodb_url, database_name, bootstrap_operator_key=key)
+    return new_deps(configured, "management", bus=LocalBus()), configured
+
+
+async def bootstrap_operator(deps: Deps) -> Operator:
+    operator = await deps.store.operators.get("bootstrap")
+    assert operator is not None
+    return operator
+
+
+async def test_the_bootstrap_key_opens_everything(mongodb_url: str, database_name: str) -> None:
+    """On an empty database the operator `bootstrap` has permission admin, as soon as the service is ready."""
+    deps, configured = service_of(mongodb_url, database_name, KEY)
+    async with running(create_app(configured, deps)) as anybody:
+        assert await opens(anybody.with_key(KEY), path=PLACE) == 200
+        operator = await bootstrap_operator(deps)
+        assert (operator.permissions, operator.version) == ((Permission.ADMIN,), 1)
+        document = await deps.store.mongo["operators"].find_one({"_id": "bootstrap"})
+        assert KEY not in str(document)
+
+
+async def test_a_restart_changes_nothing_and_another_key_replaces_the_first(
+    mongodb_url: str, database_name: str
+) -> None:
+    """The same key is left alone; a changed one is the only one that works; without one the last stays."""
+    versions = []
+    for key in (KEY, KEY, f"another-{KEY}", None):
+        deps, configured = service_of(mongodb_url, database_name, key)
+        async with running(create_app(configured, deps)) as anybody:
+            versions.append((await bootstrap_operator(deps)).version)
+            opened = [await opens(anybody.with_key(one)) for one in (KEY, f"another-{KEY}")]
+            assert opened == ([200, 401] if key == KEY else [401, 200])
+    assert versions == [1, 1, 2, 2]
+
+
+async def test_several_instances_at_once_make_one(mongodb_url: str, database_name: str) -> None:
+    """They race for the same record, and all become ready."""
+    several = [service_of(mongodb_url, database_name, KEY) for _ in range(5)]
+
+    async def version(deps: Deps, configured: ManagementSettings) -> int:
+        async with running(create_app(configured, deps)) as anybody:
+            assert await opens(anybody.with_key(KEY)) == 200
+            return (await bootstrap_operator(deps)).version
+
+    assert await asyncio.gather(*(version(*one) for one in several)) == [1] * 5
+
+
+async def test_lost_permissions_and_a_deleted_operator_come_back(mongodb_url: str, database_name: str) -> None:
+    """The setting is a promise: at every start the operator exists and has `admin`."""
+    deps, configured = service_of(mongodb_url, database_name, KEY)
+    async with running(create_app(configured, deps)):
+        operator = await bootstrap_operator(deps)
+        await deps.store.operators.edit(operator, {"permissions": (Permission.READ,)}, deps.origin("tests"))
+    deps, configured = service_of(mongodb_url, database_name, KEY)
+    async with running(create_app(configured, deps)):
+        operator = await bootstrap_operator(deps)
+        assert operator.permissions == (Permission.ADMIN,)
+        await deps.store.operators.delete(operator, deps.origin("tests"))
+    deps, configured = service_of(mongodb_url, database_name, KEY)
+    async with running(create_app(configured, deps)) as anybody:
+        assert await opens(anybody.with_key(KEY), path=PLACE) == 200
+
+
+async def test_the_key_of_another_operator_is_not_taken_over(mongodb_url: str, database_name: str) -> None:
+    """Two operators with one key cannot be told apart: readiness says so until one of them has another."""
+    deps, configured = service_of(mongodb_url, database_name, None)
+    async with running(create_app(configured, deps)):
+        key = await make_operator(deps, Permission.READ)
+    deps, configured = service_of(mongodb_url, database_name, key)
+    starting = running(create_app(configured, deps))
+    opening = asyncio.ensure_future(starting.__aenter__())
+
+    async def taken() -> bool:
+        return "another operator" in await state(deps)
+
+    await eventually(taken)
+    other = await deps.store.operators.with_digest(key_digest(key))
+    assert other is not None
+    assert other.permissions == (Permission.READ,)
+    await deps.store.operators.delete(other, deps.origin("tests"))
+    anybody = await opening
+    assert await opens(anybody.with_key(key), path=PLACE) == 200
+    await starting.__aexit__(None, None, None)
+
+
+async def state(deps: Deps) -> str:
+    """What readiness says."""
+    response = await deps.health.readyz(None)  # type: ignore[arg-type]
+    assert isinstance(response.body, bytes)
+    return response.body.decode()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param("x" * 23, id="too-short"),
+        pytest.param("x" * 513, id="too-long"),
+        pytest.param("x" * 24 + " ", id="space"),
+        pytest.param("ключ" * 6, id="not-ascii"),
+    ],
+)
+def test_a_wrong_bootstrap_key_stops_the_start(key: str) -> None:
+    """With one line that names the setting and what is expected, and not the key."""
+    with pytest.raises(WrongSetting) as refusal:
+        load(ManagementSettings, mongodb_url="mongodb://x", amqp_url="amqp://x", keys=KEYS, bootstrap_operator_key=key)
+    line = str(refusal.value)
+    assert line.startswith("TOKENWIRE_BOOTSTRAP_OPERATOR_KEY: ")
+    assert "24" in line
+    assert key not in line
+    assert "\n" not in line
+
+
+def test_an_empty_bootstrap_key_is_none() -> None:
+    """As compose files write what is not set."""
+    loaded = load(ManagementSettings, mongodb_url="mongodb://x", amqp_url="x", keys=KEYS, bootstrap_operator_key="")
+    assert loaded.bootstrap_operator_key is None
+
+
+async def test_the_shortest_key_is_taken(mongodb_url: str, database_name: str) -> None:
+    """24 characters."""
+    key = secrets.token_hex(12)
+    deps, configured = service_of(mongodb_url, database_name, key)
+    async with running(create_app(configured, deps)) as anybody:
+        assert await opens(anybody.with_key(key)) == 200

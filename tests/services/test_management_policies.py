@@ -1,0 +1,242 @@
+"""/api/portal/policies[/{id}]: policies in Tyk's words."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.builders import make_api, make_policy, unique
+from tests.services.management import Management, management
+
+PLACE = "/api/portal/policies"
+
+
+@pytest.fixture(scope="module", name="service")
+async def _service(mongodb_url: str) -> AsyncIterator[Management]:
+    async with management(mongodb_url) as service:
+        yield service
+
+
+@pytest.fixture(scope="module", name="api_id")
+async def _api_id(service: Management) -> str:
+    """An API for access rights to name."""
+    return (await make_api(service.deps)).api_id
+
+
+def in_tyks_words(api_id: str) -> dict[str, Any]:
+    """A policy as Tyk's Dashboard writes it, nulls and fields that are not used here included."""
+    return {
+        "_id": "",
+        "id": "",
+        "name": "Gold",
+        "org_id": "5e9d9544a1dcd60001d0ed20",
+        "active": True,
+        "is_inactive": False,
+        "rate": 10,
+        "per": 60,
+        "quota_max": 1000,
+        "quota_renewal_rate": 3600,
+        "throttle_interval": -1,
+        "throttle_retry_limit": -1,
+        "key_expires_in": 0,
+        "partitions": {"quota": False, "rate_limit": False, "acl": False},
+        "tags": None,
+        "meta_data": None,
+        "last_updated": "1655965189",
+        "access_rights": {
+            api_id: {
+                "api_name": "Orders",
+                "api_id": api_id,
+                "versions": ["Default"],
+                "allowed_urls": [{"url": "/orders/.*", "methods": ["GET", "POST"]}, {"url": "/any", "methods": None}],
+                "limit": None,
+                "allowance_scope": "",
+            }
+        },
+    }
+
+
+async def test_a_policy_in_tyks_words_is_taken(service: Management, api_id: str) -> None:
+    """POST gives the id as the message, as Tyk's Dashboard does; GET gives the policy."""
+    answer = await service.writer("POST", PLACE, json=in_tyks_words(api_id))
+    assert answer.status == 200
+    policy_id = answer.message
+    assert answer.body == {"Status": "OK", "Message": policy_id, "Meta": None, "ID": policy_id}
+    shown = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
+    assert shown["created_at"] == shown["updated_at"]
+    assert {name: value for name, value in shown.items() if not name.endswith("_at")} == {
+        "id": policy_id,
+        "_id": policy_id,
+        "name": "Gold",
+        "org_id": "5e9d9544a1dcd60001d0ed20",
+        "active": True,
+        "is_inactive": False,
+        "rate": 10,
+        "per": 60,
+        "quota_max": 1000,
+        "quota_renewal_rate": 3600,
+        "tags": [],
+        "meta_data": {},
+        "access_rights": {
+            api_id: {
+                "api_id": api_id,
+                "api_name": "Orders",
+                "versions": ["Default"],
+                "allowed_urls": [
+                    {"url": "/orders/.*", "methods": ["GET", "POST"]},
+                    {"url": "/any", "methods": []},
+                ],
+                "allowance_scope": "",
+            }
+        },
+    }
+    (created,) = await service.heard.about(policy_id)
+    assert (created["type"], created["data"]) == ("io.tokenwire.policy.created", {"policy_id": policy_id})
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param({"id": "{new}"}, "{new}", id="id"),
+        pytest.param({"_id": "{new}"}, "{new}", id="underscore-id"),
+        pytest.param({"id": "{new}", "_id": "5ead7120575961000181867e"}, "{new}", id="id-before-underscore-id"),
+        pytest.param({"id": "", "_id": "{new}"}, "{new}", id="empty-id-is-absent"),
+        pytest.param({"id": None, "_id": "{new}"}, "{new}", id="null-id-is-absent"),
+    ],
+)
+async def test_the_id_may_be_chosen(service: Management, said: dict[str, Any], expected: str) -> None:
+    """As `id`, or as Tyk's `_id`."""
+    new = unique("gold")
+    body = {key: value.format(new=new) if value else value for key, value in said.items()}
+    answer = await service.writer("POST", PLACE, json=body)
+    assert (answer.status, answer.message) == (200, expected.format(new=new))
+
+
+async def test_what_was_read_can_be_written_back(service: Management, api_id: str) -> None:
+    """The document of GET is a valid PUT that keeps everything."""
+    policy_id = (await service.writer("POST", PLACE, json=in_tyks_words(api_id))).message
+    before = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
+    assert (await service.writer("PUT", f"{PLACE}/{policy_id}", json=before)).status == 200
+    after = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
+    assert after == before | {"updated_at": after["updated_at"]}
+
+
+async def test_put_replaces_the_whole_policy(service: Management, api_id: str) -> None:
+    """What PUT leaves out has its default again: a limit or a right that is not repeated is gone."""
+    policy_id = (await service.writer("POST", PLACE, json=in_tyks_words(api_id))).message
+    answer = await service.writer("PUT", f"{PLACE}/{policy_id}", json={"name": "Silver", "active": False})
+    assert answer.body == {"Status": "OK", "Message": "Data updated", "Meta": None, "ID": policy_id}
+    after = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
+    assert (after["name"], after["active"], after["access_rights"], after["rate"]) == ("Silver", False, {}, 0)
+    assert [event["type"] for event in await service.heard.about(policy_id)] == [
+        "io.tokenwire.policy.created",
+        "io.tokenwire.policy.updated",
+    ]
+
+
+async def test_meta_data_has_whatever_keys(service: Management) -> None:
+    """Keys that a database would take for operators or paths are data."""
+    meta = {"$set": {"a.b": 1}, "": None, "tier": ["gold", 1.5, False]}
+    policy_id = (await service.writer("POST", PLACE, json={"meta_data": meta})).message
+    assert (await service.reader("GET", f"{PLACE}/{policy_id}")).body["meta_data"] == meta
+
+
+async def test_an_access_right_is_about_the_api_it_is_filed_under(service: Management, api_id: str) -> None:
+    """The inner id may be left out; another one is a mistake."""
+    filed = {"access_rights": {api_id: {"versions": ["v1"]}}}
+    policy_id = (await service.writer("POST", PLACE, json=filed)).message
+    right = (await service.reader("GET", f"{PLACE}/{policy_id}")).body["access_rights"][api_id]
+    assert (right["api_id"], right["versions"]) == (api_id, ["v1"])
+    other = (await make_api(service.deps)).api_id
+    answer = await service.writer("POST", PLACE, json={"access_rights": {api_id: {"api_id": other}}})
+    assert answer.status == 400
+    assert f"access_rights.{api_id}.api_id" in answer.message
+
+
+FAULTS = [
+    pytest.param({"access_rights": {"no-such-api": {}}}, "there is no API 'no-such-api'", id="unknown-api"),
+    pytest.param({"access_rights": {"a/b": {}}}, "access_rights", id="api-id-malformed"),
+    pytest.param({"access_rights": {"$where": {}}}, "access_rights", id="operator-for-api-id"),
+    pytest.param({"access_rights": []}, "access_rights", id="list-of-rights"),
+    pytest.param({"access_rights": {"a": "all"}}, "access_rights", id="string-for-right"),
+    pytest.param({"access_rights": {"a": {"allowed_urls": "/"}}}, "allowed_urls", id="string-for-urls"),
+    pytest.param({"access_rights": {"a": {"allowed_urls": ["/"]}}}, "allowed_urls", id="string-for-url"),
+    pytest.param({"access_rights": {"a": {"allowed_urls": [{}]}}}, "url", id="url-missing"),
+    pytest.param({"rate": -2}, "rate", id="negative-rate"),
+    pytest.param({"rate": {"$gt": 0}}, "rate", id="operator-for-rate"),
+    pytest.param({"per": "often"}, "per", id="not-a-number"),
+    pytest.param({"quota_max": 1.5}, "quota_max", id="half-a-request"),
+    pytest.param({"quota_max": 1e300}, "quota_max", id="more-than-an-integer"),
+    pytest.param({"tags": [1]}, "tags", id="number-for-tag"),
+    pytest.param({"meta_data": "x"}, "meta_data", id="string-for-meta-data"),
+    pytest.param({"name": "x" * 257}, "name", id="long-name"),
+    pytest.param({"active": "perhaps"}, "active", id="not-a-flag"),
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"), [*FAULTS, pytest.param({"id": "a b"}, "id", id="malformed-id"), pytest.param([], "object")]
+)
+async def test_a_faulty_policy_is_refused(service: Management, said: Any, complaint: str) -> None:
+    """400 with a sentence that names the fault, and nothing is stored: a typo would silently grant nothing."""
+    before = (await service.reader("GET", f"{PLACE}?p=-1")).body
+    answer = await service.writer("POST", PLACE, json=said)
+    assert answer.status == 400, answer.body
+    assert complaint in answer.message
+    assert (await service.reader("GET", f"{PLACE}?p=-1")).body == before
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"), [*FAULTS, pytest.param({"id": "other"}, "the path says", id="other-id")]
+)
+async def test_a_faulty_replacement_changes_nothing(service: Management, said: Any, complaint: str) -> None:
+    """400, and the policy is as it was."""
+    policy = await make_policy(service.deps)
+    answer = await service.writer("PUT", f"{PLACE}/{policy.policy_id}", json=said)
+    assert answer.status == 400, answer.body
+    assert complaint in answer.message
+    assert await service.deps.store.policies.get(policy.policy_id) == policy
+
+
+async def test_the_list_is_the_dashboards(mongodb_url: str) -> None:
+    """`Data` and `Pages`, by id, 100 a page, all at once with a negative one."""
+    async with management(mongodb_url) as service:
+        assert (await service.reader("GET", PLACE)).body == {"Data": [], "Pages": 0}
+        made = await asyncio.gather(*(make_policy(service.deps) for _ in range(101)))
+        ids = sorted(policy.policy_id for policy in made)
+        for query, expected in (("", ids[:100]), ("?p=2", ids[100:]), ("?p=-2", ids)):
+            body = (await service.reader("GET", PLACE + query)).body
+            assert ([policy["id"] for policy in body["Data"]], set(body)) == (expected, {"Data", "Pages"})
+            assert body["Pages"] == (1 if "-" in query else 2)
+
+
+async def test_a_taken_id_is_409(service: Management) -> None:
+    """A POST never overwrites; of many that want one id, one gets it."""
+    policy_id = unique("wanted")
+    answers = await asyncio.gather(*(service.writer("POST", PLACE, json={"id": policy_id}) for _ in range(6)))
+    assert sorted(answer.status for answer in answers) == [200] + [409] * 5
+    assert all(policy_id in answer.message for answer in answers)
+
+
+async def test_concurrent_replacements_all_count_or_are_refused(service: Management) -> None:
+    """Each PUT is a version of its own, or says 409."""
+    policy = await make_policy(service.deps)
+    place = f"{PLACE}/{policy.policy_id}"
+    answers = await asyncio.gather(*(service.writer("PUT", place, json={"rate": rate}) for rate in range(12)))
+    assert {answer.status for answer in answers} <= {200, 409}
+    after = await service.deps.store.policies.get(policy.policy_id)
+    assert after is not None
+    assert after.version == 1 + sum(answer.status == 200 for answer in answers) > 1
+
+
+async def test_a_deleted_policy_is_gone(service: Management) -> None:
+    """Nothing answers, a second DELETE is 404, and the event follows."""
+    policy = await make_policy(service.deps)
+    place = f"{PLACE}/{policy.policy_id}"
+    answer = await service.writer("DELETE", place)
+    assert answer.body == {"Status": "OK", "Message": "Data deleted", "Meta": None}
+    for method in ("GET", "PUT", "DELETE"):
+        answer = await service.writer(method, place, json={})
+        assert (answer.status, answer.message) == (404, "policy not found")
+    assert (await service.heard.about(policy.policy_id))[-1]["type"] == "io.tokenwire.policy.deleted"
