@@ -36,6 +36,8 @@ def _printable(text: str) -> str:
 
 
 def _whole_milliseconds(moment: datetime) -> datetime:
+    if moment.tzinfo is UTC and moment.microsecond % 1000 == 0:
+        return moment
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import Contract, Moment, Response
+from contracts.base import AdminRequest, ClientId, Contract, Moment, PublicId, Response
 
 
 class TokenNotification(Contract):
@@ -46,6 +46,9 @@ class Delivery(Contract):
     delivery_id: str
     """The event id, which is also the `webhook-id`."""
     version: Annotated[int, Field(ge=1)] = 1
+    """Counts every change, claims included."""
+    sequence: Annotated[int, Field(ge=0)] = 0
+    """Counts the changes that wrote an event: the `sequence` of the latest."""
     state: DeliveryState
     api_id: str
     client_id: str
@@ -53,6 +56,8 @@ class Delivery(Contract):
     event_type: str
     event_at: Moment
     """When the event happened."""
+    traceparent: str | None = None
+    """The trace of the request that caused the event."""
     sealed: bytes | None = None
     """The body under the notifier's public key; dropped when delivery ends well."""
     attempts: tuple[Attempt, ...] = ()
@@ -63,6 +68,8 @@ class Delivery(Contract):
     next_attempt_at: Moment | None = None
     lease_until: Moment | None = None
     """Until then one notifier owns it."""
+    give_up_at: Moment
+    """From then on it is exhausted, even where an endpoint that is down has kept it from its attempts."""
     created_at: Moment
     updated_at: Moment
 
@@ -91,3 +98,28 @@ class DeliveryList(Response):
     deliveries: list[DeliveryView]
     next: str | None = None
     """Pass as `after` to go on; None at the end."""
+
+
+class DeliveryQuery(AdminRequest):
+    """The parameters of GET /api/notifications/deliveries."""
+
+    api_id: PublicId | None = None
+    client_id: ClientId | None = None
+    state: DeliveryState | None = None
+    since: Annotated[Moment | None, Field(alias="from")] = None
+    """Events of this moment and later."""
+    until: Annotated[Moment | None, Field(alias="to")] = None
+    """Events before this moment."""
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    after: PublicId | None = None
+    """`next` of the page before."""
+
+
+class RedeliveryRequest(AdminRequest):
+    """POST /api/notifications/redeliver: everything of one API since a moment that has not arrived."""
+
+    api_id: PublicId
+    since: Moment
+    """Events of this moment and later."""
+    state: Literal[DeliveryState.EXHAUSTED, DeliveryState.PENDING] = DeliveryState.EXHAUSTED
+    """`pending`: attempts that wait for their rung are due now, too."""

@@ -22,6 +22,11 @@ def new_event_id(now: datetime) -> str:
     return f"evt_{int(now.timestamp() * 1000):012x}{os.urandom(10).hex()}"
 
 
+def first_event_id(moment: datetime) -> str:
+    """Sorts before the id of every event of this moment or later, and after all before it."""
+    return f"evt_{int(moment.timestamp() * 1000):012x}"
+
+
 def sequence_text(sequence: int) -> str:
     """Ten digits, so that it sorts as text."""
     return f"{sequence:010d}"

@@ -6,10 +6,13 @@ import random
 import re
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 
 import structlog
 from aiohttp import web
+from aiohttp.hdrs import METH_ALL
 from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import Counter, Histogram
 
 from libs.http.errors import ErrorRenderer
 from libs.telemetry import LATENCY, REQUESTS
@@ -25,6 +28,11 @@ log = structlog.get_logger("access")
 
 def _new_trace() -> str:
     return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
+
+
+@lru_cache(maxsize=4096)
+def _measures(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, method, status), LATENCY.labels(route)
 
 
 def _route(request: web.Request) -> str:
@@ -54,8 +62,10 @@ def surroundings(renderer: ErrorRenderer, sample: float) -> Middleware:
             response.headers["Server"] = "tokenwire"
         seconds = time.perf_counter() - started
         route = _route(request)
-        REQUESTS.labels(route, request.method, response.status).inc()
-        LATENCY.labels(route).observe(seconds)
+        method = request.method if request.method in METH_ALL else "other"
+        counter, histogram = _measures(route, method, response.status)
+        counter.inc()
+        histogram.observe(seconds)
         if sample >= 1 or response.status >= 400 or random.random() < sample:  # noqa: S311 - sampling
             log.info(
                 "request",

@@ -35,6 +35,15 @@ def _entry(event: PendingEvent) -> Document:
     return entry
 
 
+def carrying(event: PendingEvent) -> Document:
+    """The part of an update that adds the event to its record."""
+    return {
+        "$push": {"pending": _entry(event)},
+        "$min": {"pending_since": event.at},
+        "$unset": {"purge_at": ""},
+    }
+
+
 def _pending_events(document: Document) -> Iterable[PendingEvent]:
     for entry in document.get("pending", ()):
         yield PendingEvent(
@@ -96,8 +105,7 @@ class Ledger:
         """
         update: Document = {"$set": fields}
         if event is not None:
-            update |= {"$push": {"pending": _entry(event)}, "$min": {"pending_since": event.at}}
-            update["$unset"] = {"purge_at": ""}
+            update |= carrying(event)
 
         async def write(repeated: bool) -> bool:
             try:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC
 from typing import Any, TypeVar
 
 import structlog
@@ -102,6 +103,7 @@ class Mongo:
             self._client = AsyncIOMotorClient(
                 self._url,
                 tz_aware=True,
+                tzinfo=UTC,
                 w="majority",
                 journal=True,
                 retryWrites=True,

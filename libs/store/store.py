@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from libs.sealing import KeyRing
 from libs.store.apis import Apis
 from libs.store.clients import Clients
+from libs.store.deliveries import Deliveries
 from libs.store.grants import Grants
 from libs.store.ledger import Announce
 from libs.store.mongo import Mongo
@@ -24,6 +25,7 @@ class Store:
     policies: Policies
     resource_owners: ResourceOwners
     operators: Operators
+    deliveries: Deliveries
 
     @classmethod
     def over(cls, mongo: Mongo, keys: KeyRing, announce: Announce) -> "Store":
@@ -36,4 +38,5 @@ class Store:
             policies=Policies(mongo, announce),
             resource_owners=ResourceOwners(mongo, announce),
             operators=Operators(mongo, announce),
+            deliveries=Deliveries(mongo, announce),
         )
