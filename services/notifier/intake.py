@@ -1,0 +1,101 @@
+"""Takes notification commands from the bus: each is a delivery in MongoDB before it is acknowledged."""
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from contracts.events import NotificationCommand
+from contracts.webhooks import Delivery, DeliveryState
+from libs.bus.port import Delivery as BusDelivery
+from libs.bus.port import Drop, Exchange, Retry, Subscription
+from libs.catalog import Catalog
+from libs.oauth.errors import TemporarilyUnavailable
+from libs.store.deliveries import Deliveries
+from libs.store.mongo import Conflict
+from services.notifier.addresses import address_of
+from services.notifier.claims import Claims
+from services.notifier.courier import Courier
+from services.notifier.lanes import Lanes
+
+PREFETCH = 256
+
+
+def _sealed(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Drop("the sealed part is not base64") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Running twice on the same event does no more than once."""
+
+    deliveries: Deliveries
+    catalog: Catalog
+    lanes: Lanes
+    courier: Courier
+    claims: Claims
+    lease: timedelta
+    patience: timedelta
+    now: Callable[[], datetime]
+
+    def subscription(self) -> Subscription:
+        """To what only the notifier may read."""
+        return Subscription("notifier", Exchange.NOTIFY, ("notify",), self.take, prefetch=PREFETCH)
+
+    async def take(self, message: BusDelivery) -> None:
+        """The delivery stored, and under way where its endpoint has room. Raises Retry while MongoDB is away."""
+        try:
+            command = NotificationCommand.model_validate_json(message.message.body)
+        except ValidationError as error:
+            raise Drop("not a notification command") from error
+        delivery = self._delivery(command)
+        try:
+            await self._accept(delivery)
+        except TemporarilyUnavailable as error:
+            raise Retry from error
+        except Conflict:
+            return  # it came before
+
+    def _delivery(self, command: NotificationCommand) -> Delivery:
+        event, now = command.event, self.now()
+        return Delivery(
+            delivery_id=event.id,
+            state=DeliveryState.PENDING,
+            api_id=event.data.api_id,
+            client_id=event.data.client_id,
+            grant_id=event.data.grant_id,
+            event_type=event.stem,
+            event_at=event.time,
+            traceparent=event.traceparent,
+            sealed=_sealed(command.sealed),
+            next_attempt_at=now,
+            give_up_at=now + self.patience,
+            created_at=now,
+            updated_at=now,
+        )
+
+    async def _accept(self, delivery: Delivery) -> None:
+        address = await address_of(self.catalog, delivery.api_id)
+        if address is None:
+            unwanted = {"state": DeliveryState.DISCARDED, "sealed": None, "next_attempt_at": None}
+            await self.deliveries.add(delivery.model_copy(update=unwanted))
+            return
+        lane = self.lanes.of(address.on_key_change_url)
+        # Whatever waits for this endpoint in MongoDB came before.
+        if self.claims.stopping or lane.waiting or not self.lanes.take(lane):
+            await self.deliveries.add(delivery)
+            self.claims.left(delivery.api_id, address.on_key_change_url)
+            return
+        leased = delivery.model_copy(update={"lease_until": self.now() + self.lease})
+        try:
+            await self.deliveries.add(leased)
+        except BaseException:
+            self.lanes.give_back(lane)
+            raise
+        self.courier.start(leased, lane, address.shared_secret)

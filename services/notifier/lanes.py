@@ -1,0 +1,84 @@
+"""Who may send how much at once, so that no endpoint stands in the way of another."""
+
+import resource
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from services.notifier.breaker import Breaker
+
+
+def affordable(wanted: int) -> int:
+    """As many attempts at once as wanted; half of the files this process may open at most."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(2, min(wanted, soft // 2))
+
+
+class Lane:
+    """One endpoint, which is one URL: what is under way to it, whether it answers, and what waits for it."""
+
+    def __init__(self, url: str, breaker: Breaker) -> None:
+        self.url = url
+        self.breaker = breaker
+        self.under_way = 0
+        self.waiting: set[str] = set()
+        """APIs with deliveries for this endpoint that are due in MongoDB, as far as is known here."""
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether nothing would be lost with it."""
+        return not self.under_way and not self.waiting and self.breaker.healthy
+
+
+class Lanes:
+    """Every endpoint's share of the attempts that may be under way at once in this process.
+
+    A lane has at most `per_endpoint`, and never more than there are free places: so however many endpoints hang, the
+    next one finds places free.
+    """
+
+    def __init__(self, total: int, per_endpoint: int, now: Callable[[], datetime]) -> None:
+        self._total = total
+        self._per_endpoint = per_endpoint
+        self._now = now
+        self._lanes: dict[str, Lane] = {}
+        self.under_way = 0
+        self.room_again: Callable[[Lane], None] = lambda _: None
+        """Told of a lane that something waits for, when it may have a place again."""
+
+    def of(self, url: str) -> Lane:
+        """The lane of this endpoint."""
+        lane = self._lanes.get(url)
+        if lane is None:
+            lane = self._lanes[url] = Lane(url, Breaker(self._per_endpoint))
+        return lane
+
+    def room(self, lane: Lane) -> int:
+        """How many more attempts may begin now."""
+        free = (self._total - self.under_way - lane.under_way) // 2
+        return max(0, min(lane.breaker.limit(self._now()) - lane.under_way, free))
+
+    def take(self, lane: Lane, wanted: int = 1) -> int:
+        """Up to so many places, to be given back."""
+        taken = min(wanted, self.room(lane))
+        lane.under_way += taken
+        self.under_way += taken
+        return taken
+
+    def give_back(self, lane: Lane, places: int = 1) -> None:
+        """Places that are free again."""
+        lane.under_way -= places
+        self.under_way -= places
+        if lane.waiting:
+            self.room_again(lane)
+        elif lane.forgettable:
+            self._lanes.pop(lane.url, None)
+
+    def note(self, lane: Lane, *, troubled: bool, wait: timedelta | None = None) -> None:
+        """What an attempt says about the endpoint."""
+        now = self._now()
+        if not troubled:
+            lane.breaker.succeeded()
+            return
+        lane.breaker.failed(now)
+        if wait is not None:
+            lane.breaker.throttled(now, wait)
