@@ -2,67 +2,26 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
 from aio_pika.exceptions import AMQPError
 from aiormq.exceptions import ChannelAccessRefused
 
-from deploy import make_secrets
 from libs.bus.port import BusUnavailable, Delivery, Exchange, Message
 from libs.bus.rabbit import RabbitBus
 from libs.bus.rabbit.topology import topology
+from tests.deployment.guarded import GuardedRabbit
 from tests.deployment.test_definitions import STEMS
 from tests.deployment.wiring import SERVICES, wired
 from tests.eventually import eventually
-from tests.provision import CannotProvide
-from tests.provision.rabbitmq import RabbitNode, rabbitmq_server
-
-CONFIGURATION = make_secrets.TEMPLATE.with_name("rabbitmq.conf")
-
-
-class DefinedNode(RabbitNode):
-    """A node that loads the definitions with the passwords in `secrets`, as the stack's configuration says."""
-
-    def __init__(self, server: Path, secrets: Path) -> None:
-        self._secrets = secrets
-        super().__init__(server)
-
-    def url_of(self, user: str) -> str:
-        """How the user's secret says to connect, but here."""
-        secret = (self._secrets / f"amqp_url_{user}").read_text().strip()
-        return secret.replace("rabbitmq:5672", urlsplit(self.url).netloc.rpartition("@")[2])
-
-    def _write_configuration(self) -> None:
-        super()._write_configuration()
-        (loading,) = [line for line in CONFIGURATION.read_text().splitlines() if line.startswith("load_definitions")]
-        assert loading == "load_definitions = /run/secrets/rabbitmq_definitions"
-        with (self._home / "rabbitmq.conf").open("a") as configuration:
-            configuration.write(f"load_definitions = {self._secrets / make_secrets.DEFINITIONS}\n")
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DefinedNode]:
-    secrets = tmp_path_factory.mktemp("secrets")
-    make_secrets.make(secrets)
-    try:
-        node = DefinedNode(rabbitmq_server(), secrets)
-    except CannotProvide as reason:
-        pytest.fail(str(reason))
-    try:
-        node.start()
-        yield node
-    finally:
-        node.close()
 
 
 @asynccontextmanager
-async def bus_of(broker: DefinedNode, service: str, heard: list[Delivery]) -> AsyncIterator[RabbitBus]:
+async def bus_of(broker: GuardedRabbit, service: str, heard: list[Delivery]) -> AsyncIterator[RabbitBus]:
     """The service's bus as the stack has it, with its real subscriptions and handlers that only remember."""
 
     async def remember(delivery: Delivery) -> None:
@@ -88,14 +47,14 @@ async def _answers(bus: RabbitBus) -> bool:
 
 
 @asynccontextmanager
-async def channel_of(broker: DefinedNode, user: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+async def channel_of(broker: GuardedRabbit, user: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     connection = await aio_pika.connect(broker.url_of(user))
     async with connection, connection.channel(on_return_raises=True) as channel:
         yield channel
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_works_with_its_own_user_and_no_more(broker: DefinedNode, service: str) -> None:
+async def test_a_service_works_with_its_own_user_and_no_more(broker: GuardedRabbit, service: str) -> None:
     """Every subscription gets its consumer, and every event the service may have to publish is taken."""
     sources = wired(service).publishes_from
     messages = [
@@ -109,7 +68,7 @@ async def test_a_service_works_with_its_own_user_and_no_more(broker: DefinedNode
         assert list(await bus.publish(messages)) == [True] * len(messages)
 
 
-async def test_events_reach_the_pools_and_the_broadcasts(broker: DefinedNode) -> None:
+async def test_events_reach_the_pools_and_the_broadcasts(broker: GuardedRabbit) -> None:
     """What one service publishes arrives where another one subscribes, by the definitions' bindings alone."""
     revoking: list[Delivery] = []
     checking: list[Delivery] = []
@@ -124,7 +83,7 @@ async def test_events_reach_the_pools_and_the_broadcasts(broker: DefinedNode) ->
         await eventually(lambda: {"evt_1"} <= {delivery.message.id for delivery in checking})
 
 
-async def test_a_downstream_system_owns_its_queue_and_hears_everything(broker: DefinedNode) -> None:
+async def test_a_downstream_system_owns_its_queue_and_hears_everything(broker: GuardedRabbit) -> None:
     """The subscriber's user declares `sub.<name>`, binds it to the events and reads; publishing is refused."""
     async with bus_of(broker, "token", []) as token, channel_of(broker, "subscriber") as channel:
         queue = await channel.declare_queue("sub.billing", durable=True, arguments={"x-queue-type": "quorum"})
@@ -176,7 +135,7 @@ REFUSED: dict[str, tuple[str, Deed]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_what_no_user_needs_is_refused(broker: DefinedNode, case: str) -> None:
+async def test_what_no_user_needs_is_refused(broker: GuardedRabbit, case: str) -> None:
     """The broker itself says no, whatever a service's code tries."""
     user, deed = REFUSED[case]
     async with channel_of(broker, user) as channel:
@@ -185,7 +144,7 @@ async def test_what_no_user_needs_is_refused(broker: DefinedNode, case: str) -> 
                 await deed(channel)
 
 
-async def test_there_is_no_guest(broker: DefinedNode) -> None:
+async def test_there_is_no_guest(broker: GuardedRabbit) -> None:
     """A broker with definitions makes no default user; only those named here may connect."""
     with pytest.raises((AMQPError, ConnectionError)):
         await aio_pika.connect(broker.url)
@@ -194,7 +153,7 @@ async def test_there_is_no_guest(broker: DefinedNode) -> None:
     assert all(user["tags"] == [] for user in users)
 
 
-def test_the_broker_has_the_topology_of_the_code(broker: DefinedNode) -> None:
+def test_the_broker_has_the_topology_of_the_code(broker: GuardedRabbit) -> None:
     """As the broker itself lists it: every queue with every argument, every binding."""
     wanted = topology()
     queues = json.loads(broker.ctl("list_queues", "name", "durable", "arguments", "--formatter", "json"))

@@ -11,21 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploy import make_secrets
 from libs.sealing import Opener, Sealer
 from libs.settings import PREFIX, load
 from tests.deployment import stack
 from tests.deployment.wiring import SERVICES, settings_class, wired
 
 CONTAINERS = (*SERVICES, "edge", "mongodb", "mongodb-init", "rabbitmq")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory like .secrets/ as `make secrets` leaves it."""
-    directory = tmp_path_factory.mktemp("secrets")
-    make_secrets.make(directory)
-    return directory
 
 
 def setting(variable: str) -> str:

@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,43 +10,14 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from deploy.prepare_mongodb import CannotPrepare, prepare
-from libs.processes import end, tied_to_us
-from services.embedded import EmbeddedMongoMissing, mongod_binary
+from tests.deployment.guarded import GuardedMongo
 from tests.ports import free_port
 
 ROOT, PASSWORD = "root-password", "service-password"
 
 
-class GuardedMongo:
-    """An empty mongod with the options of the stack's."""
-
-    def __init__(self, home: Path) -> None:
-        self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        key = home / "keyfile"
-        key.write_text("a2V5ZmlsZS1vZi10aGUtdGVzdHM=\n")
-        key.chmod(0o400)
-        (home / "data").mkdir()
-        self._command = [
-            str(mongod_binary()),
-            *("--dbpath", str(home / "data"), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--nounixsocket"),
-            *("--auth", "--keyFile", str(key), "--replSet", "rs0", "--oplogSize", "64"),
-            *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false", "--quiet"),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            tied_to_us(self._command, ending=signal.SIGKILL),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def stop(self) -> None:
-        if self._process is not None:
-            end(self._process, within=10)
+class Empty(GuardedMongo):
+    """An empty server, and how it is prepared and looked into."""
 
     def client(self, user: str | None = None, password: str = "") -> MongoClient[dict[str, object]]:
         credentials = {} if user is None else {"username": user, "password": password, "authSource": "admin"}
@@ -59,18 +28,15 @@ class GuardedMongo:
 
 
 @pytest.fixture
-def mongod(tmp_path: Path) -> Iterator[GuardedMongo]:
-    try:
-        server = GuardedMongo(tmp_path)
-    except EmbeddedMongoMissing as reason:
-        pytest.fail(str(reason))
+def mongod(tmp_path: Path) -> Iterator[Empty]:
+    server = Empty(tmp_path)
     server.start()
     yield server
     server.stop()
     shutil.rmtree(tmp_path / "data")
 
 
-async def test_an_empty_server_becomes_what_the_services_need(mongod: GuardedMongo) -> None:
+async def test_an_empty_server_becomes_what_the_services_need(mongod: Empty) -> None:
     """A primary; a user who reads and writes the services' database and no other; strangers get nothing. Again, it
     changes nothing, but for the service's password where that was changed; and a restart keeps it all.
     """
@@ -90,7 +56,7 @@ async def test_an_empty_server_becomes_what_the_services_need(mongod: GuardedMon
         await asyncio.to_thread(mongod.prepare, "not-the-root-password")
 
 
-def _check_rights(mongod: GuardedMongo, password: str) -> None:
+def _check_rights(mongod: Empty, password: str) -> None:
     with mongod.client("tokenwire", password) as client:
         grants = client["tokenwire"]["grants"]
         grants.create_index("client_id")
@@ -110,14 +76,14 @@ def _check_rights(mongod: GuardedMongo, password: str) -> None:
         stranger["tokenwire"]["grants"].find_one()
 
 
-async def test_a_half_done_preparation_is_finished(mongod: GuardedMongo) -> None:
+async def test_a_half_done_preparation_is_finished(mongod: Empty) -> None:
     """The set was made and the process died before the first user: the next run goes on from there."""
     await asyncio.to_thread(_only_initiate, mongod)
     await asyncio.to_thread(mongod.prepare)
     await asyncio.to_thread(_check_rights, mongod, PASSWORD)
 
 
-def _only_initiate(mongod: GuardedMongo) -> None:
+def _only_initiate(mongod: Empty) -> None:
     address = f"mongodb://{mongod.address}/"
     with MongoClient[dict[str, object]](address, directConnection=True, serverSelectionTimeoutMS=20_000) as client:
         member = {"_id": 0, "host": mongod.address}
