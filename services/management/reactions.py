@@ -52,4 +52,4 @@ class Reactions:
 
     def subscription(self) -> Subscription:
         """To the end of APIs."""
-        return Subscription("management", Exchange.EVENTS, ("api.deleted.*",), self.react)
+        return Subscription("management", Exchange.EVENTS, ("api.deleted.#",), self.react)
