@@ -1,0 +1,48 @@
+"""What must never be found in a log: every secret that went over the wire during the tests."""
+
+import base64
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+_ISSUED = re.compile(r"tw_(?:at|rt|ac|ok)_[A-Za-z0-9_-]{20,}")
+_SECRET_FIELDS = frozenset({"secret", "client_secret", "password", "sharedSecret", "shared_secret", "key"})
+_SHORTEST = 6
+"""What is shorter says nothing when it is found."""
+
+
+class Secrets:
+    """Remembers secrets, and finds them again."""
+
+    def __init__(self, *known: str) -> None:
+        self._values = set(known)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, *values: str) -> None:
+        """Remember these."""
+        self._values.update(value for value in values if len(value) >= _SHORTEST)
+
+    def add_basic(self, client_id: str, secret: str) -> None:
+        """Remember the secret, and what RFC 7617 makes of it."""
+        self.add(secret, base64.b64encode(f"{client_id}:{secret}".encode()).decode())
+
+    def overhear(self, said: Any) -> None:
+        """Remember every secret in a body: whatever has the shape of an issued value or the name of a secret."""
+        if isinstance(said, bytes | str):
+            self.add(*_ISSUED.findall(said if isinstance(said, str) else said.decode(errors="replace")))
+        elif isinstance(said, dict):
+            self.add(*(value for name, value in said.items() if name in _SECRET_FIELDS and isinstance(value, str)))
+            self._overhear_each(said.values())
+        elif isinstance(said, list):
+            self._overhear_each(said)
+
+    def _overhear_each(self, members: Iterable[Any]) -> None:
+        for member in members:
+            self.overhear(member)
+
+    def found_in(self, text: str) -> set[str]:
+        """Those that the text holds, as they are or as a URL has them."""
+        return {value for value in self._values if value in text or quote(value, safe="") in text}

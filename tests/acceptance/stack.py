@@ -1,0 +1,170 @@
+"""The whole system: every service a process of its own, the edge in front, MongoDB and RabbitMQ behind."""
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from libs.sealing import public_key_of
+from tests.acceptance.caller import Caller
+from tests.acceptance.discretion import Secrets
+from tests.acceptance.programs import Program
+from tests.deployment.edge import Edge
+from tests.deployment.wiring import SERVICES
+from tests.eventually import eventually
+from tests.ports import free_ports
+
+INSTANCES = {service: service for service in SERVICES} | {"token-2": "token"}
+"""What each process runs: one of every service, and two of the busiest."""
+READY_WITHIN = 45.0
+"""Seconds until every process is ready; on two idle cores they take about six."""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What a stack stands on."""
+
+    mongodb_url: str
+    database: str
+    amqp_url: str
+
+
+class Stack:
+    """A running system. `with` starts every process of it and ends every one."""
+
+    def __init__(self, servers: Servers, home: Path, caller: Caller) -> None:
+        self.servers = servers
+        self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
+        self.secrets = caller.secrets
+        self.secrets.add(self.operator_key)
+        keys = Keys.made_in(home, self.secrets)
+        ports = dict(zip(INSTANCES, free_ports(len(INSTANCES)), strict=True))
+        self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        self._edge = Edge({service: [ports[name] for name in instances_of(service)] for service in SERVICES})
+        self._programs = {
+            name: Program(
+                f"services.{service}",
+                own_environment=self._environment(service, keys) | {"TOKENWIRE_PORT": str(ports[name])},
+                output=home / f"{name}.log",
+            )
+            for name, service in INSTANCES.items()
+        }
+        self._running = ExitStack()
+        self.anybody = caller.at(self.url)
+        """Calls the edge."""
+        self.operator = self.anybody.with_key(self.operator_key)
+        """Calls the edge, and may do everything."""
+
+    @property
+    def url(self) -> str:
+        """Of the edge."""
+        return self._edge.url
+
+    def service(self, name: str) -> Caller:
+        """Calls this process itself, past the edge."""
+        return self.anybody.at(self.urls[name])
+
+    def program(self, name: str) -> Program:
+        """The process of this name."""
+        return self._programs[name]
+
+    def logs(self, name: str) -> str:
+        """What the process, or the `edge`, has printed since the tests began."""
+        return self._edge.output if name == "edge" else self._programs[name].output
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; gone when this returns."""
+        self._programs[name].kill()
+
+    async def restart(self, name: str) -> None:
+        """Stopped in order, if it runs, and started again; ready when this returns."""
+        program = self._programs[name]
+        if program.running:
+            await program.stop()
+        program.start()
+        await self.ready(name)
+
+    async def ready(self, *names: str) -> None:
+        """These processes, all if none is named, are ready for requests."""
+        await asyncio.gather(*(self._ready(name) for name in names or INSTANCES))
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            for program in self._programs.values():
+                starting.callback(program.close)
+                program.start()
+            starting.callback(self._tell_all_to_stop)
+            starting.enter_context(self._edge)
+            self._running = starting.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def _tell_all_to_stop(self) -> None:
+        for program in self._programs.values():
+            if program.running:
+                program.tell_to_stop()
+
+    async def _ready(self, name: str) -> None:
+        async def answers() -> bool:
+            assert self._programs[name].running, f"{name} ended:\n{self.logs(name)[-2000:]}"
+            try:
+                answer = await self.service(name)("GET", "/readyz")
+            except OSError:
+                return False
+            assert answer.status == 200, f"{name}: {answer.raw.decode()}"
+            return True
+
+        await eventually(answers, READY_WITHIN)
+
+    def _environment(self, service: str, keys: "Keys") -> dict[str, str]:
+        common = {
+            "TOKENWIRE_MONGODB_URL": self.servers.mongodb_url,
+            "TOKENWIRE_MONGODB_DATABASE": self.servers.database,
+            "TOKENWIRE_AMQP_URL": self.servers.amqp_url,
+            "TOKENWIRE_PUBLIC_URL": self.url,
+            "TOKENWIRE_KEYS_FILE": str(keys.ring),
+            "TOKENWIRE_LOG_LEVEL": "debug",
+        }
+        own = {
+            "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY": keys.notifier_public},
+            "notifier": {
+                "TOKENWIRE_NOTIFIER_PRIVATE_KEYS_FILE": str(keys.notifier_private),
+                "TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "true",
+            },
+            "management": {"TOKENWIRE_BOOTSTRAP_OPERATOR_KEY": self.operator_key},
+        }
+        return common | own.get(service, {})
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a stack; what must not be in an environment is in files, as in a deployment."""
+
+    ring: Path
+    notifier_private: Path
+    notifier_public: str
+
+    @classmethod
+    def made_in(cls, home: Path, remembered: Secrets) -> Self:
+        """New keys, in files of this directory."""
+        ring, private = _random_key(), _random_key()
+        remembered.add(ring, private)
+        files = home / "keys", home / "notifier-private-keys"
+        for file, text in zip(files, (f"1:{ring}", private), strict=True):
+            file.write_text(f"{text}\n")
+        return cls(*files, base64.b64encode(public_key_of(base64.b64decode(private))).decode())
+
+
+def instances_of(service: str) -> Sequence[str]:
+    """The processes that run the service."""
+    return [name for name, runs in INSTANCES.items() if runs == service]
+
+
+def _random_key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
