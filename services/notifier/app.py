@@ -1,5 +1,7 @@
 """The wiring of the notifier."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from aiohttp import web
@@ -13,7 +15,7 @@ from services.notifier.deliveries import DeliveriesApi
 from services.notifier.intake import Intake
 from services.notifier.lanes import Lanes, affordable
 from services.notifier.lifespan import Lifespan
-from services.notifier.schedule import Ladder
+from services.notifier.schedule import LADDER, Ladder
 from services.notifier.sender import Sender
 from services.notifier.settings import NotifierSettings, private_keys
 
@@ -21,16 +23,21 @@ RECORDED_WITHIN = timedelta(seconds=20)
 """What a lease lasts beyond the attempt."""
 
 
-def install(app: web.Application, settings: NotifierSettings, deps: Deps, ladder: Ladder | None = None) -> None:
-    """Put webhook delivery and the deliveries API on the application; `ladder` is the product's unless one is given."""
-    ladder = ladder or Ladder()
+def install(
+    app: web.Application,
+    settings: NotifierSettings,
+    deps: Deps,
+    ladder: Ladder = LADDER,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Put webhook delivery and the deliveries API on the application; `sleep` is how it waits for what is due later."""
     deliveries = deps.store.deliveries
     lease = timedelta(seconds=settings.webhook_timeout) + RECORDED_WITHIN
     lanes = Lanes(affordable(settings.total_concurrency), settings.per_endpoint_concurrency, deps.now)
     sender = Sender(settings.webhook_timeout, deps.now, allow_private=settings.allow_private_destinations)
     opener = Opener(private_keys(settings.notifier_private_keys))
     courier = Courier(deliveries, opener, sender, lanes, ladder, deps.now)
-    claims = Claims(deliveries, deps.catalog, lanes, courier, lease, deps.now)
+    claims = Claims(deliveries, deps.catalog, lanes, courier, lease, deps.now, sleep)
     intake = Intake(deliveries, deps.catalog, lanes, courier, claims, lease, ladder.patience, deps.now)
     api = DeliveriesApi(Access(deps.catalog), deps.catalog, deliveries, claims, sender, ladder.patience, deps.now)
     both_slashes(app, "GET", "/api/notifications/deliveries", api.list)
@@ -43,9 +50,9 @@ def install(app: web.Application, settings: NotifierSettings, deps: Deps, ladder
     Lifespan(claims, courier, sender).add_to(app)
 
 
-def create_app(settings: NotifierSettings, deps: Deps | None = None, ladder: Ladder | None = None) -> web.Application:
+def create_app(settings: NotifierSettings, deps: Deps | None = None) -> web.Application:
     """The notifier alone."""
     deps = deps or new_deps(settings, "notifier")
     app = new_application(settings, deps)
-    install(app, settings, deps, ladder)
+    install(app, settings, deps)
     return app

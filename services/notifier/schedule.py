@@ -46,6 +46,10 @@ class Ladder:
         return max(self.rungs, default=timedelta()) * (1 + self.jitter) * len(self.rungs) + SLACK
 
 
+LADDER = Ladder()
+"""The product's."""
+
+
 def retry_after(value: str | None, now: datetime) -> timedelta | None:
     """What `Retry-After` says, in seconds or as an HTTP date (RFC 9110 §10.2.3); None for the past and for nonsense."""
     if not value:
