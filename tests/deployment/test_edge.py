@@ -308,7 +308,15 @@ async def test_an_instance_that_cannot_be_reached_costs_nothing(stack: Stack) ->
                     assert (await response.json())["service"] == "token"
 
 
-async def test_a_post_that_was_taken_is_never_repeated(stack: Stack) -> None:
+@pytest.mark.parametrize(
+    ("service", "method", "path"),
+    [
+        ("token", "POST", "/my-api/oauth/token"),
+        ("management", "PUT", "/api/apis/oauth/api-1/client-1/rotate"),
+        ("gateway", "POST", "/my-api/orders"),
+    ],
+)
+async def test_what_may_have_been_done_is_never_repeated(stack: Stack, service: str, method: str, path: str) -> None:
     """An instance that dies with the request in its hands may have done it: 502, and no other instance is asked."""
     taken: list[bytes] = []
 
@@ -318,13 +326,13 @@ async def test_a_post_that_was_taken_is_never_repeated(stack: Stack) -> None:
 
     dying = await asyncio.start_server(take_and_die, "127.0.0.1", 0)
     port = dying.sockets[0].getsockname()[1]
-    echo = stack.echoes["token"]
+    echo = stack.echoes[service]
     before = len(echo.asked)
-    with Edge({name: [stack.echoes[name].port] for name in SERVICES} | {"token": [port, echo.port]}) as edge:
+    with Edge({name: [stack.echoes[name].port] for name in SERVICES} | {service: [port, echo.port]}) as edge:
         async with aiohttp.ClientSession() as http:
             statuses = []
             for _ in range(6):
-                async with http.post(f"{edge.url}/my-api/oauth/token", data={"a": "b"}) as response:
+                async with http.request(method, f"{edge.url}{path}", data={"a": "b"}) as response:
                     statuses.append(response.status)
     dying.close()
     await dying.wait_closed()
