@@ -6,25 +6,31 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from examples import subscriber, webhook_receiver
+from examples import subscriber, upstream, webhook_receiver
 from libs.bus.port import BusUnavailable, Exchange, Message
 from libs.bus.rabbit import RabbitBus
+from tests.acceptance.programs import run_python
+from tests.acceptance.stack import Stack
+from tests.acceptance.tenants import Tenant, new_tenant
 from tests.eventually import eventually
+from tests.ports import free_port
+
+Client = TestClient[web.Request, web.Application]
 
 # The webhook receiver
-
-Receiver = TestClient[web.Request, web.Application]
 
 SECRET = "oauth-shared-secret"
 NOTIFICATION = {
@@ -48,20 +54,20 @@ def signed(webhook_id: str, timestamp: int, body: bytes, *, key: bytes = SECRET.
     }
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
+@pytest.fixture(name="receiver")
+async def _receiver() -> AsyncIterator[Client]:
     async with TestClient(TestServer(webhook_receiver.create_app(SECRET))) as client:
         yield client
 
 
-async def received(receiver: Receiver) -> list[dict[str, object]]:
+async def received(receiver: Client) -> list[dict[str, object]]:
     async with receiver.get("/received", headers={"X-Tyk-Shared-Secret": SECRET}) as answer:
         assert answer.status == 200
         found: list[dict[str, object]] = await answer.json()
         return found
 
 
-async def test_a_webhook_is_taken_once_and_answered_twice(receiver: Receiver) -> None:
+async def test_a_webhook_is_taken_once_and_answered_twice(receiver: Client) -> None:
     """A delivery that is repeated is answered 204 again and has no second effect."""
     body, now = json.dumps(NOTIFICATION).encode(), int(time.time())
     for attempt in range(2):
@@ -92,7 +98,7 @@ BODY = json.dumps(NOTIFICATION).encode()
     ],
 )
 async def test_a_webhook_that_does_not_prove_itself_is_refused(
-    receiver: Receiver, status: int, changes: dict[str, str], body: bytes, age: int
+    receiver: Client, status: int, changes: dict[str, str], body: bytes, age: int
 ) -> None:
     """Whoever does not hold the secret, or sends an old webhook again, changes nothing."""
     headers = signed("evt_1", int(time.time()) - age, body) | changes
@@ -101,7 +107,7 @@ async def test_a_webhook_that_does_not_prove_itself_is_refused(
     assert await received(receiver) == []
 
 
-async def test_what_was_received_is_not_shown_to_strangers(receiver: Receiver) -> None:
+async def test_what_was_received_is_not_shown_to_strangers(receiver: Client) -> None:
     """The webhooks hold raw tokens."""
     async with receiver.get("/received") as answer:
         assert answer.status == 401
@@ -247,3 +253,62 @@ async def test_the_stream_is_read_as_server_sent_events() -> None:
 def test_keys_select_over_http_as_they_do_on_the_exchange(pattern: str, key: str, is_matched: bool) -> None:
     """`*` is one word, `#` any number, also none."""
     assert subscriber.matches(pattern, key) is is_matched
+
+
+# The resource server
+
+
+@pytest.fixture
+async def tenant(stack: Stack) -> Tenant:
+    return await new_tenant(stack.anybody, stack.operator)
+
+
+@pytest.fixture
+async def orders(tenant: Tenant, stack: Stack) -> AsyncIterator[Client]:
+    app = upstream.create_app(upstream.Guard(stack.url, f"{tenant.path}/"))
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def test_the_resource_server_answers_to_a_live_token(orders: Client, tenant: Tenant) -> None:
+    """A token opens its paths; refusals are Tokenwire's own, with the challenge."""
+    pair = await tenant.pair()
+    bearer = {"Authorization": f"Bearer {pair.access}"}
+    async with orders.get("/orders/1001?x=1", headers=bearer) as answer:
+        assert (answer.status, await answer.json()) == (200, upstream.ORDERS["1001"])
+    async with orders.get("/orders/7", headers=bearer) as answer:
+        assert answer.status == 404
+    async with orders.get("/orders/7") as answer:
+        assert (answer.status, await answer.json()) == (400, {"error": "Authorization field missing"})
+    async with orders.get("/orders", headers={"Authorization": "Bearer nonsense"}) as answer:
+        assert (answer.status, await answer.json()) == (403, {"error": "Key not authorised"})
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_the_resource_server_fails_closed() -> None:
+    """Without a Tokenwire to ask nobody gets in."""
+    app = upstream.create_app(upstream.Guard(f"http://127.0.0.1:{free_port()}", "/orders/"))
+    async with (
+        TestClient(TestServer(app)) as client,
+        client.get("/orders", headers={"Authorization": "Bearer x"}) as answer,
+    ):
+        assert answer.status == 503
+        assert "Retry-After" in answer.headers
+
+
+# Each of them alone
+
+
+@pytest.mark.parametrize("name", ["identity_server", "webhook_receiver", "upstream", "subscriber", "demo"])
+async def test_every_example_says_how_to_start_it(name: str) -> None:
+    """`--help`."""
+    told = await run_python(f"examples.{name}", "--help")
+    assert told.status == 0
+    assert told.out.startswith(f"usage: python -m examples.{name}")
+
+
+def test_the_examples_import_nothing_of_the_project() -> None:
+    """They are what a stranger would copy."""
+    for source in Path("examples").rglob("*.py"):
+        imports = re.findall(r"^\s*(?:from|import) ([a-z_]+)", source.read_text(), re.MULTILINE)
+        assert not {"services", "libs", "contracts", "tests"} & set(imports), source

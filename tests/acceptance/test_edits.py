@@ -1,0 +1,101 @@
+"""What is edited at the management service is seen by every other process at once, whatever it has cached."""
+
+import asyncio
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from tests.acceptance.stack import Stack, instances_of
+from tests.acceptance.tenants import CALLBACK, NewTenant, Tenant
+from tests.eventually import eventually
+
+SEEN_WITHIN = 2.0
+"""Seconds; a process that had to wait for its cache to expire would take five."""
+OVERLAP = 4
+"""Seconds for which a replaced secret works on."""
+
+
+async def statuses(stack: Stack, tenant: Tenant, *secrets: str) -> Sequence[int]:
+    """What the token processes answer to these secrets of the client: all of them to the first, then to the next."""
+    processes = [stack.service(name) for name in instances_of("token")]
+    asked = (tenant.client_credentials(by=process, secret=secret) for secret in secrets for process in processes)
+    return [answer.status for answer in await asyncio.gather(*asked)]
+
+
+async def test_an_edited_client_is_seen_at_once(stack: Stack, tenant_of: NewTenant) -> None:
+    """A new redirect URI is taken, the old one refused, by a service that has just used the old one."""
+    tenant = await tenant_of()
+    new = "https://app.example.test/elsewhere"
+
+    async def authorized(redirect_uri: str) -> int:
+        query = f"response_type=code&client_id={tenant.client_id}&redirect_uri={quote(redirect_uri, safe='')}"
+        return (await stack.service("authorization")("GET", f"{tenant.path}/oauth/authorize?{query}")).status
+
+    assert [await authorized(CALLBACK), await authorized(new)] == [307, 400]
+    place = f"/api/apis/oauth/{tenant.api_id}/{tenant.client_id}"
+    edited = await stack.operator("PUT", place, json={"redirect_uri": new})
+    assert (edited.status, edited.body["redirect_uri"]) == (200, new)
+
+    async def seen() -> bool:
+        return [await authorized(CALLBACK), await authorized(new)] == [400, 307]
+
+    await eventually(seen, SEEN_WITHIN)
+
+
+async def test_a_replaced_definition_is_seen_at_once(stack: Stack, tenant_of: NewTenant) -> None:
+    """An API that is put out of action issues no token in any process, and takes none."""
+    tenant = await tenant_of()
+    token = (await tenant.client_credentials()).body["access_token"]
+    assert await statuses(stack, tenant, tenant.secret) == [200, 200]
+    assert (await tenant.verified(token)).status == 200
+    place = f"/api/apis/oas/{tenant.api_id}"
+    definition = (await stack.operator("GET", place)).body
+    definition["x-tyk-api-gateway"]["info"]["state"]["active"] = False
+    replaced = await stack.operator("PUT", place, json=definition)
+    assert (replaced.status, replaced.message) == (200, "API updated")
+
+    async def seen() -> bool:
+        return (
+            await statuses(stack, tenant, tenant.secret) == [404, 404] and (await tenant.verified(token)).status == 404
+        )
+
+    await eventually(seen, SEEN_WITHIN)
+
+
+async def test_a_rotated_secret_overlaps_with_the_new_one(stack: Stack, tenant_of: NewTenant) -> None:
+    """Both work everywhere until the overlap is over, then only the new one does."""
+    tenant = await tenant_of()
+    assert await statuses(stack, tenant, tenant.secret) == [200, 200]
+    place = f"/api/apis/oauth/{tenant.api_id}/{tenant.client_id}/rotate"
+    rotated = await stack.operator("PUT", place, json={"overlap": OVERLAP})
+    assert rotated.status == 200, rotated.raw
+    new = rotated.body["secret"]
+    stack.secrets.add_basic(tenant.client_id, new)
+
+    async def both_work() -> bool:
+        return await statuses(stack, tenant, new, tenant.secret) == [200, 200, 200, 200]
+
+    async def only_the_new_one_works() -> bool:
+        return await statuses(stack, tenant, new, tenant.secret) == [200, 200, 401, 401]
+
+    await eventually(both_work, SEEN_WITHIN)
+    await eventually(only_the_new_one_works, OVERLAP + SEEN_WITHIN)
+
+
+async def test_a_deleted_operator_is_locked_out_at_once(stack: Stack, tenant_of: NewTenant) -> None:
+    """Also from services that have just let it in."""
+    tenant = await tenant_of()
+    registration = {"name": "an identity server", "permissions": ["authorize"]}
+    operator = (await stack.operator("POST", "/api/operators", json=registration)).body
+
+    async def asked() -> int:
+        form = {"response_type": "code", "client_id": tenant.client_id}
+        place = f"/api/apis/oauth/{tenant.api_id}/authorize-client"
+        return (await stack.anybody.with_key(operator["key"])("POST", place, data=form)).status
+
+    assert await asked() == 200
+    assert (await stack.operator("DELETE", f"/api/operators/{operator['operator_id']}")).status == 200
+
+    async def locked_out() -> bool:
+        return await asked() == 401
+
+    await eventually(locked_out, SEEN_WITHIN)

@@ -1,0 +1,252 @@
+"""The example identity server in front of a real Tokenwire: login, consent, denial, and who tries to misuse them."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from aiohttp import CookieJar, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from examples import identity_server
+from examples.demo.browser import Form
+from tests.acceptance.stack import Stack
+from tests.acceptance.tenants import CALLBACK, Tenant, new_tenant
+
+Client = TestClient[web.Request, web.Application]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the browser got."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    def proof(self, action: str) -> dict[str, str]:
+        """The hidden fields of the form that posts there."""
+        form = Form(self.text, action)
+        assert form.found, self.text
+        return form.hidden
+
+
+@dataclass(frozen=True)
+class Login:
+    """The identity server of a tenant's API, and one browser in front of it."""
+
+    browser: Client
+    tenant: Tenant
+
+    def request(self, **changes: str) -> dict[str, str]:
+        """An authorization request of the tenant's client; what is changed to nothing is left out."""
+        asked = {
+            "response_type": "code",
+            "client_id": self.tenant.client_id,
+            "redirect_uri": CALLBACK,
+            "state": "a state & more",
+        }
+        return {name: value for name, value in (asked | changes).items() if value}
+
+    async def get(self, path: str, **parameters: str) -> Page:
+        async with self.browser.get(path, params=parameters, allow_redirects=False) as answer:
+            return Page(answer.status, answer.headers, await answer.text())
+
+    async def post(self, path: str, **form: str) -> Page:
+        async with self.browser.post(path, data=form, allow_redirects=False) as answer:
+            return Page(answer.status, answer.headers, await answer.text())
+
+    async def signed_in(self, **changes: str) -> Page:
+        """The consent page."""
+        page = await self.get("/login", **self.request(**changes))
+        entered = await self.post("/session", username="alice", password="wonderland", **page.proof("/session"))
+        assert entered.status == 303
+        return await self.get("/login", **self.request(**changes))
+
+
+@asynccontextmanager
+async def login_for(tenant: Tenant, stack: Stack, key: str) -> AsyncIterator[Login]:
+    settings = identity_server.Settings(
+        tokenwire=stack.url,
+        api_id=tenant.api_id,
+        listen_path=f"{tenant.path}/",
+        operator_key=key,
+        users={"alice": "wonderland", "<b>bob</b>": "builder"},
+        client_names={tenant.client_id: "Order <Desk>"},
+        scopes={"orders": "see your orders"},
+    )
+    server = TestServer(identity_server.create_app(settings))
+    async with TestClient(server, cookie_jar=CookieJar(unsafe=True)) as browser:
+        yield Login(browser, tenant)
+
+
+@pytest.fixture(scope="session", name="tenant")
+async def _tenant(stack: Stack) -> Tenant:
+    return await new_tenant(stack.anybody, stack.operator)
+
+
+@pytest.fixture(scope="session", name="authorize_key")
+async def _authorize_key(stack: Stack) -> str:
+    registration = {"name": "identity server", "permissions": ["authorize"]}
+    answer = await stack.operator("POST", "/api/operators", json=registration)
+    return str(answer.body["key"])
+
+
+@pytest.fixture
+async def login(tenant: Tenant, stack: Stack, authorize_key: str) -> AsyncIterator[Login]:
+    async with login_for(tenant, stack, authorize_key) as login:
+        yield login
+
+
+def query(url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(url).query))
+
+
+async def test_consent_brings_a_code_to_the_client(login: Login) -> None:
+    """Logged in and allowed, the browser carries a code that the client can exchange, with its state."""
+    consent = await login.signed_in(scope="orders other")
+    assert "Order &lt;Desk&gt; wants access" in consent.text
+    assert "see your orders" in consent.text
+    assert login.tenant.client_id in consent.text
+    back = await login.post("/consent", decision="allow", **consent.proof("/consent"))
+    assert back.status == 303
+    assert back.headers["Location"].startswith(f"{CALLBACK}?")
+    brought = query(back.headers["Location"])
+    assert brought["state"] == "a state & more"
+    exchanged = await login.tenant.exchanged(brought["code"])
+    assert exchanged.status == 200
+    assert exchanged.body["scope"] == "orders other"
+
+
+async def test_a_session_is_not_asked_to_log_in_again_but_to_consent_again(login: Login) -> None:
+    """Each authorization is consented to; logging out asks for a name again."""
+    await login.signed_in()
+    consent = await login.get("/login", **login.request())
+    left = await login.post("/session/end", **consent.proof("/session/end"))
+    assert left.status == 303
+    assert "/session" in (await login.get("/login", **login.request())).text
+    refused = await login.post("/consent", decision="allow", **consent.proof("/consent"))
+    assert refused.status == 403
+
+
+async def test_a_denial_goes_back_to_the_client(login: Login) -> None:
+    """`access_denied`, state and issuer go to the redirect URI that was proven (RFC 6749 §4.1.2.1, RFC 9207)."""
+    consent = await login.signed_in()
+    back = await login.post("/consent", decision="deny", **consent.proof("/consent"))
+    assert back.status == 303
+    assert back.headers["Location"].startswith(f"{CALLBACK}?")
+    metadata = await login.tenant.edge("GET", f"/.well-known/oauth-authorization-server{login.tenant.path}")
+    said = {"error": "access_denied", "state": "a state & more", "iss": metadata.body["issuer"]}
+    assert query(back.headers["Location"]) == said
+
+
+async def test_a_denial_without_a_redirect_uri_stays_here(login: Login) -> None:
+    """Only Tokenwire knows the one that is registered."""
+    consent = await login.signed_in(redirect_uri="")
+    page = await login.post("/consent", decision="deny", **consent.proof("/consent"))
+    assert page.status == 200
+    assert "Location" not in page.headers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"redirect_uri": "https://evil.example/"}, id="another-redirect-uri"),
+        pytest.param({"redirect_uri": f"{CALLBACK}/../evil"}, id="a-path-further"),
+        pytest.param({"client_id": "nobody"}, id="unknown-client"),
+        pytest.param({"client_id": ""}, id="no-client"),
+        pytest.param({"response_type": "token"}, id="another-response-type"),
+    ],
+)
+async def test_a_forged_link_gets_no_form_and_no_redirect(login: Login, changes: dict[str, str]) -> None:
+    """Without a request that Tokenwire accepts nobody is sent anywhere: no open redirector (RFC 9700 §4.11.2)."""
+    page = await login.get("/login", **login.request(**changes))
+    assert page.status == 400
+    assert "Location" not in page.headers
+    assert "<form" not in page.text
+
+
+async def test_a_signed_in_user_cannot_be_sent_elsewhere_by_a_changed_form(login: Login) -> None:
+    """The redirect URI comes out of the signature; what the form says beside it is not read."""
+    consent = await login.signed_in()
+    forged = {"redirect_uri": "https://evil.example/", "state": "theirs"}
+    back = await login.post("/consent", decision="deny", **forged, **consent.proof("/consent"))
+    assert back.headers["Location"].startswith(f"{CALLBACK}?")
+    assert query(back.headers["Location"])["state"] == "a state & more"
+
+
+async def test_a_form_of_another_browser_is_refused(login: Login, stack: Stack, authorize_key: str) -> None:
+    """A page that knows a proof of its own cannot log a user in, nor consent in the user's name (RFC 9700 §4.7)."""
+    async with login_for(login.tenant, stack, authorize_key) as stranger:
+        page = await stranger.get("/login", **stranger.request())
+        consent = await stranger.signed_in()
+    credentials = {"username": "alice", "password": "wonderland"}
+    assert (await login.post("/session", **credentials, **page.proof("/session"))).status == 403
+    await login.signed_in()
+    assert (await login.post("/consent", decision="allow", **consent.proof("/consent"))).status == 403
+
+
+@pytest.mark.parametrize("spoil", [lambda proof: "", lambda proof: proof[:-1], lambda proof: f"{proof}0"])
+async def test_a_form_without_its_proof_is_refused(login: Login, spoil: Callable[[str], str]) -> None:
+    """No code without the hidden field, nor with a changed one."""
+    consent = await login.signed_in()
+    proof = spoil(consent.proof("/consent")["request"])
+    assert (await login.post("/consent", decision="allow", request=proof)).status == 403
+
+
+async def test_the_proof_of_one_form_does_not_fit_another(login: Login) -> None:
+    """What lets a user log out does not consent."""
+    consent = await login.signed_in()
+    ending = consent.proof("/session/end")
+    assert (await login.post("/consent", decision="allow", **ending)).status == 403
+
+
+@pytest.mark.parametrize(("name", "password"), [("alice", "wrong"), ("mallory", "wonderland"), ("<b>x</b>", "")])
+async def test_a_wrong_login_shows_the_form_again(login: Login, name: str, password: str) -> None:
+    """Unknown name and wrong password look alike; what was typed is text, never markup."""
+    page = await login.get("/login", **login.request())
+    again = await login.post("/session", username=name, password=password, **page.proof("/session"))
+    assert again.status == 422
+    assert "That name and password do not match." in again.text
+    assert "<b>x" not in again.text
+    assert "identity_session" not in again.headers.get("Set-Cookie", "")
+    assert again.proof("/session")
+
+
+async def test_the_form_that_a_browser_posts_again_is_taken_too(login: Login) -> None:
+    """After a POST to the authorization endpoint the 307 makes the browser re-post the form here."""
+    arrived = await login.post("/login", **login.request())
+    assert arrived.status == 303
+    page = await login.get("/login", **query(arrived.headers["Location"]))
+    assert query(arrived.headers["Location"]) == login.request()
+    assert page.proof("/session")
+
+
+async def test_pages_cannot_be_framed_kept_or_leaked(login: Login) -> None:
+    """Not framed (RFC 9700 §4.16), no referrer with the state in it (§4.2), not cached, no scripts."""
+    for page in (await login.get("/login", **login.request()), await login.signed_in(), await login.get("/login")):
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert page.headers["Referrer-Policy"] == "no-referrer"
+        assert page.headers["Cache-Control"] == "no-store"
+        assert "<script" not in page.text
+
+
+async def test_cookies_are_for_http_and_for_this_site(login: Login) -> None:
+    """No script reads the session, no other site's form brings it along."""
+    page = await login.get("/login", **login.request())
+    entered = await login.post("/session", username="alice", password="wonderland", **page.proof("/session"))
+    for cookie in (page.headers["Set-Cookie"], entered.headers["Set-Cookie"]):
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+
+
+@pytest.mark.parametrize("body", [b"\xff%ff=%00&\x00", b"client_id=a&client_id=b", b"&".join([b"a=b"] * 60)])
+async def test_bytes_that_are_no_form_are_answered_with_a_page(login: Login, body: bytes) -> None:
+    """Never a 5xx."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"}
+    for path in ("/login", "/session", "/session/end", "/consent"):
+        async with login.browser.post(path, data=body, headers=headers, allow_redirects=False) as answer:
+            assert answer.status in {303, 400, 403}, path
