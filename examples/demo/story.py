@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import quote_plus, urljoin
 
-from aiohttp import BasicAuth, ClientSession, ClientTimeout, CookieJar
+from aiohttp import ClientSession, ClientTimeout, CookieJar
 
 from examples import identity_server, subscriber, upstream, webhook_receiver
 from examples.demo.browser import Browser, query_of
@@ -26,6 +26,7 @@ CALLBACK = "https://app.example/callback"
 CLIENT_NAME = "Order Desk"
 USER = "alice"
 HEARD_WITHIN_SECONDS = 20.0
+SHOWN = ("grant_id", "resource_owner", "token_id", "previous_token_id", "reason")
 GRANT_EVENTS = ["code.issued", "token.new", "token.refresh", "grant.revoked"]
 
 Found = TypeVar("Found")
@@ -38,8 +39,14 @@ class Client:
     client_id: str
     secret: str = field(repr=False)
 
-    def basic(self) -> BasicAuth:
-        return BasicAuth(self.client_id, self.secret)
+    @property
+    def credentials(self) -> str:
+        """`client_id:secret` of HTTP Basic; form-encoded first (RFC 6749 App. B)."""
+        pair = f"{quote_plus(self.client_id)}:{quote_plus(self.secret)}"
+        return base64.b64encode(pair.encode()).decode()
+
+    def basic(self) -> dict[str, str]:
+        return {"Authorization": f"Basic {self.credentials}"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Story:
         guard = upstream.Guard(self.target.url, f"/{self.name}/")
         async with (
             serving(identity_server.create_app(login), self.ports.login),
-            serving(webhook_receiver.create_app(secret), self.ports.webhooks),
+            serving(webhook_receiver.create_app(secret, self.tell.say), self.ports.webhooks),
             serving(upstream.create_app(guard), self.ports.orders),
         ):
             yield
@@ -150,6 +157,7 @@ class Story:
         registration = {"redirect_uri": CALLBACK, "client_name": CLIENT_NAME}
         answer = (await self.manage("POST", f"/api/apis/oauth/{api_id}", json=registration)).has(200)
         client = Client(answer.member("client_id"), self.tell.secret(answer.member("secret")))
+        self.tell.secret(client.credentials)
         self.made.append(("client", f"/api/apis/oauth/{api_id}/{client.client_id}"))
         expect("its API", answer.member("api_id"), api_id)
         expect("its redirect URI", answer.member("redirect_uri"), CALLBACK)
@@ -246,7 +254,7 @@ class Story:
     async def revoke(self, client: Client, pair: Pair) -> None:
         self.tell.step("The client revokes (RFC 7009): with its refresh token the whole grant ends")
         form = {"token": pair.refresh, "token_type_hint": "refresh_token"}
-        (await self.call("POST", self.at_api("oauth/revoke"), data=form, auth=client.basic())).has(200)
+        (await self.call("POST", self.at_api("oauth/revoke"), data=form, headers=client.basic())).has(200)
 
     async def everything_is_refused(self, client: Client, pair: Pair) -> None:
         self.tell.step("The call is refused, and so is another refresh")
@@ -256,7 +264,7 @@ class Story:
         expect("the error", answer.has(400).member("error"), "invalid_grant")
 
     async def ask_for_token(self, client: Client, form: dict[str, str]) -> Answer:
-        answer = await self.call("POST", self.at_api("oauth/token"), data=form, auth=client.basic())
+        answer = await self.call("POST", self.at_api("oauth/token"), data=form, headers=client.basic())
         expect("Cache-Control", answer.headers.get("cache-control"), "no-store")
         return answer
 
@@ -318,7 +326,6 @@ class Story:
         came = await eventually(what, later, len(expected))
         expect("what the webhook says", [webhook["notification"] for webhook in came], expected)
         for webhook in came:
-            self.tell.say(f"webhook-id {webhook['id']}")
             self.tell.say(json.dumps(webhook["notification"]))
 
     @contextlib.asynccontextmanager
@@ -352,7 +359,8 @@ class Story:
 
         came = await eventually("the events of the grant", of_the_grant, len(GRANT_EVENTS))
         for event in came:
-            self.tell.say(subscriber.described(event, range(0)))
+            ids = {name: value for name, value in event["data"].items() if name in SHOWN}
+            self.tell.say(f"{stem(event):<14} #{int(event['sequence'])}  {json.dumps(ids)}")
         expect("the events of the grant", [stem(event) for event in came], GRANT_EVENTS)
         expect("their sequence", [int(event["sequence"]) for event in came], [1, 2, 3, 4])
         expect("tokens in the events", re.findall(r"tw_[a-z]{2}_", json.dumps(came)), [])

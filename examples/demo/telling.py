@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import ClientError, ClientSession
 
@@ -26,11 +27,12 @@ def expect(what: str, came: object, expected: object) -> None:
 
 
 class Teller:
-    """Prints steps as they happen. A secret that it was told of is shown by its beginning only."""
+    """Prints steps as they happen. Of a secret that it was told of it shows as much as tells it from another."""
 
     def __init__(self) -> None:
         self.steps = 0
         self._secrets: set[str] = set()
+        self._told: set[str] = set()
 
     def secret(self, value: str) -> str:
         """The value, from now on shortened in print."""
@@ -52,11 +54,19 @@ class Teller:
             flush=True,
         )
 
+    def brief_url(self, url: str) -> str:
+        """The URL; a long query that was told before is left out."""
+        address, _, query = url.partition("?")
+        if len(query) < 60 or unquote(query) not in self._told:
+            self._told.add(unquote(query))
+            return url
+        return f"{address}?…"
+
     def shortened(self, text: str) -> str:
         """Without secrets, and no longer than a few lines."""
         for value in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(value, f"{value[: min(10, len(value) // 4)]}…")
-        text = re.sub(r"\b(tw_[a-z]{2}_[\w-]{4})[\w-]+", r"\1…", text)
+            text = text.replace(value, _shortened(value))
+        text = re.sub(r"\btw_[a-z]{2}_[\w-]{8,}", lambda found: _shortened(found[0]), text)
         return text if len(text) <= 600 else f"{text[:600]}…"
 
 
@@ -115,14 +125,21 @@ class Caller:
                 answer = Answer(line, response.status, headers, await response.text())
         except (ClientError, TimeoutError) as error:
             raise Difference(f"the answer to {method} {url}", expected="an answer", came=repr(error)) from None
-        self._tell(answer, request.get("data") or {})
+        self._tell(answer, request.get("headers") or {}, request.get("data") or {})
         return answer
 
-    def _tell(self, answer: Answer, form: Mapping[str, str]) -> None:
-        self.teller.say(answer.request)
+    def _tell(self, answer: Answer, headers: Mapping[str, str], form: Mapping[str, str]) -> None:
+        self.teller.say(self.teller.brief_url(answer.request))
+        for name, value in headers.items():
+            self.teller.say(f"  {name}: {value}")
         if form:
             self.teller.say("  " + " ".join(f"{name}={_brief(self.teller.shortened(form[name]))}" for name in form))
-        self.teller.say(f"→ {answer.status}{' ' + answer.location if answer.location else ''}")
+        said = answer.text if answer.status >= 400 else self.teller.brief_url(answer.location)
+        self.teller.say(f"→ {answer.status} {said}".rstrip())
+
+
+def _shortened(secret: str) -> str:
+    return f"{secret[:9]}…{secret[-4:]}" if len(secret) >= 32 else f"{secret[:2]}…"
 
 
 def _brief(value: str) -> str:
