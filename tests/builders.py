@@ -131,7 +131,7 @@ async def make_operator(deps: Deps, *permissions: Permission) -> str:
     return key
 
 
-def api_document(name: str = "orders-oas.json", **changes: Any) -> dict[str, Any]:
+def api_document(name: str = "orders-oas.json", /, **changes: Any) -> dict[str, Any]:
     """One of the tests' definitions under an id and a listen path nobody else uses.
 
     The changes are values by path, with `__` for its slashes.

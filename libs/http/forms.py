@@ -64,14 +64,17 @@ def _parse_json(body: bytes, structured: Collection[str]) -> dict[str, str]:
 
 
 async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
-    """The whole body. Raises BodyTooLarge over the limit."""
+    """The whole body, unpacked. Raises BodyTooLarge over the limit, InvalidRequest where it cannot be unpacked."""
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body is over {limit} bytes")
     chunks = bytearray()
-    async for chunk in request.content.iter_any():
-        chunks += chunk
-        if len(chunks) > limit:
-            raise BodyTooLarge(f"the body is over {limit} bytes")
+    try:
+        async for chunk in request.content.iter_any():
+            chunks += chunk
+            if len(chunks) > limit:
+                raise BodyTooLarge(f"the body is over {limit} bytes")
+    except web.RequestPayloadError as error:
+        raise InvalidRequest("the body is cut off, or not encoded as its Content-Encoding says") from error
     return bytes(chunks)
 
 

@@ -61,8 +61,8 @@ class ClientEndpoints:
     async def register(self, request: web.Request) -> web.Response:
         """POST /api/apis/oauth/{api_id}."""
         await self.access.require(request, Permission.WRITE)
-        registration = await read_document(request, ClientRegistration)
         api = await self._api(request)
+        registration = await read_document(request, ClientRegistration)
         if api.oauth is None:
             raise BadRequest("this API issues no tokens: OAuth is not enabled on it")
         at = self.origin()
@@ -90,6 +90,7 @@ class ClientEndpoints:
     async def edit(self, request: web.Request) -> web.Response:
         """PUT /api/apis/oauth/{api_id}/{client_id}: what the body leaves out stays, null clears."""
         operator = await self.access.require(request, Permission.WRITE)
+        await self._client(request)
         edit = await read_document(request, ClientEdit)
 
         async def attempt() -> Client | None:
@@ -105,6 +106,7 @@ class ClientEndpoints:
     async def rotate(self, request: web.Request) -> web.Response:
         """PUT /api/apis/oauth/{api_id}/{client_id}/rotate."""
         await self.access.require(request, Permission.WRITE)
+        await self._client(request)
         rotation = await read_document_if_any(request, SecretRotation)
         secret = rotation.secret.get_secret_value() if rotation.secret else client_secrets.new_secret()
 

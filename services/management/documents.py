@@ -7,7 +7,7 @@ from aiohttp import web
 from contracts.base import Contract
 from libs.http.errors import BadRequest, TooLarge
 from libs.http.forms import read_body
-from libs.oauth.errors import BodyTooLarge
+from libs.oauth.errors import BodyTooLarge, InvalidRequest
 from libs.tyk.document import parse
 from libs.tyk.errors import InvalidDefinition
 
@@ -17,11 +17,13 @@ M = TypeVar("M", bound=Contract)
 
 
 async def read_text(request: web.Request) -> bytes:
-    """The whole body. Raises TooLarge over BODY_LIMIT."""
+    """The whole body. Raises TooLarge over BODY_LIMIT, BadRequest where it cannot be unpacked."""
     try:
         return await read_body(request, BODY_LIMIT)
     except BodyTooLarge as error:
         raise TooLarge(error.description) from error
+    except InvalidRequest as error:
+        raise BadRequest(error.description) from error
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class OperatorEndpoints:
     async def replace(self, request: web.Request) -> web.Response:
         """PUT /api/operators/{operator_id}: another name, other permissions, the same key."""
         asking = await self.access.require(request, Permission.ADMIN)
+        await self._named(request)
         said = await read_document(request, OperatorRegistration)
 
         async def attempt() -> Operator | None:
