@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aio_pika
 from motor.motor_asyncio import AsyncIOMotorClient
 from nacl.public import PrivateKey
 
@@ -142,6 +143,15 @@ async def _seed(values: dict[str, str]) -> None:
     await deps.store.mongo.close()
 
 
+async def _subscribe(url: str) -> None:
+    """A durable subscriber, as the naive variant has one: an event with nobody to keep it costs the broker nothing."""
+    connection = await aio_pika.connect(url)
+    async with connection, connection.channel() as channel:
+        exchange = await channel.declare_exchange("tokenwire.events", aio_pika.ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue("sub.bench", durable=True, arguments={"x-queue-type": "quorum"})
+        await queue.bind(exchange, "#")
+
+
 async def _unpublished(url: str) -> int:
     client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(url)
     try:
@@ -204,6 +214,7 @@ def main() -> None:
             "notifier_public_key": base64.b64encode(bytes(PrivateKey.generate().public_key)).decode(),
         }
         asyncio.run(_seed(values))
+        asyncio.run(_subscribe(values["amqp_url"]))
         variants = _variants(values)
         results = {(variant.name, number): Figures() for variant in variants for number in CONNECTIONS}
         with tempfile.TemporaryDirectory(prefix="tokenwire-bench-") as home:

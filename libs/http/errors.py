@@ -7,7 +7,14 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
-from libs.oauth.errors import CannotRedirect, InvalidClient, OAuthError, Redirected, TemporarilyUnavailable
+from libs.oauth.errors import (
+    CannotRedirect,
+    InvalidClient,
+    InvalidRequest,
+    OAuthError,
+    Redirected,
+    TemporarilyUnavailable,
+)
 from libs.oauth.redirect_uris import with_query
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -77,9 +84,8 @@ def oauth_body(error: OAuthError) -> dict[str, str]:
 class ErrorRenderer:
     """Turns what was raised into a response."""
 
-    def __init__(self, oauth_error_status: int | None = None, issuer: str = "") -> None:
+    def __init__(self, oauth_error_status: int | None = None) -> None:
         self._oauth_error_status = oauth_error_status
-        self._issuer = issuer
 
     def render(self, request: web.Request, error: Exception) -> web.StreamResponse:
         """The response that says what went wrong; what nobody foresaw is logged and answered with 500."""
@@ -93,7 +99,9 @@ class ErrorRenderer:
             case Refusal():
                 return _enveloped(error.status, error.message)
             case ValidationError():
-                return self._plain(request, 400, first_fault(error))
+                return self._malformed(request, first_fault(error))
+            case web.RequestPayloadError():
+                return self._malformed(request, "the body is not what its headers say")
             case web.HTTPException():
                 return self._http(request, error)
         log.error("unforeseen_error", path=request.path, error=type(error).__name__, exc_info=error)
@@ -119,8 +127,15 @@ class ErrorRenderer:
         parameters = oauth_body(redirected.error)
         if redirected.state is not None:
             parameters["state"] = redirected.state
+        # RFC 9207 §2: the issuer is named in every response, "including error responses".
+        parameters["iss"] = redirected.issuer
         location = with_query(redirected.redirect_uri, parameters)
         return web.Response(status=302, headers={**NO_STORE, "Location": location})
+
+    def _malformed(self, request: web.Request, fault: str) -> web.Response:
+        if request.path.startswith("/api/"):
+            return _enveloped(400, fault)
+        return self._oauth(request, InvalidRequest(fault))
 
     def _http(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
         if error.status < 400:
@@ -140,8 +155,8 @@ class ErrorRenderer:
 
 
 def json_bytes(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON response of ready bytes."""
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+    """A JSON response of ready bytes, and a newline for who reads it in a terminal."""
+    return web.Response(body=body + b"\n", status=status, headers=headers, content_type="application/json")
 
 
 def _enveloped(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
