@@ -43,7 +43,7 @@ class Access:
         key = request.headers.get("Authorization", "")
         if key[:7].lower() == "bearer ":
             key = key[7:].strip()
-        return await self._catalog.operator(key) if 0 < len(key) <= _LONGEST_KEY else None
+        return await self._catalog.operator(key) if 0 < len(key) <= _LONGEST_KEY and key.isascii() else None
 
 
 def permits(operator: Operator, permission: Permission) -> bool:

@@ -4,6 +4,7 @@ With the bus up a change is seen within milliseconds; without it an entry is tru
 is never remembered as missing, so that what was just made is found at once.
 """
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,8 @@ from libs.store.store import Store
 
 TTL = 5.0
 SIZE = 10_000
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]{1,255}")
+"""What a listen path may begin with; anything else is no API's, and no question for the database."""
 
 V = TypeVar("V")
 
@@ -76,8 +79,10 @@ class Catalog:
 
     async def api_serving(self, path: str) -> Api | None:
         """The API whose listen path is the longest that this path is under."""
-        segments = path.strip("/").split("/")
-        for api in await self._paths.get(segments[0]) or ():
+        segment = path.strip("/").partition("/")[0]
+        if not _SEGMENT.fullmatch(segment):
+            return None
+        for api in await self._paths.get(segment) or ():
             if f"{path}/".startswith(api.listen_path):
                 return api
         return None

@@ -86,7 +86,7 @@ def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Call
 
 def new_application(settings: Settings, deps: Deps, oauth_error_status: int | None = None) -> web.Application:
     """An application with the middleware, the operations routes and the lifespan of its parts, and no service yet."""
-    renderer = ErrorRenderer(oauth_error_status, settings.public_url)
+    renderer = ErrorRenderer(oauth_error_status)
     app = web.Application(
         middlewares=[surroundings(renderer, settings.access_log_sample)], client_max_size=2 * 1024 * 1024
     )

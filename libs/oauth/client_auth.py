@@ -1,7 +1,6 @@
 """Client authentication (RFC 6749 §2.3): which credentials a request carries, and whether they agree."""
 
 import base64
-import binascii
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
@@ -35,7 +34,7 @@ def parse_basic(header: str) -> Credentials:
     try:
         client_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
         client_id, secret = _form_decoded(client_id), _form_decoded(secret)
-    except (binascii.Error, UnicodeError) as error:
+    except ValueError as error:
         raise InvalidClient("the Basic credentials are malformed") from error
     if not colon or not client_id or "\0" in client_id + secret:
         raise InvalidClient("the Basic credentials are malformed")

@@ -97,8 +97,9 @@ class CannotRedirect(Exception):
 class Redirected(Exception):
     """Client and redirect URI are proven: the error goes to the client by way of the browser."""
 
-    def __init__(self, error: OAuthError, redirect_uri: str, state: str | None) -> None:
+    def __init__(self, error: OAuthError, redirect_uri: str, state: str | None, issuer: str) -> None:
         super().__init__(error.description)
         self.error = error
         self.redirect_uri = redirect_uri
         self.state = state
+        self.issuer = issuer

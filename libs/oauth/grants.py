@@ -205,10 +205,15 @@ def issue_tokens(
     return Transition(None, grant, _token_new(grant, at, sealed))
 
 
+def is_revoked_with(grant: Grant, client: Client) -> bool:
+    """Whether `revoke_all` of its client, or the deletion of a client of the same id, has ended the grant."""
+    return client.revoked_before is not None and grant.created_at <= client.revoked_before
+
+
 def belongs_to(grant: Grant, client: Client, api: Api) -> bool:
-    """Whether this client may use the grant on this API: its own, and not ended by `revoke_all`."""
-    dead = client.revoked_before is not None and grant.created_at <= client.revoked_before
-    return grant.client_id == client.client_id and grant.api_id == api.api_id and not dead
+    """Whether this client may use the grant on this API: its own, and not ended with all others."""
+    own = grant.client_id == client.client_id and grant.api_id == api.api_id
+    return own and not is_revoked_with(grant, client)
 
 
 def _check_redirect_uri(grant: Grant, redirect_uri: str | None) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from libs.oauth.errors import InvalidRequest
 
@@ -75,6 +75,14 @@ def match_redirect_uri(requested: str | None, registered: Sequence[str]) -> str:
 
 def with_query(uri: str, parameters: Mapping[str, str]) -> str:
     """The URI with parameters added to the query it already has (RFC 6749 §4.1.2)."""
-    parts = urlsplit(uri)
-    query = "&".join(part for part in (parts.query, urlencode(parameters)) if part)
-    return urlunsplit(parts._replace(query=query))
+    # Not taken apart and put together again: that would change `com.example.app:///callback`.
+    return with_raw_query(uri, urlencode(parameters))
+
+
+def with_raw_query(uri: str, query: str) -> str:
+    """The URI with this added to the query it already has, before its fragment."""
+    base, hash_mark, fragment = uri.partition("#")
+    if not query:
+        return uri
+    separator = "" if base.endswith(("?", "&")) else "&" if "?" in base else "?"
+    return f"{base}{separator}{query}{hash_mark}{fragment}"

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import orjson
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from contracts.clients import Client
 from contracts.grants import Grant, GrantState
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.oauth.grants import Transition
@@ -81,17 +82,20 @@ class Grants(Ledger):
                 return decision
         raise TemporarilyUnavailable("too many changes of one grant at once")
 
-    async def page_of_client(
-        self, client_id: str, api_id: str, now: datetime, page: int, size: int
-    ) -> tuple[Sequence[Grant], int]:
-        """One page of `live_of_client`, counted from 1, and how many there are in all."""
-        query = {
-            "client_id": client_id,
-            "api_id": api_id,
+    async def page_of_client(self, client: Client, now: datetime, page: int, size: int) -> tuple[Sequence[Grant], int]:
+        """One page, counted from 1, of the client's grants with a live access token, and how many there are in all.
+
+        The soonest to expire come first; what ended with all others of the client is not among them.
+        """
+        query: Document = {
+            "client_id": client.client_id,
+            "api_id": client.api_id,
             "state": GrantState.ACTIVE,
             "access.revoked": False,
             "access.expires_at": {"$gt": now},
         }
+        if client.revoked_before is not None:
+            query["created_at"] = {"$gt": client.revoked_before}
         async with outage_is_unavailability():
             collection = self._mongo[self.name]
             total = await collection.count_documents(query)

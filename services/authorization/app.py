@@ -12,7 +12,7 @@ from services.authorization.settings import AuthorizationSettings
 
 def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -> None:
     """Put the authorization endpoints on the application."""
-    authorize = AuthorizeEndpoint(deps.catalog)
+    authorize = AuthorizeEndpoint(deps.catalog, settings.public_url)
     code = CodeEndpoint(
         Access(deps.catalog),
         deps.catalog,

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from pydantic import ValidationError
 
 from contracts.apis import Api
 from contracts.grants import CodeRequest, CodeResponse
@@ -14,9 +15,9 @@ from contracts.operators import Permission
 from libs.access import Access, issuing_api
 from libs.catalog import Catalog
 from libs.events import Origin
-from libs.http.errors import NO_STORE, NotFound, json_bytes, oauth_body
+from libs.http.errors import NO_STORE, NotFound, first_fault, json_bytes, oauth_body
 from libs.http.forms import read_parameters
-from libs.oauth.errors import OAuthError, TemporarilyUnavailable, UnknownApi
+from libs.oauth.errors import InvalidRequest, OAuthError, TemporarilyUnavailable, UnknownApi
 from libs.oauth.grants import issue_code
 from libs.oauth.redirect_uris import with_query
 from libs.oauth.tokens import TokenCodec, TokenKind, new_grant_id
@@ -51,7 +52,7 @@ class CodeEndpoint:
             api, settings = await issuing_api(self.catalog, place)
         except UnknownApi as error:
             raise NotFound("API reference not found.") from error
-        request = CodeRequest.model_validate(await read_parameters(http_request, structured={"key_rules"}))
+        request = _code_request(await read_parameters(http_request, structured={"key_rules"}))
         proven = await prove(self.catalog, api, settings, request)
         try:
             return await self._issued(proven)
@@ -105,3 +106,11 @@ class CodeEndpoint:
         # RFC 9207 §2: the response names its issuer, so that a client cannot be made to mix servers up.
         state_parameter = {"state": state} if state is not None else {}
         return {**state_parameter, "iss": issuer_of(self.public_url, api)}
+
+
+def _code_request(parameters: dict[str, str]) -> CodeRequest:
+    """Raises InvalidRequest, which this endpoint answers as RFC 6749 says although its path is management's."""
+    try:
+        return CodeRequest.model_validate(parameters)
+    except ValidationError as error:
+        raise InvalidRequest(first_fault(error)) from error

@@ -34,7 +34,9 @@ def parse_key_rules(text: str, api_id: str, policies: Sequence[Policy]) -> dict[
     """
     try:
         rules = KeyRules.model_validate(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
+        kept: dict[str, Any] = rules.model_dump(mode="json", exclude_none=True)
+        orjson.dumps(kept)  # what is nested too deep to be written is refused here, not when the grant is
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError) as error:
         raise InvalidRequest("key_rules is not JSON") from error
     except ValidationError as error:
         raise InvalidRequest(f"key_rules: {first_fault(error)}") from error
@@ -43,7 +45,7 @@ def parse_key_rules(text: str, api_id: str, policies: Sequence[Policy]) -> dict[
         raise AccessDenied("key_rules grant an API that the client's policies do not")
     if policies:
         _check_limits(rules, policies)
-    return rules.model_dump(mode="json", exclude_none=True)
+    return kept
 
 
 def _check_limits(rules: KeyRules, policies: Sequence[Policy]) -> None:

@@ -8,11 +8,21 @@ from contracts.apis import Api
 from contracts.clients import Client
 from contracts.grants import AccessToken, Grant
 from libs.catalog import Catalog
-from libs.oauth.grants import live_access_token
+from libs.oauth.grants import is_revoked_with, live_access_token
 from libs.oauth.tokens import TokenCodec, TokenKind
 from libs.store.grants import Grants
+from services.gateway.paths import readings
 from services.gateway.presented import Call, presented_token
-from services.gateway.refusals import API_DISALLOWED, CLIENT_GONE, EXPIRED, NO_API, UNKNOWN_TOKEN, Denial
+from services.gateway.refusals import (
+    AMBIGUOUS,
+    API_DISALLOWED,
+    CLIENT_GONE,
+    EXPIRED,
+    INACTIVE,
+    NO_API,
+    UNKNOWN_TOKEN,
+    Denial,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +45,52 @@ class AccessDecision:
 
     async def decide(self, call: Call) -> Admitted | Denial:
         """Admitted, or why not."""
-        api = await self.catalog.api_serving(call.path)
-        if api is None or not api.active:
-            return NO_API
+        api = await self._api(call.path)
+        if isinstance(api, Denial):
+            return api
         if api.oauth is None and not api.auth_token:
             return Admitted(api)
-        token = presented_token(call, api.token_location)
+        token = presented_token(call, api.token_location, bare=api.auth_token)
         if isinstance(token, Denial):
             return token
         return await self._token(token, api)
 
+    async def _api(self, path: str) -> Api | Denial:
+        """The API that the call goes to, whichever way the proxy in front reads the path."""
+        found = [await self.catalog.api_serving(reading) for reading in readings(path)]
+        if len({api.api_id if api else None for api in found}) > 1:
+            return AMBIGUOUS
+        api = found[0]
+        return api if api and api.active else NO_API
+
     async def _token(self, token: str, api: Api) -> Admitted | Denial:
         presented = self.codec.read(TokenKind.ACCESS, token)
-        if presented is None:
+        grant = await self.grants.read(presented.grant_id) if presented else None
+        if presented is None or grant is None:
             return UNKNOWN_TOKEN
-        grant = await self.grants.read(presented.grant_id)
-        access = live_access_token(grant, presented) if grant else None
-        if grant is None or access is None:
+        client = await self.catalog.client(grant.client_id)
+        if client is None:
+            return CLIENT_GONE
+        access = live_access_token(grant, presented)
+        if access is None or is_revoked_with(grant, client):
             return UNKNOWN_TOKEN
         if access.expires_at <= self.now():
             return EXPIRED
-        client = await self.catalog.client(grant.client_id)
-        if client is None or (client.revoked_before is not None and grant.created_at <= client.revoked_before):
-            return CLIENT_GONE
-        if not await self._granted(grant, client, api):
-            return API_DISALLOWED
-        return Admitted(api, grant, access)
+        return await self._refusal(grant, client, api) or Admitted(api, grant, access)
 
-    async def _granted(self, grant: Grant, client: Client, api: Api) -> bool:
-        """Whether the grant's policies open this API; without a policy only the issuing API is open."""
+    async def _refusal(self, grant: Grant, client: Client, api: Api) -> Denial | None:
+        """Why the grant's policies do not open this API, if so; without a policy only the issuing API is open."""
         if grant.api_id != api.api_id and not api.auth_token:
-            return False
+            return API_DISALLOWED
         policy_ids = grant.policy_ids or client.policy_ids
         if not policy_ids:
-            return grant.api_id == api.api_id
+            return None if grant.api_id == api.api_id else API_DISALLOWED
         policies = [await self.catalog.policy(policy_id) for policy_id in policy_ids]
-        live = [policy for policy in policies if policy and policy.active and not policy.is_inactive]
-        if not any(api.api_id in policy.access_rights for policy in live):
-            return False
+        active = [policy for policy in policies if policy and policy.active]
+        if not active:
+            return UNKNOWN_TOKEN
+        if any(policy.is_inactive for policy in active):
+            return INACTIVE
         rights = (grant.key_rules or {}).get("access_rights")
-        return rights is None or api.api_id in rights
+        opened = any(api.api_id in policy.access_rights for policy in active)
+        return None if opened and (rights is None or api.api_id in rights) else API_DISALLOWED

@@ -19,17 +19,18 @@ class Call:
     cookies: Mapping[str, str]
 
 
-def presented_token(call: Call, location: TokenLocation) -> str | Denial:
+def presented_token(call: Call, location: TokenLocation, *, bare: bool = False) -> str | Denial:
     """The token: from the cookie, else the query, else the header, of those that the API reads.
 
-    A header says `Bearer <token>`; query and cookie may leave the scheme out.
+    `Authorization` says `Bearer <token>`, with `bare` or the token alone; other headers, query and cookie may leave
+    the scheme out.
     """
     if location.cookie and (value := call.cookies.get(location.cookie)):
         return _bearer(value, scheme_optional=True)
     if location.query and (value := dict(parse_qsl(call.query)).get(location.query)):
         return _bearer(value, scheme_optional=True)
     if location.header and (value := call.headers.get(location.header)):
-        return _bearer(value, scheme_optional=location.header.lower() != "authorization")
+        return _bearer(value, scheme_optional=bare or location.header.lower() != "authorization")
     return MISSING
 
 

@@ -1,7 +1,8 @@
 """GET /verify: forward authentication, for a reverse proxy that asks before it lets a call through."""
 
+import re
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -17,16 +18,28 @@ def forwarded_call(request: web.Request) -> Call:
 
     Raises InvalidRequest where the request does not say.
     """
-    headers = request.headers
-    uri = headers.get("X-Forwarded-Uri") or headers.get("X-Original-URI")
-    if not uri:
+    uri = _told(request, "X-Forwarded-Uri", "X-Original-URI")
+    if uri is None:
         raise InvalidRequest("X-Forwarded-Uri or X-Original-URI must name the call to verify")
-    try:
-        parts = urlsplit(uri)
-    except ValueError as error:
-        raise InvalidRequest("X-Forwarded-Uri is not a URI") from error
-    method = headers.get("X-Forwarded-Method") or headers.get("X-Original-Method") or "GET"
-    return Call(method.upper(), parts.path, parts.query, headers, request.cookies)
+    if not _ORIGIN_FORM.fullmatch(uri):
+        raise InvalidRequest("the forwarded URI is not a path with a query (RFC 9112 §3.2.1)")
+    path, _, query = uri.partition("?")
+    method = _told(request, "X-Forwarded-Method", "X-Original-Method") or "GET"
+    return Call(method.upper(), path, query, request.headers, request.cookies)
+
+
+def _told(request: web.Request, *names: str) -> str | None:
+    """What the proxy says under any of these names. Raises InvalidRequest where two of them differ.
+
+    A proxy that sets only one of them lets the other through as the caller sent it.
+    """
+    values = {value for name in names for value in request.headers.getall(name, ()) if value}
+    if len(values) > 1:
+        raise InvalidRequest(f"{' and '.join(names)} differ")
+    return next(iter(values), None)
+
+
+_ORIGIN_FORM = re.compile(r"/[\x21\x22\x24-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from contracts.grants import Grant, IssuedToken, IssuedTokens, Pagination, Revoc
 from contracts.operators import Permission
 from libs import client_secrets
 from libs.access import Access
-from libs.http.errors import NO_STORE, BadRequest, NotFound, json_bytes
+from libs.http.errors import NO_STORE, BadRequest, NotFound, TooLarge, json_bytes
 from libs.http.forms import read_parameters
-from libs.oauth.errors import InvalidRequest
+from libs.oauth.errors import BodyTooLarge, InvalidRequest
 from libs.oauth.tokens import public_token_id
 from libs.sealing import KeyRing
 from libs.store.clients import Clients
@@ -69,11 +69,11 @@ class TokenManagement:
         client = await self._client(http_request)
         page = http_request.query.get("page")
         if page is None:
-            grants, _ = await self.grants.page_of_client(client.client_id, client.api_id, self.now(), 1, MOST_UNPAGED)
+            grants, _ = await self.grants.page_of_client(client, self.now(), 1, MOST_UNPAGED)
             return json_bytes(orjson.dumps([_listed(grant) for grant in grants]), headers=NO_STORE)
         number = int(page) if page.isascii() and page.isdecimal() and 0 < len(page) < 9 else 1
         number = max(1, number)
-        grants, total = await self.grants.page_of_client(client.client_id, client.api_id, self.now(), number, PAGE_SIZE)
+        grants, total = await self.grants.page_of_client(client, self.now(), number, PAGE_SIZE)
         body = IssuedTokens(
             Pagination=Pagination(page_num=number, page_total=-(-total // PAGE_SIZE), page_size=PAGE_SIZE),
             Tokens=[IssuedToken.model_validate(_listed(grant)) for grant in grants],
@@ -90,18 +90,25 @@ class TokenManagement:
     async def _asked(self, http_request: web.Request) -> tuple[Client, RevocationRequest]:
         """The client of the path, and a body that does not contradict it."""
         client = await self._client(http_request)
-        try:
-            request = RevocationRequest.model_validate(await read_parameters(http_request))
-        except InvalidRequest as error:
-            if http_request.can_read_body:
-                raise BadRequest(error.description) from error
-            request = RevocationRequest()
+        request = RevocationRequest.model_validate(await _parameters(http_request))
         if request.client_id not in {None, client.client_id}:
             raise BadRequest("client_id differs from the one in the path")
         secret = request.client_secret or request.secret
         if secret and not client_secrets.is_valid(self.keys, client, secret.get_secret_value(), self.now()):
             raise BadRequest("client_secret is wrong; an operator may leave it out")
         return client, request
+
+
+async def _parameters(http_request: web.Request) -> dict[str, str]:
+    """Those of the body; a request may have none. Raises BadRequest, TooLarge."""
+    if not http_request.body_exists and not http_request.query_string:
+        return {}
+    try:
+        return await read_parameters(http_request)
+    except BodyTooLarge as error:
+        raise TooLarge(error.description) from error
+    except InvalidRequest as error:
+        raise BadRequest(error.description) from error
 
 
 def _listed(grant: Grant) -> dict[str, object]:

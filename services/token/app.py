@@ -30,11 +30,16 @@ def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
             GrantType.AUTHORIZATION_CODE: AuthorizationCode(issuer),
             GrantType.CLIENT_CREDENTIALS: ClientCredentials(issuer),
             GrantType.PASSWORD: Password(issuer, deps.store.resource_owners, passwords),
-            GrantType.REFRESH_TOKEN: Refresh(issuer),
+            GrantType.REFRESH_TOKEN: Refresh(issuer, deps.store.resource_owners),
         },
     )
     both_slashes(app, "POST", "/{place:.+}/oauth/token", endpoint.token)
     deps.outbox.watch(deps.store.grants)
+
+    async def close_passwords(_app: web.Application) -> None:
+        passwords.close()
+
+    app.on_cleanup.append(close_passwords)
 
 
 def create_app(settings: TokenSettings, deps: Deps | None = None) -> web.Application:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from contracts.apis import Api, OAuthSettings, RefreshReuse
+from contracts.apis import Api, GrantType, OAuthSettings, RefreshReuse
 from contracts.clients import Client
 from contracts.grants import Grant, TokenRequest, TokenResponse
 from contracts.webhooks import TokenNotification
@@ -14,6 +14,7 @@ from libs.oauth.grants import Recovery, TokenPair, Transition, belongs_to, refre
 from libs.oauth.scopes import parse_scope
 from libs.oauth.tokens import TokenKind
 from libs.sealing import open_as_holder, seal_for_holder
+from libs.store.resource_owners import ResourceOwners
 from services.token.issuer import Issuer, response_of
 
 
@@ -40,6 +41,7 @@ class Refresh:
     """The next token pair for a refresh token."""
 
     issuer: Issuer
+    resource_owners: ResourceOwners
     public_clients: bool = True
 
     async def issue(self, request: TokenRequest, client: Client, api: Api, settings: OAuthSettings) -> TokenResponse:
@@ -50,6 +52,7 @@ class Refresh:
         presented = self.issuer.codec.read(TokenKind.REFRESH, request.refresh_token)
         if presented is None:
             raise InvalidGrant("the refresh token is not valid")
+        await self._check_resource_owner(presented.grant_id)
         pair = self.issuer.mint(presented.grant_id, presented.generation + 1, refresh=True)
         recoverable = settings.refresh_reuse is RefreshReuse.RECOVER
         successor = _sealed_successor(request.refresh_token, pair) if recoverable else None
@@ -75,3 +78,12 @@ class Refresh:
         if isinstance(rotated, Recovery):
             return _recovered(request.refresh_token, rotated, at)
         return response_of(rotated.after, pair, at)
+
+    async def _check_resource_owner(self, grant_id: str) -> None:
+        """Return unless the grant was given for the password of a user who is gone, or not active any more."""
+        grant = await self.issuer.grants.read(grant_id)
+        if grant is None or grant.grant_type is not GrantType.PASSWORD or grant.subject is None:
+            return
+        owner = await self.resource_owners.get(grant.subject)
+        if owner is None or not owner.active:
+            raise InvalidGrant("the refresh token is not valid", detail="the resource owner is gone or not active")

@@ -1,0 +1,38 @@
+"""A path as whoever forwards the call may read it: proxies differ, and the call goes where theirs leads."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+_CLEAR = re.compile(r"(/[^/.%\\][^/%\\]*)*/?")
+"""No empty segment, none that begins with a dot, nothing encoded: every proxy reads it alike."""
+_DECODINGS = 3
+"""A chain of proxies may decode more than once."""
+
+
+def readings(path: str) -> frozenset[str]:
+    """The path, and all that it is once decoded, its backslashes taken for slashes, `//`, `.` and `..` resolved."""
+    if _CLEAR.fullmatch(path):
+        return frozenset({path})
+    spelled = set(_decoded(path))
+    spelled |= {spelling.replace("\\", "/") for spelling in spelled}
+    merged = spelled | {re.sub("/+", "/", spelling) for spelling in spelled}
+    return frozenset(merged | {_resolved(spelling) for spelling in merged})
+
+
+def _decoded(path: str) -> Iterator[str]:
+    for _ in range(_DECODINGS + 1):
+        yield path
+        path = unquote(path)
+
+
+def _resolved(path: str) -> str:
+    kept: list[str] = []
+    for segment in path.split("/"):
+        # Some servers take `..;x` for `..`: what follows the semicolon is a parameter of the segment.
+        name = segment.partition(";")[0]
+        if name == "..":
+            kept = kept[:-1] if len(kept) > 1 else kept
+        elif name != ".":
+            kept.append(segment)
+    return "/".join(kept)

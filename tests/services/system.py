@@ -1,0 +1,309 @@
+"""The services that make, end and check tokens, in one process: how their tests call them, and what they hear."""
+
+import asyncio
+import base64
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, quote_plus, urlsplit
+
+import orjson
+from aiohttp import web
+
+from contracts.apis import Api
+from contracts.clients import Client
+from contracts.grants import Grant
+from contracts.operators import Permission
+from contracts.resource_owners import ResourceOwner
+from libs.bus.local import LocalBus
+from libs.bus.port import Bus, Delivery, Exchange, Subscription
+from libs.oauth.tokens import TokenCodec
+from libs.runtime import Deps, new_application, new_deps, utc_now
+from libs.sealing import Opener
+from libs.settings import Settings
+from services.authorization import app as authorization
+from services.authorization.settings import AuthorizationSettings
+from services.gateway import app as gateway
+from services.gateway.settings import GatewaySettings
+from services.management import app as management
+from services.management.settings import ManagementSettings
+from services.revocation import app as revocation
+from services.revocation.settings import RevocationSettings
+from services.token import app as token
+from services.token.settings import TokenSettings
+from tests.builders import (
+    CALLBACK,
+    KEYS,
+    NOTIFIER_KEY,
+    NOTIFIER_PUBLIC_KEY,
+    Answer,
+    Caller,
+    api_document,
+    make_api,
+    make_client,
+    make_operator,
+    make_resource_owner,
+    running,
+    settings,
+)
+from tests.services.management import Heard
+
+PASSWORD = "correct horse battery staple"
+VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+"""The pair of RFC 7636, appendix B."""
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._now = utc_now()
+
+    def __call__(self) -> datetime:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Later, by this much."""
+        self._now += timedelta(seconds=seconds)
+
+
+class Notified:
+    """The notifier's place on the bus: what was sealed for it, opened, by event id."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bodies: dict[str, dict[str, str]] = {}
+        bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), self._hear))
+
+    async def _hear(self, delivery: Delivery) -> None:
+        command = orjson.loads(delivery.message.body)
+        opened = Opener([NOTIFIER_KEY]).open(base64.b64decode(command["sealed"]))
+        self.bodies[command["event"]["id"]] = orjson.loads(opened)
+
+
+@dataclass(frozen=True)
+class System:
+    """The running services, with a clock that the test moves."""
+
+    deps: Deps
+    clock: Clock
+    call: Caller
+    operator: Caller
+    """With every permission."""
+    heard: Heard
+    notified: Notified
+
+    async def party(self, document: dict[str, Any] | None = None, **client: Any) -> "Party":
+        """A new client of a new API."""
+        return await self.client_of(await make_api(self.deps, document), **client)
+
+    async def client_of(self, api: Api, **client: Any) -> "Party":
+        """A new client of this API."""
+        registered, secret = await make_client(self.deps, api, **client)
+        return Party(self, api, registered, secret)
+
+    async def user(self, **fields: Any) -> ResourceOwner:
+        """A new resource owner whose password is PASSWORD."""
+        return await make_resource_owner(self.deps, PASSWORD, **fields)
+
+    async def verify(self, uri: str, **headers: str) -> Answer:
+        """What the gateway says of a GET of this URI."""
+        return await self.call("GET", "/verify", headers={"X-Forwarded-Uri": uri, **headers})
+
+    async def grant_of(self, value: str) -> Grant:
+        """The grant of a code or token, as it is stored."""
+        codec: TokenCodec = self.deps.codec
+        handle = codec.read_any(value)
+        assert handle is not None, value
+        grant = await self.deps.store.grants.read(handle.grant_id)
+        assert grant is not None
+        return grant
+
+
+@dataclass(frozen=True)
+class Party:
+    """A client app and what it, its users' identity server and its API's callers may ask."""
+
+    system: System
+    api: Api
+    client: Client
+    secret: str
+
+    @property
+    def id(self) -> str:
+        """The client id."""
+        return self.client.client_id
+
+    @property
+    def basic(self) -> dict[str, str]:
+        """The header of its credentials; empty for a public client."""
+        return {"Authorization": basic(self.id, self.secret)} if self.secret else {}
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What a public client says of itself in a body; empty for one with a secret."""
+        return {} if self.secret else {"client_id": self.id}
+
+    def at(self, path: str) -> str:
+        """A path under the listen path."""
+        return self.api.listen_path + path
+
+    async def token(self, form: dict[str, str], **headers: str) -> Answer:
+        """The answer of the token endpoint to the authenticated client."""
+        return await self.system.call(
+            "POST", self.at("oauth/token"), data=self.named | form, headers=self.basic | headers
+        )
+
+    async def authorize_client(self, **parameters: str) -> Answer:
+        """The answer to the identity server; parameters of the client that are not named are as they should be."""
+        form = {"response_type": "code", "client_id": self.id, "redirect_uri": CALLBACK, **parameters}
+        form = {name: value for name, value in form.items() if value != ABSENT}
+        path = f"/api/apis/oauth/{self.api.api_id}/authorize-client"
+        return await self.system.operator("POST", path, data=form)
+
+    async def code(self, **parameters: str) -> str:
+        """A new code; for a public client with CHALLENGE."""
+        pkce = {} if self.secret else {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
+        answer = await self.authorize_client(**pkce | parameters)
+        assert answer.status == 200, answer.body
+        return str(answer.body["code"])
+
+    async def exchange(self, code: str, **parameters: str) -> Answer:
+        """The answer to the code; what is not named is as it should be."""
+        pkce = {} if self.secret else {"code_verifier": VERIFIER}
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, **pkce, **parameters}
+        return await self.token({name: value for name, value in form.items() if value != ABSENT})
+
+    async def refresh(self, refresh_token: str, **parameters: str) -> Answer:
+        """The answer to the refresh token."""
+        return await self.token({"grant_type": "refresh_token", "refresh_token": refresh_token, **parameters})
+
+    async def password(self, username: str, password: str = PASSWORD, **parameters: str) -> Answer:
+        """The answer to the user's password."""
+        return await self.token(
+            {"grant_type": "password", "username": username, "password": password, **parameters}
+        )
+
+    async def tokens(self, **parameters: str) -> "Tokens":
+        """The first tokens of a new grant of the code flow."""
+        return tokens_of(await self.exchange(await self.code(**parameters)))
+
+    async def refreshed(self, refresh_token: str, **parameters: str) -> "Tokens":
+        """The next tokens."""
+        return tokens_of(await self.refresh(refresh_token, **parameters))
+
+    async def verify(self, access_token: str) -> Answer:
+        """What the gateway says of a call of this client's API with this token."""
+        return await self.system.verify(self.at("things"), Authorization=f"Bearer {access_token}")
+
+    async def revoke(self, token: str, **parameters: str) -> Answer:
+        """The answer of the revocation endpoint to the authenticated client."""
+        form = self.named | {"token": token, **parameters}
+        return await self.system.call("POST", self.at("oauth/revoke"), data=form, headers=self.basic)
+
+
+ABSENT = "\0absent"
+"""As a parameter: it is left out."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A pair of tokens."""
+
+    access: str
+    refresh: str
+    body: dict[str, Any]
+
+
+def tokens_of(answer: Answer) -> Tokens:
+    """What a successful answer gives."""
+    assert answer.status == 200, answer.body
+    return Tokens(answer.body["access_token"], answer.body.get("refresh_token", ""), answer.body)
+
+
+def refused(answer: Answer, error: str, status: int = 400) -> bool:
+    """Whether the answer is this error of RFC 6749 §5.2, whole: status, headers, keys, and no token."""
+    assert (answer.status, answer.body.get("error")) == (status, error), (answer.status, answer.body)
+    assert set(answer.body) == {"error", "error_description"}, answer.body
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Pragma"] == "no-cache"
+    challenged = error == "invalid_client"
+    assert answer.headers.get("WWW-Authenticate", "").startswith("Basic ") is challenged
+    return True
+
+
+def basic(client_id: str, secret: str) -> str:
+    """The Authorization header of RFC 6749 §2.3.1: each part form-encoded first."""
+    return unencoded_basic(quote_plus(client_id), quote_plus(secret))
+
+
+def unencoded_basic(client_id: str, secret: str) -> str:
+    """The same without the form-encoding."""
+    return "Basic " + base64.b64encode(f"{client_id}:{secret}".encode()).decode()
+
+
+def query_of(url: str) -> dict[str, str]:
+    """The parameters of a URL; none is there twice."""
+    pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, strict_parsing=True)
+    assert len(dict(pairs)) == len(pairs), pairs
+    return dict(pairs)
+
+
+async def raw(caller: Caller, request: bytes) -> bytes:
+    """The bytes that come back for these: what no HTTP client would send."""
+    reader, writer = await asyncio.open_connection(caller.http.host, caller.http.port)
+    try:
+        writer.write(request)
+        await writer.drain()
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def system(
+    mongodb_url: str, database_name: str = "", bus: Bus | None = None, **own: Any
+) -> AsyncIterator[System]:
+    """All five services on one application, with a bus in this process unless another is given."""
+    values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
+    name, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", Clock()
+
+    def load(kind: type[Any]) -> Any:
+        fields = {field: value for field, value in values.items() if field in kind.model_fields}
+        return settings(kind, mongodb_url, name, **fields)
+
+    deps = new_deps(load(Settings), "all", bus=bus or LocalBus(), now=clock)
+    app = new_application(load(Settings), deps, own.get("oauth_error_status"))
+    install_all(app, load, deps)
+    heard, notified = Heard(deps), Notified(deps.bus)
+    async with running(app) as call:
+        key = await make_operator(deps, Permission.ADMIN)
+        yield System(deps, clock, call, call.with_key(key), heard, notified)
+
+
+def install_all(app: web.Application, load: Any, deps: Deps) -> None:
+    """The services that have to do with tokens, and management, as `python -m services` installs them."""
+    revocation.install(app, load(RevocationSettings), deps)
+    authorization.install(app, load(AuthorizationSettings), deps)
+    token.install(app, load(TokenSettings), deps)
+    management.install(app, load(ManagementSettings), deps)
+    gateway.install(app, load(GatewaySettings), deps)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """The OAS definition of the tests' data, with changes (`api_document`), and Tokenwire's own under their names."""
+    own = {name: value for name, value in changes.items() if name in OWN_SETTINGS}
+    rest = {name: value for name, value in changes.items() if name not in OWN_SETTINGS}
+    return api_document(**rest, **({"x-tokenwire": own} if own else {}))
+
+
+OWN_SETTINGS = frozenset(
+    {"accessTokenLifetime", "refreshTokenLifetime", "grantLifetime", "codeLifetime", "pkceRequired", "refreshReuse"}
+)
+SCHEME = "x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth__"
+"""The start of the path of an OAuth setting (`api_document`)."""
