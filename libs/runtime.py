@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import uvloop
 from aiohttp import web
 
 from contracts.events import PendingEvent
@@ -19,17 +18,15 @@ from libs.bus.port import Bus
 from libs.bus.rabbit import RabbitBus
 from libs.catalog import Catalog
 from libs.events import Origin
-from libs.http.context import surroundings, traceparent
+from libs.http.context import DRAIN, Drain, surroundings, traceparent
 from libs.http.errors import ErrorRenderer
 from libs.http.health import Health
 from libs.oauth.tokens import TokenCodec
 from libs.sealing import KeyRing
+from libs.serving import serve
 from libs.settings import LogFormat, Settings, WrongSetting, load
 from libs.store.mongo import Mongo
 from libs.store.store import Store
-
-STOP_WITHIN = 8.0
-"""Seconds that requests in flight get when the process is told to stop."""
 
 
 def utc_now() -> datetime:
@@ -87,13 +84,15 @@ def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Call
 def new_application(settings: Settings, deps: Deps, oauth_error_status: int | None = None) -> web.Application:
     """An application with the middleware, the operations routes and the lifespan of its parts, and no service yet."""
     renderer = ErrorRenderer(oauth_error_status)
+    drain = Drain()
     app = web.Application(
-        middlewares=[surroundings(renderer, settings.access_log_sample)], client_max_size=2 * 1024 * 1024
+        middlewares=[surroundings(renderer, settings.access_log_sample, drain)], client_max_size=2 * 1024 * 1024
     )
     deps.health.register("mongodb", deps.store.mongo.ping)
     deps.health.register("bus", deps.bus.ping)
     deps.bus.subscribe(deps.catalog.subscription())
     deps.health.add_to(app)
+    app[DRAIN] = drain
     app.cleanup_ctx.append(lambda _: _opened(deps))
     return app
 
@@ -118,22 +117,6 @@ def both_slashes(app: web.Application, method: str, path: str, handler: Callable
 S = TypeVar("S", bound=Settings)
 
 
-def serve(app: web.Application, host: str, port: int, *, announce: Callable[[], None] | None = None) -> None:
-    """Answer until SIGTERM or SIGINT; then let requests in flight end, and close what was opened."""
-    web.run_app(
-        app,
-        host=host,
-        port=port,
-        access_log=None,
-        print=lambda *_: announce() if announce else None,
-        shutdown_timeout=STOP_WITHIN,
-        keepalive_timeout=75,
-        loop=uvloop.new_event_loop(),
-        handler_cancellation=False,
-        reuse_port=None,
-    )
-
-
 def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S], web.Application]) -> None:
     """Run one service from the command line and the environment; a wrong setting ends it with one line."""
     parser = argparse.ArgumentParser(
@@ -156,4 +139,7 @@ def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S]
         app = create_app(loaded)
     except WrongSetting as wrong:
         sys.exit(f"{parser.prog}: {wrong}")
-    serve(app, loaded.host, loaded.port)
+    try:
+        serve(app, loaded.host, loaded.port, linger=loaded.linger)
+    except OSError as error:
+        sys.exit(f"{parser.prog}: {loaded.host}:{loaded.port}: {error.strerror or error}")

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     keys: Annotated[SecretStr, AfterValidator(_key_ring)] = Field(
         ..., description="Key ring: <id>:<base64 of 32 bytes>[,…]; the first is current."
     )
+    linger: float = Field(
+        2.5, ge=0, le=30, description="Seconds for which a stopping service still answers, so that the edge moves on."
+    )
     log_level: str = Field(
         "info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
     )

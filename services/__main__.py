@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -15,8 +16,9 @@ from pydantic import Field, SecretStr
 from libs import logging
 from libs.bus.local import LocalBus
 from libs.bus.port import Bus
-from libs.runtime import Deps, new_application, new_deps, serve
+from libs.runtime import Deps, new_application, new_deps
 from libs.sealing import public_key_of
+from libs.serving import serve
 from libs.settings import Environment, LogFormat, Settings, WrongSetting, load
 from libs.store.mongo import Conflict
 from services.authorization import app as authorization
@@ -44,6 +46,7 @@ class AllInOneSettings(Settings):
     keys: SecretStr = Field(SecretStr(""), description="Key ring; unset: made on the first start, kept in the data.")
     notifier_private_keys: SecretStr = Field(SecretStr(""), description="Notifier keys; unset: made and kept, too.")
     bootstrap_operator_key: SecretStr = Field(SecretStr(""), description="Operator key; unset: made and kept, too.")
+    linger: float = Field(0.0, ge=0, le=30, description="Seconds for which a stopping process still answers.")
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$", description="How much is logged.")
     log_format: LogFormat = LogFormat.CONSOLE
 
@@ -95,14 +98,14 @@ def _installed(settings: AllInOneSettings, values: dict[str, object], bus: Bus |
 
 
 def _with_demo_data(deps: Deps, marker: Path, port: int) -> Callable[[web.Application], AsyncIterator[None]]:
+    first_start = not marker.exists()
+
     async def loaded(_: web.Application) -> AsyncIterator[None]:
-        if not marker.exists():
+        if first_start:
             await deps.store.mongo.prepared()
-            try:
+            with suppress(Conflict):  # a first start that was cut short has left it
                 await load_demo_data(deps, port)
-            except Conflict:
-                pass  # a first start that was cut short has left it
-            marker.touch()
+            await asyncio.to_thread(marker.touch)
         yield
 
     return loaded
@@ -156,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> None:
         app, deps = _installed(settings, {"amqp_url": "local", **values}, bus)
         app.cleanup_ctx.append(_with_demo_data(deps, data / "demo-loaded", settings.port))
         ready = _banner(base, str(values["bootstrap_operator_key"]), data)
-        serve(app, settings.host, settings.port, announce=lambda: print(ready, flush=True))  # noqa: T201 - as above
+        serve(app, settings.host, settings.port, linger=settings.linger, announce=lambda: print(ready, flush=True))  # noqa: T201 - as above
     finally:
         if mongo:
             asyncio.run(mongo.stop())

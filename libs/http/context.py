@@ -6,6 +6,7 @@ import random
 import re
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 
 import structlog
@@ -40,7 +41,17 @@ def _route(request: web.Request) -> str:
     return resource.canonical if resource is not None else "none"
 
 
-def surroundings(renderer: ErrorRenderer, sample: float) -> Middleware:
+@dataclass(slots=True)
+class Drain:
+    """On while the process stops: every answer then closes its connection."""
+
+    on: bool = False
+
+
+DRAIN = web.AppKey("drain", Drain)
+
+
+def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middleware:
     """The one middleware. `sample` is the share of successful requests that get an access line."""
 
     @web.middleware
@@ -60,6 +71,10 @@ def surroundings(renderer: ErrorRenderer, sample: float) -> Middleware:
         if not response.prepared:
             response.headers["X-Request-Id"] = identifier
             response.headers["Server"] = "tokenwire"
+            if drain.on:
+                # Said aloud, since a closed connection alone may meet the next request on its way.
+                response.force_close()
+                response.headers["Connection"] = "close"
         seconds = time.perf_counter() - started
         route = _route(request)
         method = request.method if request.method in METH_ALL else "other"

@@ -1,0 +1,83 @@
+"""Answering until told to stop, and stopping so that nobody's request is lost."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+
+import uvloop
+from aiohttp import web
+
+from libs.http.context import DRAIN
+
+BACKLOG = 1024
+STOP_WITHIN = 8.0
+"""Seconds that requests in flight get when the process is told to stop."""
+KEEPALIVE = 75.0
+"""Seconds for which an idle connection stays open."""
+
+
+def serve(
+    app: web.Application, host: str, port: int, *, linger: float, announce: Callable[[], None] | None = None
+) -> None:
+    """Answer until SIGTERM or SIGINT, then stop in order.
+
+    For `linger` seconds (a second signal cuts them short) the process goes on answering, closing each connection with
+    its answer: whoever is in front notices on a connection that is closed in order. Then what still waits in the accept
+    queue is answered, requests in flight end, and what was opened is closed. Raises OSError where the port is taken.
+    """
+    uvloop.run(_serve(app, _listener(host, port), linger, announce or (lambda: None)))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+async def _serve(app: web.Application, listener: socket.socket, linger: float, announce: Callable[[], None]) -> None:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_WITHIN, keepalive_timeout=KEEPALIVE)
+    spare = listener.dup()  # keeps the accept queue when the site closes its own
+    try:
+        await runner.setup()
+        site = web.SockSite(runner, listener, backlog=BACKLOG)
+        await site.start()
+        announce()
+        stop = _signals()
+        await stop.get()
+        app[DRAIN].on = True
+        try:
+            async with asyncio.timeout(linger):
+                await stop.get()
+        except TimeoutError:
+            pass
+        await site.stop()
+        await _answer_queued(runner, spare)
+    finally:
+        spare.close()
+        await runner.cleanup()
+
+
+def _signals() -> asyncio.Queue[signal.Signals]:
+    received: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received.put_nowait, number)
+    return received
+
+
+async def _answer_queued(runner: web.AppRunner, spare: socket.socket) -> None:
+    """Take over connections that the kernel had accepted before the listener closed."""
+    loop = asyncio.get_running_loop()
+    if runner.server is None:
+        return
+    spare.setblocking(False)
+    while True:
+        try:
+            connection, _ = spare.accept()
+        except BlockingIOError:
+            break
+        connection.setblocking(False)
+        await loop.connect_accepted_socket(runner.server, connection)
+    await asyncio.sleep(0.1)  # their requests are on the wire; from here on they are in flight
