@@ -96,20 +96,27 @@ class OwnTokenwire:
     def start(self, port: int) -> subprocess.Popen[bytes]:
         """Started; not yet answering."""
         command = [sys.executable, "-m", "services", "--port", str(port), "--data", str(self.data)]
+        # Settings are for the Tokenwire that somebody runs; this one keeps to its temporary data.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")}
         with self.log.open("wb") as output:
             # A session of its own: Ctrl-C is for this process, which then stops the other in order.
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     async def ready(self, http: ClientSession, process: subprocess.Popen[bytes]) -> None:
         """It answers. Raises CannotStart with the end of its log."""
         deadline = time.monotonic() + START_SECONDS
         while not await answers(http, self.url):
-            if process.poll() is not None:
-                raise CannotStart(f"`python -m services` ended with {process.returncode}; it said:\n{self.said()}")
-            if time.monotonic() > deadline:
-                raise CannotStart(f"`python -m services` did not answer in time; it said:\n{self.said()}")
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise CannotStart(
+                    f"its own Tokenwire does not answer. Start one and set TOKENWIRE_URL, or see why:\n{self.said()}"
+                )
             await asyncio.sleep(0.1)
 
     def operator_key(self) -> str:

@@ -24,7 +24,11 @@ async def test_the_demo_passes_twice_against_one_stack(stack: Stack) -> None:
 async def test_the_demo_brings_its_own_tokenwire_where_none_answers(tmp_path: Path) -> None:
     """What it started it stops: no process and no file is left."""
     told = await run_python(
-        "examples.demo", within=100, TOKENWIRE_URL=f"http://127.0.0.1:{free_port()}", TMPDIR=str(tmp_path)
+        "examples.demo",
+        within=100,
+        TOKENWIRE_URL=f"http://127.0.0.1:{free_port()}",
+        TOKENWIRE_MONGODB_URL="mongodb://not-to-be-used.invalid/",
+        TMPDIR=str(tmp_path),
     )
     assert told.status == 0, told.out + told.complaints
     assert re.fullmatch(r"demo passed: \d+ steps", told.out.splitlines()[-1])

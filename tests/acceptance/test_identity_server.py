@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 from aiohttp import CookieJar, web
@@ -176,15 +176,26 @@ async def test_a_signed_in_user_cannot_be_sent_elsewhere_by_a_changed_form(login
     assert query(back.headers["Location"])["state"] == "a state & more"
 
 
-async def test_a_form_of_another_browser_is_refused(login: Login, stack: Stack, authorize_key: str) -> None:
-    """A page that knows a proof of its own cannot log a user in, nor consent in the user's name (RFC 9700 §4.7)."""
-    async with login_for(login.tenant, stack, authorize_key) as stranger:
+async def test_a_form_of_another_browser_is_refused(login: Login) -> None:
+    """Who has a proof of their own can neither log a user in nor consent in the user's name (RFC 9700 §4.7)."""
+    async with TestClient(login.browser.server, cookie_jar=CookieJar(unsafe=True)) as another:
+        stranger = Login(another, login.tenant)
         page = await stranger.get("/login", **stranger.request())
         consent = await stranger.signed_in()
-    credentials = {"username": "alice", "password": "wonderland"}
-    assert (await login.post("/session", **credentials, **page.proof("/session"))).status == 403
-    await login.signed_in()
-    assert (await login.post("/consent", decision="allow", **consent.proof("/consent"))).status == 403
+        await login.get("/login", **login.request())
+        credentials = {"username": "alice", "password": "wonderland"}
+        assert (await login.post("/session", **credentials, **page.proof("/session"))).status == 403
+        await login.signed_in()
+        assert (await login.post("/consent", decision="allow", **consent.proof("/consent"))).status == 403
+        assert (await stranger.post("/consent", decision="allow", **consent.proof("/consent"))).status == 303
+
+
+async def test_a_parameter_that_comes_twice_is_refused(login: Login) -> None:
+    """Which of the two would have been proven? (RFC 6749 §3.1)"""
+    twice = f"/login?{urlencode({**login.request(), 'scope': 'a'})}&scope=b"
+    page = await login.get(twice)
+    assert page.status == 400
+    assert "twice" in page.text
 
 
 @pytest.mark.parametrize("spoil", [lambda proof: "", lambda proof: proof[:-1], lambda proof: f"{proof}0"])
