@@ -60,8 +60,8 @@ def main() -> None:
         "--host-address",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="where Tokenwire reaches this machine (default: %(default)s); for one in containers the machine's address on "
-        "their network, and TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS=true for its notifier",
+        help="where Tokenwire reaches this machine (default: %(default)s); for one in containers the machine's address "
+        "on their network, and TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS=true for its notifier",
     )
     options = parser.parse_args()
     sys.exit(asyncio.run(until_told_to_stop(options.host_address)))
