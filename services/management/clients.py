@@ -19,7 +19,7 @@ from contracts.clients import (
 )
 from contracts.operators import Operator, Permission
 from libs import client_secrets
-from libs.access import Access, permits
+from libs.access import Access, is_public, permits
 from libs.events import Origin
 from libs.http.errors import BadRequest, NotFound, Taken
 from libs.oauth.errors import TemporarilyUnavailable
@@ -31,7 +31,7 @@ from services.management.answers import document, enveloped, page_number
 from services.management.documents import read_document, read_document_if_any
 from services.management.races import settled
 from services.management.references import require_policies
-from services.management.registrations import changes_of, is_public, registered, rotated, view
+from services.management.registrations import changes_of, registered, rotated, view
 
 # Other services answer under /api/apis/oauth/{client_id}/; in one process they are on the same router.
 _CLIENT = "/api/apis/oauth/{api_id}/{client_id:(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^{}/]+}"

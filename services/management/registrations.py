@@ -5,6 +5,7 @@ from datetime import datetime
 
 from contracts.apis import Api
 from contracts.clients import Client, ClientEdit, ClientRegistration, ClientSecret, OAuthClient, SecretRotation
+from libs.access import is_public
 from libs.client_secrets import is_current
 from libs.http.errors import BadRequest
 from libs.oauth.redirect_uris import check_registrable
@@ -73,11 +74,6 @@ def rotated(
         if is_current(secret, now)
     ]
     return (new, *old[: MOST_SECRETS - 1])
-
-
-def is_public(client: Client) -> bool:
-    """Whether the client has no secret (RFC 6749 §2.1)."""
-    return not client.secrets
 
 
 def view(client: Client, secret: str | None) -> OAuthClient:
