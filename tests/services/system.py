@@ -183,9 +183,7 @@ class Party:
 
     async def password(self, username: str, password: str = PASSWORD, **parameters: str) -> Answer:
         """The answer to the user's password."""
-        return await self.token(
-            {"grant_type": "password", "username": username, "password": password, **parameters}
-        )
+        return await self.token({"grant_type": "password", "username": username, "password": password, **parameters})
 
     async def tokens(self, **parameters: str) -> "Tokens":
         """The first tokens of a new grant of the code flow."""
@@ -228,7 +226,7 @@ def refused(answer: Answer, error: str, status: int = 400) -> bool:
     """Whether the answer is this error of RFC 6749 §5.2, whole: status, headers, keys, and no token."""
     assert (answer.status, answer.body.get("error")) == (status, error), (answer.status, answer.body)
     assert set(answer.body) == {"error", "error_description"}, answer.body
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Pragma"] == "no-cache"
     challenged = error == "invalid_client"
@@ -266,7 +264,7 @@ async def raw(caller: Caller, request: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def system(
+async def open_system(
     mongodb_url: str, database_name: str = "", bus: Bus | None = None, **own: Any
 ) -> AsyncIterator[System]:
     """All five services on one application, with a bus in this process unless another is given."""
