@@ -17,10 +17,10 @@ from contracts.events import (
 )
 from contracts.webhooks import Attempt, Delivery, DeliveryQuery, DeliveryState, RedeliveryRequest
 from libs.events import Origin, first_event_id
-from libs.store.ledger import Announce, Ledger, carrying, nobody
+from libs.store.ledger import Announce, Ledger, nobody
 from libs.store.mongo import Document, Mongo, outage_is_unavailability, settled
 from libs.store.records import event_of
-from libs.store.updates import GroupUpdate
+from libs.store.updates import Change, GroupUpdate, new_stamp
 
 KEPT = timedelta(days=14)
 """How long a delivery that is over stays readable, and an exhausted one redeliverable."""
@@ -98,7 +98,7 @@ class Deliveries(Ledger):
 
     def __init__(self, mongo: Mongo, announce: Announce = nobody) -> None:
         super().__init__(mongo, announce)
-        self._updates = GroupUpdate(lambda: mongo[self.name])
+        self._updates = GroupUpdate(lambda: mongo[self.name], {"attempts": KEPT_ATTEMPTS})
 
     async def prepared(self) -> None:
         """Return when there are indexes to claim by."""
@@ -132,44 +132,58 @@ class Deliveries(Ledger):
 
     async def claim(self, api_id: str, limit: int, until: datetime, now: datetime) -> Claimed:
         """Up to `limit` due deliveries of an API, the longest due first, leased to the caller `until` then."""
-        query = {"state": DeliveryState.PENDING.value, "api_id": api_id, "claimable_at": {"$lte": now}}
-        return await self._claim(query, "claimable_at", limit, until)
+        return await self._claim({**_due(now), "api_id": api_id}, [("claimable_at", 1)], limit, until)
 
     async def claim_overdue(self, limit: int, until: datetime, now: datetime) -> Claimed:
         """Up to `limit` due deliveries that are to be given up, leased to the caller `until` then."""
-        query = {
-            "state": DeliveryState.PENDING.value,
-            "claimable_at": {"$lte": now},
-            "give_up_at": {"$lte": now},
-        }
-        return await self._claim(query, None, limit, until)
+        return await self._claim({**_due(now), "give_up_at": {"$lte": now}}, [], limit, until)
 
-    async def _claim(self, query: Document, order: str | None, limit: int, until: datetime) -> Claimed:
+    async def _claim(self, query: Document, order: list[tuple[str, int]], limit: int, until: datetime) -> Claimed:
+        collection = self._mongo[self.name]
+        stamp = new_stamp()
         async with outage_is_unavailability():
-            cursor = self._mongo[self.name].find(query, _INTERNAL, hint="due").limit(limit)
-            due = [_decode(document) async for document in (cursor.sort(order, 1) if order else cursor)]
-        return Claimed(await self.lease(due, until), more=len(due) == limit)
-
-    async def lease(self, deliveries: Sequence[Delivery], until: datetime) -> Sequence[Delivery]:
-        """Those of the deliveries that nobody else changed meanwhile, leased to the caller `until` then."""
-        update = {"lease_until": until, "claimable_at": until}
-        return await self._all(deliveries, update, {"lease_until": until})
+            found = await collection.find(query, {"_id": 1}, hint="due", sort=order or None, limit=limit).to_list(None)
+        mine = {"_id": {"$in": [document["_id"] for document in found]}}
+        update = {
+            "$set": {"lease_until": until, "claimable_at": until, "stamp": stamp},
+            "$inc": {"version": 1},
+        }
+        if found:
+            # Whoever stamps first moves `claimable_at`, so that the next one misses; a repetition misses its own.
+            await settled(lambda _: collection.update_many({**query, **mine}, update))
+        async with outage_is_unavailability():
+            leased = [_decode(document) async for document in collection.find({**mine, "stamp": stamp}, _INTERNAL)]
+        return Claimed(leased, more=len(found) == limit)
 
     async def release(self, deliveries: Sequence[Delivery], now: datetime) -> Sequence[Delivery]:
         """Those of the deliveries whose lease was still the caller's, free for everybody, due as they were."""
-        return await self._all(deliveries, {"lease_until": None, "claimable_at": now}, {"lease_until": None})
+        return await self._all(deliveries, {"lease_until": None}, {"claimable_at": now})
+
+    async def discarded(self, deliveries: Sequence[Delivery], now: datetime) -> Sequence[Delivery]:
+        """Those of the deliveries that nobody else changed: nobody wants them any more, and their bodies are gone."""
+        changes = {
+            "state": DeliveryState.DISCARDED,
+            "sealed": None,
+            "next_attempt_at": None,
+            "lease_until": None,
+            "updated_at": now,
+        }
+        purge = {"claimable_at": None, "purge_after": now + KEPT, "purge_at": now + KEPT}
+        return await self._all(deliveries, changes, purge)
 
     async def _all(
-        self, deliveries: Sequence[Delivery], update: Document, changes: Mapping[str, object]
+        self, deliveries: Sequence[Delivery], changes: Mapping[str, object], internal: Document
     ) -> Sequence[Delivery]:
         """Those that were as given and have the changes now."""
-        after = [delivery.model_copy(update={**changes, "version": delivery.version + 1}) for delivery in deliveries]
-        done = await asyncio.gather(*(self._advanced(delivery, update) for delivery in after))
-        return [delivery for delivery, applied in zip(after, done, strict=True) if applied]
-
-    async def _advanced(self, after: Delivery, fields: Document, extra: Mapping[str, Document] | None = None) -> bool:
-        update = {**(extra or {}), "$set": {**fields, "version": after.version}}
-        return await self._updates.advance(after.delivery_id, after.version - 1, update)
+        fields = {**changes, **internal}
+        done = await asyncio.gather(
+            *(self._updates.apply(Change(delivery.delivery_id, delivery.version, fields)) for delivery in deliveries)
+        )
+        return [
+            delivery.model_copy(update={**changes, "version": delivery.version + 1})
+            for delivery, applied in zip(deliveries, done, strict=True)
+            if applied
+        ]
 
     async def delivered(self, delivery: Delivery, attempt: Attempt, at: Origin) -> Delivery | None:
         """It arrived, and its body is gone; None if the delivery was changed by somebody else."""
@@ -197,35 +211,29 @@ class Deliveries(Ledger):
         at: Origin,
     ) -> Delivery | None:
         """The attempt, what follows from it, and its event, in one write."""
-        counters = {"version": delivery.version + 1, "sequence": delivery.sequence + 1}
-        fields = {**changes, "lease_until": None, "updated_at": at.now}
+        fields = {**changes, "lease_until": None, "updated_at": at.now, "sequence": delivery.sequence + 1}
+        kept = delivery.attempts
         if attempt is not None:
             fields["attempt_count"] = delivery.attempt_count + 1
-        after = delivery.model_copy(update={**fields, **counters})
-        last = attempt or (delivery.attempts[-1] if delivery.attempts else None)
-        pending_event = event_of(event, _data(after, last), after.delivery_id, after.api_id, after.sequence, at)
-        fields |= {"sequence": after.sequence, "state": after.state.value} | _schedule(after)
-        extra = carrying(pending_event)
-        if attempt is not None:
-            pushed = {"$each": [attempt.model_dump()], "$slice": -KEPT_ATTEMPTS}
-            extra["$push"] = {**extra["$push"], "attempts": pushed}
-            after = after.model_copy(update={"attempts": (*delivery.attempts, attempt)[-KEPT_ATTEMPTS:]})
-        if not await self._advanced(after, fields, extra):
+            kept = (*kept, attempt)[-KEPT_ATTEMPTS:]
+        after = delivery.model_copy(update={**fields, "attempts": kept, "version": delivery.version + 1})
+        pending_event = event_of(event, _data(after), after.delivery_id, after.api_id, after.sequence, at)
+        change = Change(
+            delivery.delivery_id,
+            delivery.version,
+            {**fields, **_schedule(after)},
+            pending_event,
+            {"attempts": attempt.model_dump()} if attempt is not None else None,
+        )
+        if not await self._updates.apply(change):
             return None
         self._announce(self, pending_event)
         return after
 
-    async def discarded(self, deliveries: Sequence[Delivery], now: datetime) -> Sequence[Delivery]:
-        """Those of the deliveries that nobody else changed: nobody wants them any more, and their bodies are gone."""
-        changes = {"state": DeliveryState.DISCARDED, "sealed": None, "next_attempt_at": None, "lease_until": None}
-        update = {**changes, "state": DeliveryState.DISCARDED.value, "updated_at": now, "claimable_at": None}
-        return await self._all(deliveries, {**update, "purge_after": now + KEPT, "purge_at": now + KEPT}, changes)
-
     async def redeliver(self, delivery: Delivery, now: datetime, give_up_at: datetime) -> bool:
         """The delivery due now, with the whole ladder before it; whether it was still as given."""
-        fields = _due_anew(now, give_up_at) | {"version": delivery.version + 1}
-        update = {"$set": fields, "$unset": {"purge_at": ""}}
-        return await self._updates.advance(delivery.delivery_id, delivery.version, update)
+        change = Change(delivery.delivery_id, delivery.version, _due_anew(now, give_up_at))
+        return await self._updates.apply(change)
 
     async def redeliver_all(self, request: RedeliveryRequest, now: datetime, give_up_at: datetime) -> int:
         """Everything due anew that the request names and that is not under way now; how much.
@@ -260,7 +268,12 @@ class Deliveries(Ledger):
         return await settled(write)
 
 
-def _data(delivery: Delivery, last: Attempt | None) -> NotificationData:
+def _due(now: datetime) -> Document:
+    return {"state": DeliveryState.PENDING.value, "claimable_at": {"$lte": now}}
+
+
+def _data(delivery: Delivery) -> NotificationData:
+    last = delivery.attempts[-1] if delivery.attempts else None
     return NotificationData(
         delivery_id=delivery.delivery_id,
         api_id=delivery.api_id,

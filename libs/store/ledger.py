@@ -28,20 +28,12 @@ def nobody(ledger: "Ledger", event: PendingEvent) -> None:
     """Announces nothing: every event waits for the sweeper."""
 
 
-def _entry(event: PendingEvent) -> Document:
+def entry_of(event: PendingEvent) -> Document:
+    """The event as its record carries it."""
     entry: Document = {"id": event.id, "key": event.key, "body": Binary(event.body), "at": event.at}
     if event.sealed is not None:
         entry["sealed"] = Binary(event.sealed)
     return entry
-
-
-def carrying(event: PendingEvent) -> Document:
-    """The part of an update that adds the event to its record."""
-    return {
-        "$push": {"pending": _entry(event)},
-        "$min": {"pending_since": event.at},
-        "$unset": {"purge_at": ""},
-    }
 
 
 def _pending_events(document: Document) -> Iterable[PendingEvent]:
@@ -74,12 +66,12 @@ class Ledger:
 
     async def _insert(self, document: Document, event: PendingEvent) -> None:
         """The record with its first event, in one write shared with others; its id must be random."""
-        await self._group.insert({**document, "pending": [_entry(event)], "pending_since": event.at})
+        await self._group.insert({**document, "pending": [entry_of(event)], "pending_since": event.at})
         self._announce(self, event)
 
     async def _insert_named(self, document: Document, event: PendingEvent) -> None:
         """The record with its first event; its id or another unique field may be taken. Raises Conflict."""
-        document = {**document, "pending": [_entry(event)], "pending_since": event.at}
+        document = {**document, "pending": [entry_of(event)], "pending_since": event.at}
 
         async def write(repeated: bool) -> None:
             try:
@@ -105,7 +97,8 @@ class Ledger:
         """
         update: Document = {"$set": fields}
         if event is not None:
-            update |= carrying(event)
+            update |= {"$push": {"pending": entry_of(event)}, "$min": {"pending_since": event.at}}
+            update["$unset"] = {"purge_at": ""}
 
         async def write(repeated: bool) -> bool:
             try:

@@ -2,45 +2,60 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
+from contracts.events import PendingEvent
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.store.mongo import BATCH_LIMIT, Collection, Document, is_outage, settled
+from libs.store.ledger import entry_of
+from libs.store.mongo import BATCH_LIMIT, Collection, Document, settled
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a record that is still at `version`; the next version has it."""
+
+    key: str
+    version: int
+    fields: Mapping[str, object]
+    """New values. `purge_at` goes unless it is among them: a record that changes is not to be purged yet."""
+    event: PendingEvent | None = None
+    appended: Mapping[str, Document] | None = None
+    """New last elements of lists."""
 
 
 @dataclass(slots=True)
 class _Waiter:
-    key: str
+    change: Change
     stamp: str
-    operation: UpdateOne
     future: asyncio.Future[bool]
 
 
 class GroupUpdate:
-    """Updates that wait at the same time share one unordered `bulk_write`; one batch is in flight, which is the window.
+    """Changes that wait at the same time share one statement; one is in flight, which is the window.
 
-    Each update leaves a stamp of its own in its record. Where the server's count does not say that all were applied,
-    or an attempt's outcome is unknown, the stamps say which were.
+    A statement of its own for each change costs the server twice as much, and as a retryable write three times. So each
+    change leaves a stamp in its record: where the server's count does not say that all were applied, or an attempt's
+    outcome is unknown and it is repeated, the stamps say which were.
     """
 
-    def __init__(self, collection: Callable[[], Collection]) -> None:
+    def __init__(self, collection: Callable[[], Collection], lists: Mapping[str, int]) -> None:
+        """`lists` are the fields that can be appended to, and how many of the latest elements are kept."""
         self._collection = collection
+        self._pipeline = _pipeline(lists)
         self._waiting: list[_Waiter] = []
         self._flusher: asyncio.Task[None] | None = None
 
-    async def advance(self, key: str, version: int, update: Document) -> bool:
-        """Apply the update, which has a `$set`, if the record is still at `version`; whether it was.
+    async def apply(self, change: Change) -> bool:
+        """Whether the record was still as the change expects it, and is changed now.
 
         Raises TemporarilyUnavailable, with the outcome unknown.
         """
-        stamp = os.urandom(8).hex()
-        operation = UpdateOne({"_id": key, "version": version}, {**update, "$set": {**update["$set"], "stamp": stamp}})
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiter(key, stamp, operation, future))
+        self._waiting.append(_Waiter(change, new_stamp(), future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="group-update")
         return await future
@@ -48,10 +63,21 @@ class GroupUpdate:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH_LIMIT], self._waiting[BATCH_LIMIT:]
-                await self._commit(batch)
+                await self._commit(self._next_batch())
         finally:
             self._flusher = None
+
+    def _next_batch(self) -> Sequence[_Waiter]:
+        """Some of those who wait; two changes of one record are never in the same batch."""
+        batch: dict[str, _Waiter] = {}
+        left: list[_Waiter] = []
+        for waiter in self._waiting:
+            if len(batch) < BATCH_LIMIT and waiter.change.key not in batch:
+                batch[waiter.change.key] = waiter
+            else:
+                left.append(waiter)
+        self._waiting = left
+        return list(batch.values())
 
     async def _commit(self, batch: Sequence[_Waiter]) -> None:
         try:
@@ -66,16 +92,78 @@ class GroupUpdate:
                 waiter.future.set_result(applied is None or waiter.stamp in applied)
 
     async def _write(self, batch: Sequence[_Waiter]) -> set[str] | None:
-        """The stamps of the updates that were applied; None: all."""
-        try:
-            result = await self._collection().bulk_write([waiter.operation for waiter in batch], ordered=False)
-        except BulkWriteError as error:
-            if is_outage(error):
-                raise
-            first = (error.details or {})["writeErrors"][0]
-            raise OperationFailure(first.get("errmsg", "write error"), first["code"]) from error
-        if result.matched_count == len(batch):
+        """The stamps of the changes that were applied; None: all."""
+        collection = self._collection()
+        keys = [waiter.change.key for waiter in batch]
+        reply = await collection.database.command(
+            "update",
+            collection.name,
+            updates=[
+                {
+                    "q": {"_id": {"$in": keys}},
+                    "u": [{"$set": {"change": _chosen(keys, batch)}}, *self._pipeline],
+                    "multi": True,
+                }
+            ],
+            writeConcern=collection.write_concern.document,
+        )
+        _raise_what_failed(reply)
+        if reply["nModified"] == len(batch):
             return None
-        keys = [waiter.key for waiter in batch]
-        found = await self._collection().find({"_id": {"$in": keys}}, {"stamp": 1}).to_list(None)
+        found = await collection.find({"_id": {"$in": keys}}, {"stamp": 1}).to_list(None)
         return {document["stamp"] for document in found if "stamp" in document}
+
+
+def new_stamp() -> str:
+    """What marks a record as changed by this very update."""
+    return os.urandom(8).hex()
+
+
+def _chosen(keys: Sequence[str], batch: Sequence[_Waiter]) -> Document:
+    """An expression for the change that is meant for the record at hand."""
+    changes = [_encode(waiter) for waiter in batch]
+    return {"$arrayElemAt": [{"$literal": changes}, {"$indexOfArray": [{"$literal": keys}, "$_id"]}]}
+
+
+def _encode(waiter: _Waiter) -> Document:
+    change = waiter.change
+    encoded: Document = {
+        "from": change.version,
+        "fields": {**change.fields, "version": change.version + 1, "stamp": waiter.stamp},
+    }
+    if change.event is not None:
+        encoded["event"] = entry_of(change.event)
+    if change.appended:
+        encoded["appended"] = change.appended
+    return encoded
+
+
+def _pipeline(lists: Mapping[str, int]) -> list[Document]:
+    """The record with the change, where it is at the version that the change is for; otherwise as it is."""
+    appended: Document = {
+        name: {"$slice": [_with_last(name, f"$change.appended.{name}"), -kept]} for name, kept in lists.items()
+    }
+    events: Document = {
+        "pending": {"$cond": ["$change.event", _with_last("pending", "$change.event"), "$pending"]},
+        "pending_since": {"$ifNull": ["$pending_since", "$change.event.at"]},
+    }
+    kept = {"$unsetField": {"field": "purge_at", "input": "$$ROOT"}}
+    changed = {"$mergeObjects": [kept, "$change.fields", {**appended, **events}]}
+    return [
+        {"$replaceWith": {"$cond": [{"$eq": ["$version", "$change.from"]}, changed, "$$ROOT"]}},
+        {"$unset": "change"},
+    ]
+
+
+def _with_last(name: str, element: str) -> Document:
+    """The list with the element at its end, if there is one."""
+    new: Document = {"$cond": [{"$ifNull": [element, False]}, [element], []]}
+    return {"$concatArrays": [{"$ifNull": [f"${name}", []]}, new]}
+
+
+def _raise_what_failed(reply: Document) -> None:
+    concern: dict[str, Any] | None = reply.get("writeConcernError")
+    if concern:
+        raise WriteConcernError(concern.get("errmsg", "not on a majority"), concern.get("code"), concern)
+    for failed in reply.get("writeErrors", ()):
+        raise OperationFailure(failed.get("errmsg", "write error"), failed["code"], failed)
