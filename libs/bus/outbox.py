@@ -7,6 +7,7 @@ with the same id and the same bytes.
 import asyncio
 import base64
 import random
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -42,6 +43,8 @@ class Source(Protocol):
 
     async def clear(self, events: Sequence[PendingEvent]) -> None: ...
 
+    async def lead(self, holder: str, now: datetime) -> bool: ...
+
     async def backlog(self) -> tuple[int, datetime | None]: ...
 
 
@@ -71,6 +74,7 @@ class Outbox:
     def __init__(self, bus: Bus, now: Callable[[], datetime]) -> None:
         self._bus = bus
         self._now = now
+        self._holder = secrets.token_hex(8)
         self._sources: dict[str, Source] = {}
         self._waiting: deque[Entry] = deque()
         self._held: set[str] = set()
@@ -201,7 +205,7 @@ class Outbox:
         while True:
             found = await source.pending(self._now() - SWEEP_AFTER, BATCH)
             batch = [(source, event) for event in found if event.id not in self._held]
-            if not batch:
+            if not batch or not await source.lead(self._holder, self._now()):
                 break
             self._held.update(event.id for _, event in batch)
             self._idle.clear()

@@ -113,6 +113,12 @@ class Deliveries(Ledger):
         document = await self._read(delivery_id)
         return _decode(document) if document else None
 
+    async def present(self, delivery_ids: Sequence[str]) -> frozenset[str]:
+        """Which of these deliveries there are, in whatever state."""
+        async with outage_is_unavailability():
+            cursor = self._mongo.majority(self.name).find({"_id": {"$in": list(delivery_ids)}}, {"_id": 1})
+            return frozenset([document["_id"] async for document in cursor])
+
     async def page(self, query: DeliveryQuery) -> Sequence[Delivery]:
         """The latest events first, at most `query.limit`."""
         async with outage_is_unavailability():

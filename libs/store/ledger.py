@@ -13,12 +13,32 @@ from libs.store.mongo import Conflict, Document, GroupCommit, GroupedFind, Mongo
 RETENTION = timedelta(days=1)
 """How long a record that is over stays readable."""
 
+LEAD = timedelta(seconds=5)
+"""How long a process that died keeps others from sweeping in its place."""
+
 OUTBOX_INDEXES = (
-    # Both hold only what they are for, so that a settled, living record costs them nothing.
+    # Each holds only what it is for, so that a settled, living record costs them nothing.
     IndexModel("pending_since", name="pending", partialFilterExpression={"pending_since": {"$exists": True}}),
+    IndexModel("handover_since", name="handover", partialFilterExpression={"handover_since": {"$exists": True}}),
     IndexModel("purge_at", name="purge", expireAfterSeconds=0, partialFilterExpression={"purge_at": {"$exists": True}}),
 )
 
+
+def _oldest(sent: bool, moment: str) -> Document:
+    """The least `moment` of the entries that are sent, or are not; no field at all where there are none."""
+    condition = {"$gt": ["$$this.sent_at", None]}
+    entries = {"$filter": {"input": "$pending", "cond": condition if sent else {"$not": [condition]}}}
+    return {"$ifNull": [{"$min": {"$map": {"input": entries, "in": f"$$this.{moment}"}}}, "$$REMOVE"]}
+
+
+_NONE_LEFT: Document = {"$eq": [{"$size": {"$ifNull": ["$pending", []]}}, 0]}
+_SUMMARY: Document = {
+    "pending_since": _oldest(False, "at"),
+    "handover_since": _oldest(True, "sent_at"),
+    "purge_at": {"$cond": [_NONE_LEFT, {"$ifNull": ["$purge_after", "$$REMOVE"]}, "$$REMOVE"]},
+    "pending": {"$cond": [_NONE_LEFT, "$$REMOVE", "$pending"]},
+}
+"""What follows from `pending`, for the indexes."""
 
 Announce = Callable[["Ledger", PendingEvent], None]
 """Told of every committed event, so that it is published at once; returns at once, may forget (a sweep follows)."""
@@ -36,8 +56,10 @@ def entry_of(event: PendingEvent) -> Document:
     return entry
 
 
-def _pending_events(document: Document) -> Iterable[PendingEvent]:
+def _events(document: Document, *, sent: bool) -> Iterable[PendingEvent]:
     for entry in document.get("pending", ()):
+        if ("sent_at" in entry) is not sent:
+            continue
         yield PendingEvent(
             id=entry["id"],
             owner=document["_id"],
@@ -126,7 +148,7 @@ class Ledger:
                 .sort("pending_since", 1)
                 .limit(limit)
             )
-            return [event async for document in cursor for event in _pending_events(document)]
+            return [event async for document in cursor for event in _events(document, sent=False)]
 
     async def backlog(self) -> tuple[int, datetime | None]:
         """How many records have unpublished events, and since when the oldest waits."""
@@ -137,20 +159,50 @@ class Ledger:
         return count, oldest["pending_since"] if oldest else None
 
     async def clear(self, events: Sequence[PendingEvent]) -> None:
-        """Forget events that were published. A record with none left may be purged from now on. Idempotent."""
+        """Note that events were published. Idempotent.
+
+        An event is forgotten; one with a sealed part only once it is `handed_over`, so that a broker that loses its
+        disk loses no notification. A record with no event left may be purged from now on.
+        """
+        ids = [event.id for event in events]
+        published = {"$in": ["$$this.id", ids]}
+        forgotten = {"$and": [published, {"$not": ["$$this.sealed"]}]}
+        sent = {"$mergeObjects": ["$$this", {"sent_at": {"$ifNull": ["$$this.sent_at", "$$NOW"]}}]}
+        kept = {"$filter": {"input": "$pending", "cond": {"$not": [forgotten]}}}
+        marked = {"$map": {"input": kept, "in": {"$cond": [published, sent, "$$this"]}}}
+        await self._rewrite_pending(events, marked)
+
+    async def awaiting_handover(self, before: datetime, limit: int) -> Sequence[PendingEvent]:
+        """Events with a sealed part, published before `before`, that nobody said were handed over; the oldest first."""
+        async with outage_is_unavailability():
+            cursor = (
+                self._mongo.majority(self.name)
+                .find({"handover_since": {"$lt": before}}, {"pending": 1})
+                .sort("handover_since", 1)
+                .limit(limit)
+            )
+            return [event async for document in cursor for event in _events(document, sent=True)]
+
+    async def handed_over(self, events: Sequence[PendingEvent]) -> None:
+        """Forget events whose notification is in other hands. Idempotent."""
         ids = [event.id for event in events]
         left = {"$filter": {"input": "$pending", "cond": {"$not": [{"$in": ["$$this.id", ids]}]}}}
-        none_left = {"$eq": [{"$size": {"$ifNull": ["$pending", []]}}, 0]}
-        pipeline: list[Document] = [
-            {"$set": {"pending": left}},
-            {
-                "$set": {
-                    "pending_since": {"$cond": [none_left, "$$REMOVE", {"$min": "$pending.at"}]},
-                    "purge_at": {"$cond": [none_left, {"$ifNull": ["$purge_after", "$$REMOVE"]}, "$$REMOVE"]},
-                    "pending": {"$cond": [none_left, "$$REMOVE", "$pending"]},
-                }
-            },
-        ]
+        await self._rewrite_pending(events, left)
+
+    async def _rewrite_pending(self, events: Sequence[PendingEvent], pending: Document) -> None:
+        pipeline: list[Document] = [{"$set": {"pending": pending}}, {"$set": _SUMMARY}]
         owners = list({event.owner for event in events})
+        ids = [event.id for event in events]
         async with outage_is_unavailability():
             await self._mongo[self.name].update_many({"_id": {"$in": owners}, "pending.id": {"$in": ids}}, pipeline)
+
+    async def lead(self, holder: str, now: datetime) -> bool:
+        """Whether `holder` is the one process that sweeps this collection, for the next LEAD."""
+        lease = self._mongo["leases"]
+        free = {"_id": f"sweep {self.name}", "$or": [{"holder": holder}, {"until": {"$lte": now}}]}
+        try:
+            async with outage_is_unavailability():
+                await lease.update_one(free, {"$set": {"holder": holder, "until": now + LEAD}}, upsert=True)
+        except DuplicateKeyError:
+            return False
+        return True

@@ -10,6 +10,7 @@ from libs.access import Access
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from libs.sealing import Opener
 from services.notifier.claims import Claims
+from services.notifier.collector import Collector
 from services.notifier.courier import Courier
 from services.notifier.deliveries import DeliveriesApi
 from services.notifier.intake import Intake
@@ -46,6 +47,7 @@ def install(
     both_slashes(app, "POST", "/api/notifications/redeliver", api.redeliver_all)
     both_slashes(app, "POST", "/api/apis/{api_id}/notifications/test", api.test)
     deps.bus.subscribe(intake.subscription())
+    Collector(deps.store.grants, deliveries, intake, deps.now, asyncio.sleep).add_to(app)
     deps.outbox.watch(deliveries)
     Lifespan(claims, courier, sender).add_to(app)
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,13 +55,19 @@ class Intake:
             command = NotificationCommand.model_validate_json(message.message.body)
         except ValidationError as error:
             raise Drop("not a notification command") from error
-        delivery = self._delivery(command)
         try:
-            await self._accept(delivery)
+            await self.accept(command)
         except TemporarilyUnavailable as error:
             raise Retry from error
-        except Conflict:
-            return  # it came before
+
+    async def accept(self, command: NotificationCommand) -> None:
+        """The delivery stored if it is new, and under way where its endpoint has room.
+
+        Raises TemporarilyUnavailable, and Drop for a command that is none.
+        """
+        delivery = self._delivery(command)
+        with suppress(Conflict):  # it came before
+            await self._accept(delivery)
 
     def _delivery(self, command: NotificationCommand) -> Delivery:
         event, now = command.event, self.now()
