@@ -2,11 +2,11 @@
 
 import enum
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
-from contracts.base import Contract, Name, PublicId, Record, Seconds, Text
+from contracts.base import Contract, Name, PublicId, Record, Response, Seconds, Text
 
 RESERVED_PATHS = frozenset({"api", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"})
 """First path segments that belong to Tokenwire itself."""
@@ -102,3 +102,10 @@ class Api(Record):
     format: DefinitionFormat
     definition: SecretStr
     """The imported document as JSON text, exactly what a reader gets back; it holds the shared secret."""
+
+
+class ApiList(Response):
+    """GET /api/apis and /api/apis/oas: documents in Tyk's words."""
+
+    apis: list[dict[str, Any]]
+    pages: int

@@ -3,10 +3,11 @@
 import enum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, RootModel, SecretStr
 
 from contracts.apis import GrantType
 from contracts.base import ClientId, Contract, Moment, PublicId, Request, Response, Scope
+from contracts.errors import OAuthErrorBody
 
 
 class GrantState(enum.StrEnum):
@@ -126,6 +127,13 @@ class CodeResponse(Response):
     state: str | None = None
 
 
+class CodeRefusal(OAuthErrorBody):
+    """Why there is no code; where client and redirect URI are proven, also where to send the browser with that."""
+
+    redirect_to: str | None = None
+    state: str | None = None
+
+
 class TokenRequest(Request):
     """POST …/oauth/token (RFC 6749 §4.1.3, §4.3.2, §4.4.2, §6; RFC 7636 §4.5)."""
 
@@ -163,6 +171,13 @@ class RevocationRequest(Request):
     secret: SecretStr | None = None
 
 
+class RevocationResponse(Response):
+    """The answer to a client, which does not tell whether there was anything to revoke."""
+
+    status: Literal["ok"] = "ok"
+    message: str
+
+
 class IssuedToken(Response):
     """A live access token as an operator sees it."""
 
@@ -173,6 +188,10 @@ class IssuedToken(Response):
     grant_id: str
     subject: str | None = None
     scope: str | None = None
+
+
+class IssuedTokenList(RootModel[list[IssuedToken]]):
+    """GET …/tokens."""
 
 
 class Pagination(Response):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import orjson
 from aiohttp import web
 
 from contracts.apis import Api, GrantType, OAuthSettings
+from contracts.metadata import ServerMetadata
 from libs.access import issuing_api
 from libs.catalog import Catalog
 from libs.http.errors import json_bytes
@@ -33,21 +33,22 @@ class MetadataEndpoint:
         """What works on this API, and nothing else."""
         api, settings = await issuing_api(self.catalog, http_request.match_info["place"])
         issuer = issuer_of(self.public_url, api)
-        document: dict[str, object] = {
-            "issuer": issuer,
-            "token_endpoint": f"{issuer}/oauth/token",
-            "revocation_endpoint": f"{issuer}/oauth/revoke",
-            "grant_types_supported": _grants(settings),
-            "response_types_supported": [],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
-            "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        methods = ("client_secret_basic", "client_secret_post", "none")
+        code_grant: dict[str, object] = {
+            "authorization_endpoint": f"{issuer}/oauth/authorize",
+            "response_types_supported": settings.response_types,
+            "response_modes_supported": ("query",),
+            "code_challenge_methods_supported": ("S256",),
+            "authorization_response_iss_parameter_supported": True,
         }
-        if GrantType.AUTHORIZATION_CODE in settings.grant_types:
-            document |= {
-                "authorization_endpoint": f"{issuer}/oauth/authorize",
-                "response_types_supported": list(settings.response_types),
-                "response_modes_supported": ["query"],
-                "code_challenge_methods_supported": ["S256"],
-                "authorization_response_iss_parameter_supported": True,
-            }
-        return json_bytes(orjson.dumps(document), headers={"Cache-Control": "public, max-age=60"})
+        metadata = ServerMetadata(
+            issuer=issuer,
+            token_endpoint=f"{issuer}/oauth/token",
+            revocation_endpoint=f"{issuer}/oauth/revoke",
+            grant_types_supported=tuple(_grants(settings)),
+            token_endpoint_auth_methods_supported=methods,
+            revocation_endpoint_auth_methods_supported=methods,
+            **(code_grant if GrantType.AUTHORIZATION_CODE in settings.grant_types else {}),
+        )
+        body = metadata.model_dump_json(exclude_none=True).encode()
+        return json_bytes(body, headers={"Cache-Control": "public, max-age=60"})

@@ -1,0 +1,138 @@
+"""The AsyncAPI 3.0 document: what the system says on the bus."""
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from contracts import VERSION
+from contracts.channels import (
+    EVENTS,
+    EVENTS_EXCHANGE,
+    NOTIFY_EXCHANGE,
+    NOTIFY_KEY,
+    WORDS,
+    address,
+)
+from contracts.events import Event, NotificationCommand
+from contracts.generate.schemas import Components, FactSchema, Schema
+
+_ABOUT = f"""\
+Facts that stay true, as CloudEvents 1.0 in structured mode, with the attributes mirrored in headers. Each is \
+published at least once, with publisher confirms, once the change that it tells of is committed and never before: \
+know it by its `id`. `sequence` counts the changes of one `subject`; a subscriber sees a gap as a missing number. \
+Events carry ids, never a token or a secret.
+
+A downstream system binds a queue of its own to `{EVENTS_EXCHANGE}`. The routing key is the type without its vendor \
+prefix and one word more, most often the id of the API: `token.#` is everything about tokens, `#.orders` everything of \
+the API `orders`. `{NOTIFY_EXCHANGE}` is for the notifier alone."""
+_BINDING = "0.3.0"
+_CLOUD_EVENT = "application/cloudevents+json; charset=utf-8"
+_BODY = "application/json"
+
+
+def asyncapi_document() -> dict[str, Any]:
+    """Every event and the notification command, sent by the system."""
+    models: list[type[BaseModel]] = [*EVENTS, NotificationCommand]
+    components = Components([(model, "serialization") for model in models], FactSchema)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Tokenwire events", "version": VERSION, "description": _ABOUT},
+        "defaultContentType": _CLOUD_EVENT,
+        "servers": {
+            "broker": {
+                "host": "rabbitmq:5672",
+                "protocol": "amqp",
+                "protocolVersion": "0.9.1",
+                "description": "RabbitMQ 3.10 or newer.",
+            }
+        },
+        "channels": {_name(event): _event_channel(event) for event in EVENTS} | {"notify": _NOTIFY_CHANNEL},
+        "operations": {f"send{event.__name__}": _sent(_name(event), event.__name__) for event in EVENTS}
+        | {"sendNotificationCommand": _sent("notify", NotificationCommand.__name__)},
+        "components": {
+            "messages": {event.__name__: _event_message(event, components) for event in EVENTS}
+            | {NotificationCommand.__name__: _command_message(components)},
+            "schemas": {**components.definitions, "CloudEventHeaders": _HEADERS},
+        },
+    }
+
+
+def _name(event: type[Event]) -> str:
+    return event.__name__[0].lower() + event.__name__[1:]
+
+
+def _exchange(name: str, kind: str) -> dict[str, Any]:
+    return {"name": name, "type": kind, "durable": True, "autoDelete": False, "vhost": "/"}
+
+
+def _channel_binding(exchange: dict[str, Any]) -> dict[str, Any]:
+    return {"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": _BINDING}}
+
+
+def _messages(name: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/messages/{name}"}}
+
+
+def _event_channel(event: type[Event]) -> dict[str, Any]:
+    words = re.findall(r"{(\w+)}", address(event))
+    return (
+        {"address": address(event), "messages": _messages(event.__name__)}
+        | ({"parameters": {word: {"description": WORDS[word][1]} for word in words}} if words else {})
+        | {"bindings": _channel_binding(_exchange(EVENTS_EXCHANGE, "topic"))}
+    )
+
+
+_NOTIFY_CHANNEL = {
+    "address": NOTIFY_KEY,
+    "description": "From the services that issue tokens to the notifier, who alone can open what is in it.",
+    "messages": _messages(NotificationCommand.__name__),
+    "bindings": _channel_binding(_exchange(NOTIFY_EXCHANGE, "direct")),
+}
+
+
+def _sent(channel: str, message: str) -> dict[str, Any]:
+    return {
+        "action": "send",
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{message}"}],
+        "bindings": {"amqp": {"deliveryMode": 2, "bindingVersion": _BINDING}},
+    }
+
+
+def _event_message(event: type[Event], components: Components) -> dict[str, Any]:
+    kind = event.model_fields["type"].default
+    return {
+        "name": kind,
+        "title": event.__name__,
+        "summary": event.__doc__,
+        "contentType": _CLOUD_EVENT,
+        "headers": {"$ref": "#/components/schemas/CloudEventHeaders"},
+        "payload": components.reference(event, "serialization"),
+        "bindings": {"amqp": {"messageType": kind, "bindingVersion": _BINDING}},
+    }
+
+
+def _command_message(components: Components) -> dict[str, Any]:
+    return {
+        "name": "notification",
+        "title": NotificationCommand.__name__,
+        "summary": "A token event, and the webhook's body under the notifier's public key.",
+        "contentType": _BODY,
+        "payload": components.reference(NotificationCommand, "serialization"),
+        "bindings": {"amqp": {"bindingVersion": _BINDING}},
+    }
+
+
+def _headers() -> Schema:
+    always = {name: field.is_required() or field.default is not None for name, field in Event.model_fields.items()}
+    names = [*(f"cloudEvents_{name}" for name in always if name != "data"), "traceparent"]
+    return {
+        "type": "object",
+        "description": "The attributes of the event, as in its body, and the trace of the request that caused it.",
+        "properties": {name: {"type": "string"} for name in names},
+        "required": [f"cloudEvents_{name}" for name in always if always[name]],
+    }
+
+
+_HEADERS = _headers()
