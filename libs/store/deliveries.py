@@ -158,8 +158,8 @@ class Deliveries(Ledger):
             # Whoever stamps first moves `claimable_at`, so that the next one misses; a repetition misses its own.
             await settled(lambda _: collection.update_many({**query, **mine}, update))
         async with outage_is_unavailability():
-            leased = [_decode(document) async for document in collection.find({**mine, "stamp": stamp}, _INTERNAL)]
-        return Claimed(leased, more=len(found) == limit)
+            leased = await collection.find({**mine, "stamp": stamp}, _INTERNAL).to_list(None)
+        return Claimed([_decode(document) for document in leased], more=len(found) == limit)
 
     async def release(self, deliveries: Sequence[Delivery], now: datetime) -> Sequence[Delivery]:
         """Those of the deliveries whose lease was still the caller's, free for everybody, due as they were."""
