@@ -13,6 +13,8 @@ from libs.http.context import DRAIN
 BACKLOG = 1024
 STOP_WITHIN = 8.0
 """Seconds that requests in flight get when the process is told to stop."""
+LET_GO_WITHIN = 0.5
+"""Seconds for a request to arrive on a connection that was made just before."""
 KEEPALIVE = 75.0
 """Seconds for which an idle connection stays open."""
 
@@ -53,7 +55,8 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
         except TimeoutError:
             pass
         await site.stop()
-        await _answer_queued(runner, spare)
+        await _take_over_queued(runner, spare)
+        await _let_go(runner)
     finally:
         spare.close()
         await runner.cleanup()
@@ -67,17 +70,28 @@ def _signals() -> asyncio.Queue[signal.Signals]:
     return received
 
 
-async def _answer_queued(runner: web.AppRunner, spare: socket.socket) -> None:
-    """Take over connections that the kernel had accepted before the listener closed."""
+async def _take_over_queued(runner: web.AppRunner, spare: socket.socket) -> None:
+    """Accept what the kernel has accepted before the listener closed, and close it for good.
+
+    Nothing is waited for in between: whoever connects meanwhile would be reset with the request already sent.
+    """
     loop = asyncio.get_running_loop()
-    if runner.server is None:
-        return
+    queued = []
     spare.setblocking(False)
-    while True:
-        try:
-            connection, _ = spare.accept()
-        except BlockingIOError:
-            break
+    try:
+        while True:
+            queued.append(spare.accept()[0])
+    except BlockingIOError:
+        spare.close()
+    for connection in queued:
         connection.setblocking(False)
-        await loop.connect_accepted_socket(runner.server, connection)
-    await asyncio.sleep(0.1)  # their requests are on the wire; from here on they are in flight
+        if runner.server is not None:
+            await loop.connect_accepted_socket(runner.server, connection)
+
+
+async def _let_go(runner: web.AppRunner) -> None:
+    """Every connection has had its last answer and is closed; one on which nothing is asked is not waited for long."""
+    deadline = asyncio.get_running_loop().time() + LET_GO_WITHIN
+    # Nobody is told when a connection ends.
+    while runner.server and runner.server.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)

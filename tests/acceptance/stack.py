@@ -112,7 +112,8 @@ class Stack:
 
     async def _ready(self, name: str) -> None:
         async def answers() -> bool:
-            assert self._programs[name].running, f"{name} ended:\n{self.logs(name)[-2000:]}"
+            if not self._programs[name].running:
+                raise RuntimeError(f"{name} ended:\n{self.logs(name)[-2000:]}")
             try:
                 answer = await self.service(name)("GET", "/readyz")
             except OSError:
