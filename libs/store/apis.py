@@ -1,7 +1,8 @@
 """APIs: one listen path each, the definition and its shared secret encrypted under the key ring."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import SecretStr
 from pymongo import IndexModel
@@ -23,6 +24,7 @@ class Apis(Records[Api]):
     name = "apis"
     model = Api
     key = "api_id"
+    secret: ClassVar[Mapping[str, object]] = {"definition": "", "oauth": None}
     indexes = (
         # Listen paths and ids are one namespace: an API answers under both, and never under another's.
         IndexModel("places", name="places", unique=True, partialFilterExpression={"deleted": False}),

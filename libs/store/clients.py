@@ -1,7 +1,8 @@
 """Client apps. Deleting one, or `revoke_all`, is one write here that takes effect at once everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import ClassVar
 
 from pymongo import IndexModel
 
@@ -30,6 +31,7 @@ class Clients(Records[Client]):
     model = Client
     key = "client_id"
     as_json = frozenset({"meta_data"})
+    secret: ClassVar[Mapping[str, object]] = {"secrets": []}
     indexes = (IndexModel([("api_id", 1), ("_id", 1)], name="api"),)
 
     def _word(self, record: Client) -> str:

@@ -119,11 +119,12 @@ class Deliveries(Ledger):
             cursor = self._mongo.majority(self.name).find({"_id": {"$in": list(delivery_ids)}}, {"_id": 1})
             return frozenset([document["_id"] async for document in cursor])
 
-    async def page(self, query: DeliveryQuery) -> Sequence[Delivery]:
-        """The latest events first, at most `query.limit`."""
+    async def page(self, query: DeliveryQuery) -> tuple[Sequence[Delivery], bool]:
+        """The latest events first, at most `query.limit`, and whether there are more."""
         async with outage_is_unavailability():
-            cursor = self._mongo[self.name].find(_filter(query), _INTERNAL).sort("_id", DESCENDING).limit(query.limit)
-            return [_decode(document) async for document in cursor]
+            cursor = self._mongo[self.name].find(_filter(query), _INTERNAL).sort("_id", DESCENDING)
+            found = await cursor.limit(query.limit + 1).to_list(None)
+        return [_decode(document) for document in found[: query.limit]], len(found) > query.limit
 
     async def agenda(self) -> Mapping[str, datetime]:
         """When the first pending delivery of each API may be claimed; one step in the index an API."""

@@ -1,6 +1,6 @@
 """Named records — APIs, clients, policies, resource owners, operators — with a tombstone in place of a deleted one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
@@ -62,6 +62,9 @@ class Records(Ledger, Generic[M]):
     """The model's field that is the record's id."""
     as_json: ClassVar[frozenset[str]] = frozenset()
     """Fields with keys of other people's choosing, kept as JSON text: BSON field names are not free."""
+
+    secret: ClassVar[Mapping[str, object]] = {}
+    """What takes the place of secret fields in a tombstone."""
 
     def _id(self, record: M) -> str:
         identifier: str = getattr(record, self.key)
@@ -154,6 +157,7 @@ class Records(Ledger, Generic[M]):
         after = before.model_copy(update={"version": before.version + 1})
         pending_event = self._event(event, data, after, at)
         fields = {
+            **self.secret,
             "version": after.version,
             "deleted": True,
             "deleted_at": at.now,

@@ -1,5 +1,8 @@
 """Resource owners."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from contracts.events import ResourceOwnerCreated, ResourceOwnerData, ResourceOwnerDeleted, ResourceOwnerUpdated
 from contracts.resource_owners import ResourceOwner
 from libs.events import Origin
@@ -13,6 +16,7 @@ class ResourceOwners(Records[ResourceOwner]):
     model = ResourceOwner
     key = "username"
     as_json = frozenset({"meta_data"})
+    secret: ClassVar[Mapping[str, object]] = {"password_hash": ""}
 
     def _word(self, record: ResourceOwner) -> str:
         # A user name is not one word of a routing key.

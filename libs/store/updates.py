@@ -1,6 +1,7 @@
 """Compare-and-sets on single records that share round trips."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,9 +115,13 @@ class GroupUpdate:
         return {document["stamp"] for document in found if "stamp" in document}
 
 
+_PROCESS = os.urandom(8).hex()
+_numbers = itertools.count()
+
+
 def new_stamp() -> str:
-    """What marks a record as changed by this very update."""
-    return os.urandom(8).hex()
+    """What marks a record as changed by this very update; unique, and no secret."""
+    return f"{_PROCESS}.{os.getpid()}.{next(_numbers)}"
 
 
 def _chosen(keys: Sequence[str], batch: Sequence[_Waiter]) -> Document:
