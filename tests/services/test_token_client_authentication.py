@@ -1,0 +1,213 @@
+"""Client authentication at the token endpoint (RFC 6749 §2.3): what proves a client, and what does not."""
+
+import base64
+from datetime import timedelta
+from urllib.parse import quote
+
+import pytest
+
+from contracts.clients import ClientDeletion
+from libs import client_secrets
+from tests.builders import Answer, make_api, make_client, settle
+from tests.services.system import VERIFIER, Party, System, basic, raw, refused, unencoded_basic
+
+CREDENTIALS = {"grant_type": "client_credentials"}
+AWKWARD = "p:a%s+s w&o=r/d?é漢" + "x" * 12
+"""Whatever App. B is for: a colon, a percent sign, a plus sign, a space, and what is not ASCII."""
+
+
+async def ask(party: Party, header: str | None, form: dict[str, str] = CREDENTIALS) -> Answer:
+    headers = {} if header is None else {"Authorization": header}
+    return await party.system.call("POST", party.at("oauth/token"), data=form, headers=headers)
+
+
+async def awkward(system: System) -> Party:
+    """A client whose secret the operator chose."""
+    api, at = await make_api(system.deps), system.deps.origin("tests")
+    client, _ = await make_client(system.deps, api)
+    kept = (client_secrets.digested(system.deps.keys, client.client_id, AWKWARD, at.now, sealed=True),)
+    changed = await system.deps.store.clients.rotate(client, kept, at)
+    assert changed is not None
+    return Party(system, api, changed, AWKWARD)
+
+
+async def test_credentials_are_form_encoded_before_they_are_base64(system: System) -> None:
+    """RFC 6749 §2.3.1 and Appendix B (row 14): such a secret works encoded, in the header and in the body."""
+    party = await awkward(system)
+    assert (await ask(party, basic(party.id, AWKWARD))).status == 200
+    assert (await ask(party, unencoded_basic(party.id, quote(AWKWARD, safe="")))).status == 200
+    in_body = {**CREDENTIALS, "client_id": party.id, "client_secret": AWKWARD}
+    assert (await ask(party, None, in_body)).status == 200
+    assert (await ask(party, basic(party.id, AWKWARD), in_body)).status == 200
+
+
+async def test_the_same_secret_without_the_encoding_is_wrong(system: System) -> None:
+    """Row 14: `%s` and `+` mean something else un-encoded; the secret is not guessed at."""
+    party = await awkward(system)
+    assert refused(await ask(party, unencoded_basic(party.id, AWKWARD)), "invalid_client", 401)
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
+async def test_the_scheme_is_read_in_any_case(system: System, scheme: str) -> None:
+    """RFC 9110 §11.1: the name of the scheme is case-insensitive."""
+    party = await system.party()
+    assert (await ask(party, basic(party.id, party.secret).replace("Basic", scheme))).status == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(lambda party: basic("nobody", party.secret), id="row-08-unknown-client"),
+        pytest.param(lambda party: basic(party.id, "wrong"), id="row-09-wrong-secret"),
+        pytest.param(lambda party: basic(party.id, ""), id="row-16-empty-secret"),
+        pytest.param(lambda party: basic(party.id, party.secret + "x"), id="longer-secret"),
+        pytest.param(lambda party: basic(party.id, party.secret[:-1]), id="shorter-secret"),
+        pytest.param(lambda party: basic(party.id.upper(), party.secret), id="other-case"),
+        pytest.param(lambda party: basic("", party.secret), id="row-15-no-client-id"),
+        pytest.param(lambda party: basic("$ne", party.secret), id="row-24-operator"),
+        pytest.param(lambda party: basic(party.id + "\0", party.secret), id="row-15-nul"),
+        pytest.param(lambda party: f"Bearer {party.secret}", id="other-scheme"),
+        pytest.param(lambda party: "Basic", id="row-15-nothing"),
+        pytest.param(lambda party: "Basic !!!", id="row-15-not-base64"),
+        pytest.param(lambda party: "Basic é", id="row-15-not-ascii"),
+        pytest.param(lambda party: "Basic " + base64.b64encode(b"no colon").decode(), id="row-15-no-colon"),
+        pytest.param(lambda party: "Basic " + base64.b64encode(b"\xff:\xfe").decode(), id="row-15-not-utf-8"),
+        pytest.param(lambda party: "Basic " + base64.b64encode(b"%ff:x").decode(), id="row-15-encoded-not-utf-8"),
+        pytest.param(lambda party: "Basic " + "A" * 7000, id="row-15-huge"),
+        pytest.param(lambda party: None, id="none"),
+    ],
+)
+async def test_what_proves_nothing_is_invalid_client(system: System, header: object) -> None:
+    """Every failure of authentication is 401 `invalid_client` with a Basic challenge (RFC 6749 §5.2)."""
+    party = await system.party()
+    assert refused(await ask(party, header(party)), "invalid_client", 401)  # type: ignore[operator]
+
+
+async def test_a_header_larger_than_the_server_takes_is_400(system: System) -> None:
+    """Row 15: a megabyte of credentials is refused before it is read."""
+    party = await system.party()
+    start = f"POST {party.at('oauth/token')} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic ".encode()
+    assert b" 400 " in (await raw(system.call, start + b"A" * 20_000))[:20]
+
+
+async def test_an_unknown_client_and_a_wrong_secret_look_alike(system: System) -> None:
+    """Rows 8 and 9: the same status, body and headers, so that client ids cannot be found out."""
+    party = await system.party()
+    unknown, wrong = await ask(party, basic("nobody", "x" * 43)), await ask(party, basic(party.id, "x" * 43))
+    assert unknown.raw == wrong.raw
+    assert {**unknown.headers, "X-Request-ID": ""} == {**wrong.headers, "X-Request-ID": ""}
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        pytest.param({"client_id": "<id>", "client_secret": "<secret>"}, 200, id="row-11-agreeing"),
+        pytest.param({"client_id": "<id>"}, 200, id="only-the-id"),
+        pytest.param({"client_secret": "<secret>"}, 200, id="only-the-secret"),
+        pytest.param({"client_id": "<id>", "client_secret": "<secret>", "secret": "<secret>"}, 200, id="all-agreeing"),
+        pytest.param({"client_id": "other"}, 400, id="row-12-other-id"),
+        pytest.param({"client_id": "<id>", "client_secret": "wrong"}, 400, id="row-11-other-secret"),
+        pytest.param({"client_secret": "wrong", "secret": "<secret>"}, 400, id="alias-differs"),
+    ],
+)
+async def test_header_and_body_must_agree(system: System, form: dict[str, str], status: int) -> None:
+    """The documented examples send both; what agrees passes, what differs is refused although the header is right."""
+    party = await system.party()
+    form = {name: value.replace("<id>", party.id).replace("<secret>", party.secret) for name, value in form.items()}
+    answer = await ask(party, party.basic["Authorization"], {**CREDENTIALS, **form})
+    assert answer.status == 200 if status == 200 else refused(answer, "invalid_request", status)
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        pytest.param({"client_id": "<id>", "client_secret": "wrong"}, "invalid_client", id="row-10-wrong-secret"),
+        pytest.param({"client_id": "<id>", "secret": "wrong"}, "invalid_client", id="wrong-secret-by-alias"),
+        pytest.param({"client_id": "<id>"}, "invalid_client", id="row-16-confidential-client-with-its-id-only"),
+        pytest.param({"client_secret": "<secret>"}, "invalid_client", id="secret-without-id"),
+        pytest.param({"client_id[$gt]": "", "client_secret": "<secret>"}, "invalid_client", id="row-24-operator"),
+        pytest.param({"client_id": "nobody", "client_secret": "<secret>"}, "invalid_client", id="unknown-client"),
+    ],
+)
+async def test_credentials_in_the_body_are_checked_alike(system: System, form: dict[str, str], error: str) -> None:
+    """Whatever is missing or wrong in the body is the same 401 as in the header."""
+    party = await system.party()
+    form = {name: value.replace("<id>", party.id).replace("<secret>", party.secret) for name, value in form.items()}
+    assert refused(await ask(party, None, {**CREDENTIALS, **form}), error, 401)
+
+
+async def test_a_client_of_another_api_is_unknown_here(system: System) -> None:
+    """A client belongs to one API; elsewhere its right secret is as good as none."""
+    here, there = await system.party(), await system.party()
+    assert refused(await ask(here, there.basic["Authorization"]), "invalid_client", 401)
+
+
+# Public clients
+
+
+async def test_a_public_client_uses_the_code_grant_with_pkce_and_refreshes(system: System) -> None:
+    """Without a secret, the verifier proves the code and the refresh token proves itself."""
+    party = await system.party(public=True)
+    tokens = await party.tokens()
+    assert (await party.refreshed(tokens.refresh)).access != tokens.access
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param({"grant_type": "client_credentials"}, id="row-22-client-credentials"),
+        pytest.param({"grant_type": "password", "username": "u", "password": "p"}, id="row-89-password"),
+    ],
+)
+async def test_a_public_client_may_use_no_other_grant(system: System, form: dict[str, str]) -> None:
+    """What the client alone would have to be trusted for is not for a client that proves nothing."""
+    assert refused(await (await system.party(public=True)).token(form), "unauthorized_client")
+
+
+@pytest.mark.parametrize("where", ["header", "body"])
+async def test_a_public_client_has_no_secret_to_send(system: System, where: str) -> None:
+    """Row 17: one that sends a secret is somebody who thinks that it has one."""
+    party = await system.party(public=True)
+    form = {
+        "grant_type": "authorization_code",
+        "code": await party.code(),
+        "redirect_uri": party.client.redirect_uris[0],
+        "code_verifier": VERIFIER,
+        "client_id": party.id,
+    }
+    if where == "header":
+        assert refused(await ask(party, basic(party.id, "secret"), form), "invalid_client", 401)
+    else:
+        assert refused(await ask(party, None, {**form, "client_secret": "secret"}), "invalid_client", 401)
+    assert (await ask(party, None, form)).status == 200
+
+
+# Secrets change, clients go
+
+
+async def test_both_secrets_work_while_a_rotation_overlaps(system: System) -> None:
+    """Row 111: until the overlap ends either secret is right, and from then on only the new one."""
+    party = await system.party()
+    at = system.deps.origin("tests")
+    fresh = client_secrets.digested(system.deps.keys, party.id, "n" * 24, at.now, sealed=True)
+    old = party.client.secrets[0].model_copy(update={"expires_at": at.now + timedelta(seconds=30)})
+    assert await system.deps.store.clients.rotate(party.client, (fresh, old), at)
+    assert (await ask(party, basic(party.id, party.secret))).status == 200
+    assert (await ask(party, basic(party.id, "n" * 24))).status == 200
+    system.clock.advance(30)
+    assert refused(await ask(party, basic(party.id, party.secret)), "invalid_client", 401)
+    assert (await ask(party, basic(party.id, "n" * 24))).status == 200
+
+
+async def test_a_deleted_client_is_unknown_at_once(system: System) -> None:
+    """Rows 58 and 68: its credentials, its codes and its refresh tokens are worth nothing any more."""
+    party = await system.party()
+    code, tokens = await party.code(), await party.tokens()
+    deleted = await system.deps.store.clients.delete(
+        party.client, ClientDeletion.CLIENT_DELETED, system.deps.origin("tests")
+    )
+    assert deleted
+    assert refused(await ask(party, party.basic["Authorization"]), "invalid_client", 401)
+    assert refused(await party.exchange(code), "invalid_client", 401)
+    assert refused(await party.refresh(tokens.refresh), "invalid_client", 401)
+    await settle(system.deps)

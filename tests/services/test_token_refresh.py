@@ -1,0 +1,312 @@
+"""Refreshing (RFC 6749 §6, RFC 9700 §4.14): rotation, recovery of a lost answer, reuse, scope, lifetimes."""
+
+import pytest
+
+from contracts.grants import GrantState, RevocationReason
+from tests.builders import settle
+from tests.services.system import Party, System, Tokens, document, refused, tokens_of
+
+LIFETIME = 14 * 24 * 3600
+
+
+async def admitted(party: Party, tokens: Tokens) -> bool:
+    return (await party.verify(tokens.access)).status == 200
+
+
+async def is_over(party: Party, *all_tokens: Tokens) -> bool:
+    """Whether neither access nor refresh token of any of these is worth anything, because of reuse."""
+    for tokens in all_tokens:
+        assert not await admitted(party, tokens)
+        assert refused(await party.refresh(tokens.refresh), "invalid_grant")
+    grant = await party.system.grant_of(all_tokens[0].access)
+    return (grant.state, grant.ended_reason) == (GrantState.REVOKED, RevocationReason.REFRESH_REUSE)
+
+
+# Rotation
+
+
+async def test_a_refresh_gives_new_tokens_and_ends_the_access_token(system: System) -> None:
+    """Row 59: both values are new, and the access token issued with the old refresh token is dead at once."""
+    party = await system.party()
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    third = await party.refreshed(second.refresh)
+    assert len({first.access, second.access, third.access, first.refresh, second.refresh, third.refresh}) == 6
+    assert [await admitted(party, tokens) for tokens in (first, second, third)] == [False, False, True]
+    assert second.body["expires_in"] == 3600
+
+
+async def test_refresh_tokens_work_after_the_access_token_expired(system: System) -> None:
+    """That is what they are for."""
+    party = await system.party()
+    first = await party.tokens()
+    system.clock.advance(3600)
+    assert await admitted(party, await party.refreshed(first.refresh))
+
+
+async def test_a_password_s_refresh_token_rotates_alike(system: System) -> None:
+    """Codes and passwords give the same kind of refresh token."""
+    party = await system.party()
+    first = tokens_of(await party.password((await system.user()).username))
+    second = await party.refreshed(first.refresh)
+    assert [await admitted(party, first), await admitted(party, second)] == [False, True]
+
+
+# Recovery of a lost answer
+
+
+async def test_the_token_used_last_recovers_its_answer(system: System) -> None:
+    """Row 62: within ten seconds, its successor unused, it gets the very same pair, as often as it asks."""
+    party = await system.party()
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    version = (await system.grant_of(second.access)).version
+    for seconds in (0, 5, 5):
+        system.clock.advance(seconds)
+        again = await party.refreshed(first.refresh)
+        assert (again.access, again.refresh) == (second.access, second.refresh)
+    assert again.body["expires_in"] == 3590
+    assert (await system.grant_of(second.access)).version == version
+    assert await admitted(party, second)
+
+
+async def test_the_window_is_counted_from_the_first_use(system: System) -> None:
+    """Row 64: recovering does not renew it; afterwards the same token is reuse."""
+    party = await system.party()
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    system.clock.advance(9)
+    assert (await party.refreshed(first.refresh)).access == second.access
+    system.clock.advance(1.001)
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await is_over(party, second)
+
+
+async def test_a_used_successor_ends_the_recovery(system: System) -> None:
+    """Row 63: once the successor was used its answer was not lost, so the old token is reuse even at once."""
+    party = await system.party()
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    third = await party.refreshed(second.refresh)
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await is_over(party, second, third)
+
+
+@pytest.mark.parametrize("older", [0, 1, 2])
+async def test_the_window_never_reaches_an_older_generation(system: System, older: int) -> None:
+    """Row 61: whichever ancestor comes back, inside ten seconds or not, it ends the grant."""
+    party = await system.party()
+    line = [await party.tokens()]
+    for _ in range(4):
+        line.append(await party.refreshed(line[-1].refresh))
+    assert refused(await party.refresh(line[older].refresh), "invalid_grant")
+    assert await is_over(party, line[4], line[3])
+
+
+async def test_an_expired_token_recovers_nothing(system: System) -> None:
+    """Row 67: the window does not extend the lifetime of the token it is for."""
+    party = await system.party(document(refreshTokenLifetime=5))
+    first = await party.tokens()
+    system.clock.advance(4)
+    second = await party.refreshed(first.refresh)
+    system.clock.advance(1)
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await is_over(party, second)
+
+
+async def test_a_recovered_pair_is_in_the_database_for_its_holder_only(system: System) -> None:
+    """The grant's document has the pair sealed under a key that comes from the presented token alone."""
+    party = await system.party()
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    used = (await system.grant_of(second.access)).used_refresh
+    assert used is not None
+    assert used.successor is not None
+    assert second.access.encode() not in used.successor
+    assert second.refresh.encode() not in used.successor
+
+
+# Strict
+
+
+async def test_strict_recovers_nothing(system: System) -> None:
+    """Row 62 with `refreshReuse: strict`: the second use ends the grant, however soon, and nothing is kept for it."""
+    party = await system.party(document(refreshReuse="strict"))
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    used = (await system.grant_of(second.access)).used_refresh
+    assert used is not None
+    assert used.successor is None
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await is_over(party, second)
+
+
+# Reuse
+
+
+async def test_reuse_ends_this_grant_and_no_other(system: System) -> None:
+    """Row 60: the family dies, the other families of the same user and client do not."""
+    party = await system.party()
+    first, other = await party.tokens(subject="alice"), await party.tokens(subject="alice")
+    second = await party.refreshed(first.refresh)
+    system.clock.advance(11)
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await is_over(party, second)
+    assert await admitted(party, other)
+    assert await admitted(party, await party.refreshed(other.refresh))
+
+
+@pytest.mark.parametrize("which", ["live", "used"])
+async def test_a_stranger_with_the_token_is_refused_without_alarm(system: System, which: str) -> None:
+    """Row 65: another client, a wrong secret or nobody at all neither gets tokens nor ends the grant."""
+    party = await system.party()
+    first = await party.tokens()
+    current = await party.refreshed(first.refresh)
+    system.clock.advance(60)
+    value = current.refresh if which == "live" else first.refresh
+    form = {"grant_type": "refresh_token", "refresh_token": value}
+    assert refused(await (await system.client_of(party.api)).refresh(value), "invalid_grant")
+    assert refused(await (await system.party()).refresh(value), "invalid_grant")
+    assert refused(await system.call("POST", party.at("oauth/token"), data=form), "invalid_client", 401)
+    assert refused(await party.refresh(value, client_secret="wrong"), "invalid_request")
+    assert await admitted(party, current)
+    assert await admitted(party, await party.refreshed(current.refresh))
+
+
+async def test_a_public_client_s_reuse_is_detected_alike(system: System) -> None:
+    """RFC 9700 §2.2.2: for public clients rotation is what tells of theft."""
+    party = await system.party(public=True)
+    first = await party.tokens()
+    second = await party.refreshed(first.refresh)
+    system.clock.advance(11)
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await is_over(party, second)
+
+
+@pytest.mark.parametrize("kind", ["access", "truncated", "flipped", "other-prefix"])
+async def test_what_is_no_refresh_token_is_refused(system: System, kind: str) -> None:
+    """Rows 69 and 70: an access token, a cut or a changed one; the grant does not notice."""
+    party = await system.party()
+    tokens = await party.tokens()
+    last = "A" if tokens.refresh[-1] != "A" else "B"
+    wrong = {
+        "access": tokens.access,
+        "truncated": tokens.refresh[:-4],
+        "flipped": tokens.refresh[:-1] + last,
+        "other-prefix": "tw_ac_" + tokens.refresh[6:],
+    }[kind]
+    assert refused(await party.refresh(wrong), "invalid_grant")
+    assert await admitted(party, tokens)
+    assert await admitted(party, await party.refreshed(tokens.refresh))
+
+
+async def test_a_forged_token_is_refused_without_the_database(system: System) -> None:
+    """Row 70: a wrong tag costs no read; of a grant that never was, a right one cannot exist."""
+    party = await system.party()
+    tokens = await party.tokens()
+    await settle(system.deps)
+    admin = system.deps.store.mongo["grants"].database.client.admin
+
+    async def reads() -> int:
+        status = await admin.command("serverStatus")
+        return int(status["opcounters"]["query"])
+
+    forged = tokens.refresh[:40] + ("A" if tokens.refresh[40] != "A" else "B") + tokens.refresh[41:]
+    before = await reads()
+    for _ in range(50):
+        assert refused(await party.refresh(forged), "invalid_grant")
+    # Sweepers and the server itself read now and then; fifty more would be ours.
+    assert await reads() - before < 50
+
+
+# Scope
+
+
+async def test_scope_is_narrowed_and_may_return(system: System) -> None:
+    """Row 66: a refresh may ask for less, and the next one for all that was granted at first."""
+    party = await system.party()
+    first = await party.tokens(scope="a b c")
+    narrowed = await party.refreshed(first.refresh, scope="c a")
+    assert narrowed.body["scope"] == "c a"
+    returned = await party.refreshed(narrowed.refresh, scope="a b c")
+    assert returned.body["scope"] == "a b c"
+    silent = await party.refreshed(returned.refresh)
+    assert silent.body["scope"] == "a b c"
+
+
+@pytest.mark.parametrize(
+    ("granted", "asked"),
+    [
+        pytest.param("a b", "a b c", id="one-more"),
+        pytest.param("a b", "c", id="another"),
+        pytest.param("a b", "A", id="other-case"),
+        pytest.param("", "a", id="none-was-granted"),
+    ],
+)
+async def test_scope_is_never_widened(system: System, granted: str, asked: str) -> None:
+    """Row 66: `invalid_scope`, and the refresh token is as good as before."""
+    party = await system.party()
+    tokens = await party.tokens(scope=granted)
+    assert refused(await party.refresh(tokens.refresh, scope=asked), "invalid_scope")
+    assert await admitted(party, await party.refreshed(tokens.refresh))
+
+
+# Lifetimes
+
+
+async def test_a_refresh_token_expires_when_it_is_not_used(system: System) -> None:
+    """Row 67: fourteen days; the grant is not ended by it, it just has nothing left."""
+    party = await system.party()
+    kept, late = await party.tokens(), await party.tokens()
+    system.clock.advance(LIFETIME - 0.001)
+    kept = await party.refreshed(kept.refresh)
+    system.clock.advance(0.001)
+    assert refused(await party.refresh(late.refresh), "invalid_grant")
+    system.clock.advance(LIFETIME - 1)
+    assert await admitted(party, await party.refreshed(kept.refresh))
+
+
+async def test_the_grant_ends_at_its_absolute_lifetime(system: System) -> None:
+    """Row 67: ninety days after it began, however often it was refreshed; the last tokens are cut to it."""
+    party = await system.party()
+    tokens = await party.tokens()
+    for _ in range(8):
+        system.clock.advance(11 * 24 * 3600)
+        tokens = await party.refreshed(tokens.refresh)
+    system.clock.advance(2 * 24 * 3600 - 60)
+    tokens = await party.refreshed(tokens.refresh)
+    assert tokens.body["expires_in"] == 60
+    system.clock.advance(60)
+    assert (await party.verify(tokens.access)).status == 401
+    assert refused(await party.refresh(tokens.refresh), "invalid_grant")
+
+
+async def test_lifetimes_are_those_of_the_api(system: System) -> None:
+    """`refreshTokenLifetime` of the definition counts for every rotation anew."""
+    party = await system.party(document(refreshTokenLifetime=100))
+    tokens = await party.tokens()
+    for _ in range(3):
+        system.clock.advance(99)
+        tokens = await party.refreshed(tokens.refresh)
+    system.clock.advance(100)
+    assert refused(await party.refresh(tokens.refresh), "invalid_grant")
+
+
+# The user is gone
+
+
+@pytest.mark.parametrize("how", ["inactive", "deleted"])
+async def test_a_user_who_is_gone_gets_no_more_tokens(system: System, how: str) -> None:
+    """Row 68: the refresh token of a password grant is worth nothing while its user is not active, or is deleted."""
+    party, user, at = await system.party(), await system.user(), system.deps.origin("tests")
+    tokens = tokens_of(await party.password(user.username))
+    owners = system.deps.store.resource_owners
+    if how == "deleted":
+        assert await owners.delete(user, at)
+        assert refused(await party.refresh(tokens.refresh), "invalid_grant")
+        return
+    inactive = await owners.edit(user, {"active": False}, at)
+    assert inactive is not None
+    assert refused(await party.refresh(tokens.refresh), "invalid_grant")
+    assert await owners.edit(inactive, {"active": True}, at)
+    assert await admitted(party, await party.refreshed(tokens.refresh))
