@@ -203,8 +203,9 @@ class Outbox:
     async def _sweep(self, source: Source) -> None:
         """Publish what other processes, or this one in a bad moment, have left, the oldest first."""
         while True:
+            held = frozenset(self._held)  # what is let go of while we read was published meanwhile
             found = await source.pending(self._now() - SWEEP_AFTER, BATCH)
-            batch = [(source, event) for event in found if event.id not in self._held]
+            batch = [(source, event) for event in found if event.id not in held and event.id not in self._held]
             if not batch or not await source.lead(self._holder, self._now()):
                 break
             self._held.update(event.id for _, event in batch)
