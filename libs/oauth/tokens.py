@@ -101,6 +101,8 @@ class TokenCodec:
         prefix = kind.value
         if len(value) != len(prefix) + _TEXT_LENGTH or not value.startswith(prefix):
             return None
+        if "+" in value or "/" in value:  # the decoder takes them for - and _; a value is spelled in one way only
+            return None
         try:
             raw = base64.b64decode(value[len(prefix) :], altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
