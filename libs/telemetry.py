@@ -15,6 +15,12 @@ OUTBOX_WAITING = Gauge("tokenwire_outbox_waiting", "Events waiting in this proce
 OUTBOX_BACKLOG = Gauge("tokenwire_outbox_backlog", "Records with unpublished events.", ("collection",))
 OUTBOX_AGE = Gauge("tokenwire_outbox_oldest_seconds", "Age of the oldest unpublished event.", ("collection",))
 WEBHOOKS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
+WEBHOOKS_UNDER_WAY = Gauge("tokenwire_webhooks_under_way", "Webhook attempts that have begun and are not recorded yet.")
+WEBHOOK_LATENCY = Histogram(
+    "tokenwire_webhook_seconds",
+    "Time until an endpoint answered, or the attempt was given up.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 
 
 def exposition() -> bytes:

@@ -19,6 +19,7 @@ from pymongo.errors import (
     WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import parse_uri
 
 from libs.oauth.errors import TemporarilyUnavailable
 
@@ -82,10 +83,23 @@ async def settled(write: Callable[[bool], Awaitable[T]]) -> T:
         await asyncio.sleep(0.05)
 
 
+def _require_url(url: str) -> None:
+    """Raises ValueError with a text that quotes nothing of the URL, where a password may be."""
+    if url.startswith("mongodb+srv://"):
+        return  # what it says is in the DNS
+    try:
+        parse_uri(url, warn=True)
+    except (PyMongoError, ValueError):
+        raise ValueError(
+            "a mongodb:// or mongodb+srv:// URL is expected, user name and password percent-encoded"
+        ) from None
+
+
 class Mongo:
-    """One client a process; built unopened."""
+    """One client a process; built unopened. Raises ValueError for a URL that is none."""
 
     def __init__(self, url: str, database: str) -> None:
+        _require_url(url)
         self._url = url
         self._database = database
         self._client: AsyncIOMotorClient[Document] | None = None

@@ -99,7 +99,8 @@ class Courier:
             log.warning("webhook_result_too_late", delivery_id=delivery.delivery_id, status=attempt.status)
         elif not outcome.arrived:
             log.info(
-                f"webhook_{ending}",
+                "webhook_not_delivered",
+                state=after.state,
                 delivery_id=delivery.delivery_id,
                 api_id=delivery.api_id,
                 attempts=after.attempt_count,

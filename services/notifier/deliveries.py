@@ -62,10 +62,10 @@ class DeliveriesApi:
         """The latest first, as the parameters of DeliveryQuery say."""
         await self.access.require(request, Permission.READ)
         query = _query(request)
-        found = await self.deliveries.page(query)
+        found, more = await self.deliveries.page(query)
         shown = DeliveryList(
             deliveries=[await self._view(delivery) for delivery in found],
-            next=found[-1].delivery_id if len(found) == query.limit else None,
+            next=found[-1].delivery_id if more else None,
         )
         return _document(shown)
 

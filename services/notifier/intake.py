@@ -94,8 +94,7 @@ class Intake:
             await self.deliveries.add(delivery.model_copy(update=unwanted))
             return
         lane = self.lanes.of(address.on_key_change_url)
-        # Whatever waits for this endpoint in MongoDB came before.
-        if self.claims.stopping or lane.waiting or not self.lanes.take(lane):
+        if self.claims.stopping or not self.lanes.take(lane):
             await self.deliveries.add(delivery)
             self.claims.left(delivery.api_id, address.on_key_change_url)
             return

@@ -4,6 +4,7 @@ import resource
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from libs.telemetry import WEBHOOKS_UNDER_WAY
 from services.notifier.breaker import Breaker
 
 
@@ -32,8 +33,8 @@ class Lane:
 class Lanes:
     """Every endpoint's share of the attempts that may be under way at once in this process.
 
-    A lane has at most `per_endpoint`, and never more than there are free places: so however many endpoints hang, the
-    next one finds places free.
+    A lane has at most `per_endpoint`, and never more than a third of what is free beside it: endpoints that hang leave
+    places for the others, dozens of them for dozens. And whoever has nothing under way may begin with one.
     """
 
     def __init__(self, total: int, per_endpoint: int, now: Callable[[], datetime]) -> None:
@@ -54,24 +55,29 @@ class Lanes:
 
     def room(self, lane: Lane) -> int:
         """How many more attempts may begin now."""
-        free = (self._total - self.under_way - lane.under_way) // 2
-        return max(0, min(lane.breaker.limit(self._now()) - lane.under_way, free))
+        allowed = lane.breaker.limit(self._now()) - lane.under_way
+        fair = (self._total - self.under_way - 3 * lane.under_way) // 4
+        return max(0, min(allowed, fair if lane.under_way else max(1, fair)))
 
     def take(self, lane: Lane, wanted: int = 1) -> int:
         """Up to so many places, to be given back."""
         taken = min(wanted, self.room(lane))
         lane.under_way += taken
-        self.under_way += taken
+        self._count(taken)
         return taken
 
     def give_back(self, lane: Lane, places: int = 1) -> None:
         """Places that are free again."""
         lane.under_way -= places
-        self.under_way -= places
+        self._count(-places)
         if lane.waiting:
             self.room_again(lane)
         elif lane.forgettable:
             self._lanes.pop(lane.url, None)
+
+    def _count(self, begun: int) -> None:
+        self.under_way += begun
+        WEBHOOKS_UNDER_WAY.set(self.under_way)
 
     def note(self, lane: Lane, *, troubled: bool, wait: timedelta | None = None) -> None:
         """What an attempt says about the endpoint."""

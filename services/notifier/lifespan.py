@@ -9,7 +9,7 @@ from services.notifier.claims import Claims
 from services.notifier.courier import Courier
 from services.notifier.sender import Sender
 
-STOP_WITHIN = 8.0
+STOP_WITHIN = 7.0
 """Seconds that attempts under way get to end."""
 
 

@@ -57,9 +57,10 @@ def retry_after(value: str | None, now: datetime) -> timedelta | None:
     value = value.strip()
     try:
         if value.replace(".", "", 1).isdecimal() and value.isascii():
-            return timedelta(seconds=float(value))
-        moment = parsedate_to_datetime(value)
-        wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
+            wait = timedelta(seconds=float(value))
+        else:
+            moment = parsedate_to_datetime(value)
+            wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
     except (ValueError, OverflowError):
         return None
     return wait if wait > timedelta() else None

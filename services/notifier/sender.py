@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from contracts.webhooks import Attempt
+from libs.telemetry import WEBHOOK_LATENCY
 from services.notifier.destinations import PrivateDestination, connector
 from services.notifier.schedule import retry_after
 from services.notifier.signing import proof
@@ -19,6 +20,8 @@ LARGEST_RESPONSE = 16 * 1024
 """Bytes of a response that are read, and thrown away, to keep its connection; a longer one costs the connection."""
 BODY_WITHIN = 1.0
 """Seconds that they may take."""
+AT_ONCE = 1.0
+"""Seconds within which a kept connection that is lost is taken for one that the endpoint had given up already."""
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "tokenwire"}
 _GONE = 410
 _BUSY = frozenset({408, 429})
@@ -81,18 +84,20 @@ class Sender:
             wait = retry_after(response.headers.get("Retry-After"), at)
             if 300 <= status < 400:
                 error = "redirects are not followed"
-        latency = int((time.perf_counter() - started) * 1000)
+        seconds = time.perf_counter() - started
+        WEBHOOK_LATENCY.observe(seconds)
         if status is not None:
             await _let_go(response)
-        return Outcome(Attempt(at=at, latency_ms=latency, status=status, error=error), wait)
+        return Outcome(Attempt(at=at, latency_ms=int(seconds * 1000), status=status, error=error), wait)
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         connection = _Connection()
+        started = time.perf_counter()
         try:
             return await self._once(url, headers, body, connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # It closed the idle connection while this was on its way: not a failure of the endpoint.
-            if not connection.reused:
+            if not connection.reused or time.perf_counter() - started > AT_ONCE:
                 raise
         return await self._once(url, headers, body, connection)
 
