@@ -20,6 +20,7 @@ def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -
         deps.codec,
         lambda: deps.origin("authorization"),
         settings.public_url,
+        settings.oauth_error_status,
     )
     metadata = MetadataEndpoint(deps.catalog, settings.public_url)
     both_slashes(app, "POST", "/api/apis/oauth/{api_id}/authorize-client", code.for_api)

@@ -37,6 +37,7 @@ class CodeEndpoint:
     codec: TokenCodec
     origin: Callable[[], Origin]
     public_url: str
+    oauth_error_status: int | None
 
     async def for_api(self, http_request: web.Request) -> web.Response:
         """/api/apis[/oauth]/{api_id}/authorize-client."""
@@ -100,7 +101,7 @@ class CodeEndpoint:
         if proven.request.state is not None:
             body["state"] = proven.request.state
         body["redirect_to"] = with_query(proven.redirect_uri, parameters)
-        return json_bytes(orjson.dumps(body), error.status, NO_STORE)
+        return json_bytes(orjson.dumps(body), self.oauth_error_status or error.status, NO_STORE)
 
     def _common(self, api: Api, state: str | None) -> dict[str, str]:
         # RFC 9207 §2: the response names its issuer, so that a client cannot be made to mix servers up.

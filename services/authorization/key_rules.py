@@ -1,7 +1,9 @@
 """`key_rules`: a session the identity server asks for; it may narrow what the policies allow, never widen it."""
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +12,9 @@ from contracts.base import PublicId
 from contracts.policies import AccessRight, Policy
 from libs.http.errors import first_fault
 from libs.oauth.errors import AccessDenied, InvalidRequest
+
+_LEVELS_ABOVE = 16
+"""Room for what they are part of."""
 
 
 class KeyRules(BaseModel):
@@ -32,37 +37,77 @@ def parse_key_rules(text: str, api_id: str, policies: Sequence[Policy]) -> dict[
     Raises InvalidRequest where they are no session, AccessDenied where they name an API that neither a policy of the
     client nor the issuing API grants.
     """
-    try:
-        rules = KeyRules.model_validate(orjson.loads(text))
-        kept: dict[str, Any] = rules.model_dump(mode="json", exclude_none=True)
-        orjson.dumps(kept)  # what is nested too deep to be written is refused here, not when the grant is
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError) as error:
-        raise InvalidRequest("key_rules is not JSON") from error
-    except ValidationError as error:
-        raise InvalidRequest(f"key_rules: {first_fault(error)}") from error
+    rules = _parsed(text)
     granted = {granted_id for policy in policies for granted_id in policy.access_rights} if policies else {api_id}
     if rules.access_rights is not None and not set(rules.access_rights) <= granted:
         raise AccessDenied("key_rules grant an API that the client's policies do not")
     if policies:
         _check_limits(rules, policies)
+    return _kept(rules)
+
+
+def _parsed(text: str) -> KeyRules:
+    try:
+        return KeyRules.model_validate(orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest("key_rules is not JSON") from error
+    except ValidationError as error:
+        raise InvalidRequest(f"key_rules: {first_fault(error)}") from error
+
+
+def _kept(rules: KeyRules) -> dict[str, Any]:
+    """As they are written with the grant; found out here, not then, whether they can be."""
+    try:
+        kept: dict[str, Any] = rules.model_dump(mode="json", exclude_none=True)
+        document: dict[str, Any] = kept
+        for _ in range(_LEVELS_ABOVE):
+            document = {"": document}
+        orjson.dumps(document)
+    except (ValueError, orjson.JSONEncodeError) as error:
+        raise InvalidRequest("key_rules are nested too deep") from error
     return kept
 
 
 def _check_limits(rules: KeyRules, policies: Sequence[Policy]) -> None:
-    """A limit is kept only where it is at least as tight as the loosest of the policies'."""
-    if rules.quota_max is not None and not _within(rules.quota_max, [policy.quota_max for policy in policies]):
-        raise AccessDenied("key_rules widen the quota")
-    if rules.rate is None:
-        return
-    asked = _rate(rules.rate, rules.per if rules.per is not None else 1)
-    if not _within(asked, [_rate(policy.rate, policy.per) for policy in policies]):
-        raise AccessDenied("key_rules widen the rate limit")
+    """Return where each limit is at least as tight as that of one of the policies. Raises AccessDenied."""
+    if rules.rate is not None or rules.per is not None:
+        allowed = [_Limit(policy.rate, policy.per) for policy in policies]
+        if not any(_Limit.of(rules.rate, rules.per, limit).is_within(limit) for limit in allowed):
+            raise AccessDenied("key_rules widen the rate limit")
+    if rules.quota_max is not None or rules.quota_renewal_rate is not None:
+        allowed = [_Limit(policy.quota_max, policy.quota_renewal_rate, math.inf) for policy in policies]
+        if not any(_Limit.of(rules.quota_max, rules.quota_renewal_rate, limit).is_within(limit) for limit in allowed):
+            raise AccessDenied("key_rules widen the quota")
 
 
-def _rate(rate: float, per: float) -> float:
-    return rate / per if rate > 0 and per > 0 else -1
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """So many calls in so many seconds; not positive: without limit."""
 
+    most: float
+    seconds: float
+    unset: float = 0
+    """What `seconds` that are not positive mean: a quota that is never renewed, a rate that is none."""
 
-def _within(asked: float, allowed: Sequence[float]) -> bool:
-    unlimited = any(limit <= 0 for limit in allowed)
-    return unlimited or 0 < asked <= max(allowed)
+    @classmethod
+    def of(cls, most: float | None, seconds: float | None, other: Self) -> Self:
+        """What is not given is as in the other."""
+        given = other.most if most is None else most, other.seconds if seconds is None else seconds
+        return cls(*given, other.unset)
+
+    @property
+    def period(self) -> float:
+        return self.seconds if self.seconds > 0 else self.unset
+
+    def is_within(self, other: Self) -> bool:
+        """Whether it never admits more than the other does in any period of the other's."""
+        if other.most <= 0 or other.period == 0:
+            return True
+        if self.most <= 0 or self.period == 0:
+            return False
+        return self.most * self._periods_in(other.period) <= other.most
+
+    def _periods_in(self, seconds: float) -> float:
+        if self.period == math.inf:
+            return 1
+        return math.inf if seconds == math.inf else math.ceil(seconds / self.period)

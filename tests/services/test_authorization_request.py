@@ -1,0 +1,382 @@
+"""/<listen-path>/oauth/authorize: to the login page as the browser came, or back with what is wrong."""
+
+import string
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+
+from tests.builders import CALLBACK, Answer
+from tests.services.system import (
+    ABSENT,
+    CHALLENGE,
+    SCHEME,
+    Party,
+    System,
+    document,
+    open_system,
+    query_of,
+    raw,
+    refused,
+)
+
+LOGIN = "https://login.example.test/authorize"
+PKCE = {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+async def ask(party: Party, method: str = "GET", path: str = "oauth/authorize", **parameters: str) -> Answer:
+    """The answer to an authorization request that is right but for these parameters."""
+    given = {"response_type": "code", "client_id": party.id, "redirect_uri": CALLBACK, **parameters}
+    form = {name: value for name, value in given.items() if value != ABSENT}
+    if method == "GET":
+        return await party.system.call("GET", f"{party.at(path)}?{urlencode(form)}")
+    return await party.system.call("POST", party.at(path), data=form)
+
+
+def redirected_error(answer: Answer, party: Party, error: str, uri: str = CALLBACK) -> dict[str, str]:
+    """The parameters with which the browser goes back to the client; its URI and this error are asserted."""
+    assert answer.status == 302
+    assert answer.headers["Cache-Control"] == "no-store"
+    location = answer.headers["Location"]
+    assert location.startswith(uri), location
+    parameters = query_of(location)
+    assert parameters["error"] == error, parameters
+    assert parameters["iss"] == f"http://127.0.0.1:8080{party.api.listen_path.rstrip('/')}"
+    return parameters
+
+
+# To the login page
+
+
+@pytest.mark.parametrize(
+    ("login", "expected"),
+    [
+        pytest.param(LOGIN, LOGIN + "?{}", id="plain"),
+        pytest.param(LOGIN + "?theme=dark", LOGIN + "?theme=dark&{}", id="with-a-query"),
+        pytest.param(LOGIN + "?", LOGIN + "?{}", id="with-an-empty-query"),
+        pytest.param(LOGIN + "?theme=dark&", LOGIN + "?theme=dark&{}", id="with-an-open-query"),
+        pytest.param(LOGIN + "#form", LOGIN + "?{}#form", id="with-a-fragment"),
+        pytest.param(LOGIN + "?theme=dark#/form?x", LOGIN + "?theme=dark&{}#/form?x", id="with-both"),
+        pytest.param("http://login.example.test", "http://login.example.test?{}", id="without-a-path"),
+    ],
+)
+async def test_get_takes_the_raw_query_along(system: System, login: str, expected: str) -> None:
+    """307 to the login page with the very bytes of the query, whatever the page's URL has already."""
+    party = await system.party(document(**{SCHEME + "authLoginRedirect": login}))
+    query = (
+        f"response_type=code&client_id={party.id}&redirect_uri=https%3A%2F%2Fapp.example.test/callback"
+        "&state=a+b%20c%2B%C3%A9&scope=&x-unknown[]=1&flag"
+    )
+    request = f"GET {party.at('oauth/authorize')}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    head, _, body = (await raw(system.call, request.encode())).partition(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    assert status == "HTTP/1.1 307 Temporary Redirect"
+    assert f"Location: {expected.format(query)}" in headers
+    assert "Cache-Control: no-store" in headers
+    assert body == b""
+
+
+@pytest.mark.parametrize("login", [LOGIN, LOGIN + "?theme=dark#form"])
+async def test_post_leaves_the_login_page_as_it_is(system: System, login: str) -> None:
+    """307 makes the browser post its form again, so nothing is added to the URL."""
+    party = await system.party(document(**{SCHEME + "authLoginRedirect": login}))
+    answer = await ask(party, "POST", state="s")
+    assert (answer.status, answer.headers["Location"], answer.raw) == (307, login, b"")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["oauth/authorize", "oauth/authorize/"])
+@pytest.mark.parametrize("by", ["listen path", "api id"])
+async def test_every_spelling_of_the_path_answers(system: System, method: str, path: str, by: str) -> None:
+    """Under the listen path and under the API's id, with and without a trailing slash."""
+    party = await system.party()
+    place = party.api.listen_path if by == "listen path" else f"/{party.api.api_id}/"
+    form = {"response_type": "code", "client_id": party.id}
+    sent: dict[str, Any] = {"params": form} if method == "GET" else {"data": form}
+    assert (await system.call(method, place + path, **sent)).status == 307
+
+
+async def test_a_public_client_with_pkce_is_sent_to_the_login_page(system: System) -> None:
+    """The challenge is checked here already, so that nobody logs in in vain."""
+    party = await system.party(public=True)
+    answer = await ask(party, **PKCE)
+    assert answer.status == 307
+    assert query_of(answer.headers["Location"])["code_challenge"] == CHALLENGE
+
+
+async def test_nothing_is_stored(system: System) -> None:
+    """The code is made when the identity server asks for it, and not before."""
+    party = await system.party()
+    assert (await ask(party)).status == 307
+    assert await system.deps.store.mongo["grants"].count_documents({"client_id": party.id}) == 0
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+async def test_other_methods_are_not_answered(system: System, method: str) -> None:
+    """405 names the two that are."""
+    answer = await system.call(method, (await system.party()).at("oauth/authorize"))
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,POST")
+
+
+# Before client and redirect URI are proven: answered here
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("client_id", [ABSENT, "", "nobody", "<other>", "$ne"])
+async def test_an_unknown_client_is_not_redirected(system: System, method: str, client_id: str) -> None:
+    """Row 26: there is no URI to trust; a client of another API is unknown here."""
+    party, other = await system.party(), await system.party()
+    answer = await ask(party, method, client_id=client_id.replace("<other>", other.id))
+    assert refused(answer, "invalid_request")
+    assert "Location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        pytest.param(CALLBACK + "/more", id="extra-path"),
+        pytest.param(CALLBACK + "/..", id="dots"),
+        pytest.param(CALLBACK + "/", id="trailing-slash"),
+        pytest.param("https://APP.example.test/callback", id="other-case-of-host"),
+        pytest.param("https://app.example.test/Callback", id="other-case-of-path"),
+        pytest.param("HTTPS://app.example.test/callback", id="other-case-of-scheme"),
+        pytest.param(CALLBACK + "?x=1", id="extra-query"),
+        pytest.param(CALLBACK + "?", id="empty-query"),
+        pytest.param("https://app.example.test:8443/callback", id="other-port"),
+        pytest.param("https://app.example.test:443/callback", id="default-port"),
+        pytest.param("http://app.example.test/callback", id="http-for-https"),
+        pytest.param("https://app.example.test@evil.example/callback", id="user-information"),
+        pytest.param("https://user@app.example.test/callback", id="user-information-at-the-host"),
+        pytest.param("https://app.example.test.evil.example/callback", id="longer-host"),
+        pytest.param(CALLBACK + "#x", id="fragment"),
+        pytest.param("https://app.example.test/%63allback", id="encoded"),
+        pytest.param("https://app.example.test/x/%2e%2e/callback", id="encoded-dots"),
+        pytest.param("https://app.example.test\\callback", id="backslash"),
+        pytest.param("https://app.example.test/call\tback", id="tab"),
+        pytest.param(CALLBACK + "\n", id="line-break"),
+        pytest.param(" " + CALLBACK, id="leading-space"),
+        pytest.param("https://аpp.example.test/callback", id="look-alike"),
+        pytest.param("javascript:alert(1)", id="javascript"),
+        pytest.param("/callback", id="relative"),
+        pytest.param("https://[/callback", id="no-uri"),
+    ],
+)
+async def test_only_a_registered_redirect_uri_is_redirected_to(system: System, uri: str) -> None:
+    """Row 27: exact match, character by character; anything else is answered here, and no code is made for it."""
+    party = await system.party()
+    for answer in (await ask(party, redirect_uri=uri), await ask(party, "POST", redirect_uri=uri)):
+        assert refused(answer, "invalid_request")
+        assert "Location" not in answer.headers
+    assert refused(await party.authorize_client(redirect_uri=uri), "invalid_request")
+    assert await system.deps.store.mongo["grants"].count_documents({"client_id": party.id}) == 0
+
+
+@pytest.mark.parametrize(
+    ("registered", "requested", "status"),
+    [
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.1:51004/cb", 307, id="any-port"),
+        pytest.param("http://127.0.0.1:8000/cb", "http://127.0.0.1:9/cb", 307, id="other-port"),
+        pytest.param("http://[::1]/cb", "http://[::1]:51004/cb", 307, id="ipv6"),
+        pytest.param("http://127.0.0.1/cb?x=1", "http://127.0.0.1:5/cb?x=1", 307, id="same-query"),
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.1:5/other", 400, id="other-path"),
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.1:5/cb?x=1", 400, id="other-query"),
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.1:5/cb#x", 400, id="fragment"),
+        pytest.param("http://127.0.0.1/cb", "http://[::1]:5/cb", 400, id="other-family"),
+        pytest.param("http://127.0.0.1/cb", "https://127.0.0.1:5/cb", 400, id="https"),
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.2:5/cb", 400, id="other-loopback-address"),
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.1.evil.example:5/cb", 400, id="longer-host"),
+        pytest.param("http://127.0.0.1/cb", "http://x@127.0.0.1:5/cb", 400, id="user-information"),
+        pytest.param("http://127.0.0.1/cb", "http://127.0.0.1:99999/cb", 400, id="no-port"),
+        pytest.param("http://localhost/cb", "http://localhost:5/cb", 400, id="localhost"),
+        pytest.param("https://127.0.0.1/cb", "https://127.0.0.1:5/cb", 400, id="https-registered"),
+    ],
+)
+async def test_a_loopback_address_may_have_any_port(
+    system: System, registered: str, requested: str, status: int
+) -> None:
+    """Row 29, RFC 8252 §7.3: for native apps on a loopback address the port may differ, and nothing else."""
+    party = await system.party(redirect_uris=(registered,))
+    assert (await ask(party, redirect_uri=requested)).status == status
+
+
+@pytest.mark.parametrize(
+    ("registered", "status"),
+    [((CALLBACK,), 307), ((CALLBACK, CALLBACK + "/2"), 400), ((), 400)],
+    ids=["one", "several", "none"],
+)
+async def test_a_missing_redirect_uri_is_the_only_one(system: System, registered: tuple[str, ...], status: int) -> None:
+    """Row 28: with one registered it is meant; with several, or none, nobody knows where to go."""
+    party = await system.party(redirect_uris=registered)
+    answer = await ask(party, redirect_uri=ABSENT)
+    assert answer.status == 307 if status == 307 else refused(answer, "invalid_request", status)
+
+
+@pytest.mark.parametrize("repeated", ["response_type=code", "client_id=x", "state=1", "state=", "nonsense=1"])
+async def test_a_repeated_parameter_is_answered_here(system: System, repeated: str) -> None:
+    """Row 31, RFC 6749 §3.1: which of them counts is not guessed."""
+    party = await system.party()
+    query = f"response_type=code&client_id={party.id}&redirect_uri={CALLBACK}&state=2&nonsense=2&{repeated}"
+    path = party.at("oauth/authorize")
+    assert refused(await system.call("GET", f"{path}?{query}"), "invalid_request")
+    assert refused(await system.call("POST", path, data=query, headers=FORM), "invalid_request")
+
+
+async def test_a_parameter_in_query_and_form_is_repeated_too(system: System) -> None:
+    """A post may have parameters in both, each once."""
+    party = await system.party()
+    path = party.at(f"oauth/authorize?client_id={party.id}")
+    assert (await system.call("POST", path, data={"response_type": "code"})).status == 307
+    both = {"response_type": "code", "client_id": party.id}
+    assert refused(await system.call("POST", path, data=both), "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        pytest.param(b"state=%ff", FORM, 400, id="encoded-non-utf-8"),
+        pytest.param(b"state=%00", FORM, 400, id="nul"),
+        pytest.param(b"\xff", FORM, 400, id="non-utf-8"),
+        pytest.param(b"state=" + b"x" * 70_000, FORM, 413, id="too-large"),
+        pytest.param(b"{", {"Content-Type": "application/json"}, 400, id="half-json"),
+        pytest.param(b"x", {"Content-Type": "text/plain"}, 400, id="text"),
+    ],
+)
+async def test_a_malformed_form_is_answered_here(
+    system: System, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    """What cannot be read proves nothing."""
+    party = await system.party()
+    answer = await system.call("POST", party.at("oauth/authorize"), data=body, headers=headers)
+    assert refused(answer, "invalid_request", status)
+
+
+@pytest.mark.parametrize("query", ["state=%ff", "state=%00", "&".join(f"p{n}=1" for n in range(65))])
+async def test_a_malformed_query_is_answered_here(system: System, query: str) -> None:
+    """The same for a query."""
+    party = await system.party()
+    answer = await system.call("GET", f"{party.at('oauth/authorize')}?client_id={party.id}&{query}")
+    assert refused(answer, "invalid_request")
+
+
+async def test_an_api_without_a_login_page_says_so(system: System) -> None:
+    """It may still issue codes to an identity server; a browser has nowhere to go."""
+    party = await system.party(document(**{SCHEME + "authLoginRedirect": ""}))
+    answer = await ask(party)
+    assert refused(answer, "invalid_request")
+    assert "authLoginRedirect" in answer.body["error_description"]
+    assert (await party.authorize_client()).status == 200
+
+
+async def test_where_no_api_is_nothing_is_redirected(system: System) -> None:
+    """404, whoever the client."""
+    party = await system.party()
+    answer = await system.call("GET", f"/nowhere/oauth/authorize?response_type=code&client_id={party.id}")
+    assert refused(answer, "invalid_request", 404)
+
+
+# Afterwards: redirected with error, state and issuer
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        pytest.param({"response_type": ABSENT}, "invalid_request", id="row-30-no-response-type"),
+        pytest.param({"response_type": "token"}, "unsupported_response_type", id="row-30-implicit"),
+        pytest.param({"response_type": "foo"}, "unsupported_response_type", id="row-30-unknown"),
+        pytest.param({"response_type": "code token"}, "unsupported_response_type", id="hybrid"),
+        pytest.param({"scope": 'a"b'}, "invalid_scope", id="malformed-scope"),
+        pytest.param({"scope": "d"}, "invalid_scope", id="scope-not-registered"),
+        pytest.param({"code_challenge": CHALLENGE}, "invalid_request", id="row-44-no-method"),
+        pytest.param({**PKCE, "code_challenge_method": "plain"}, "invalid_request", id="row-44-plain"),
+        pytest.param({**PKCE, "code_challenge_method": "foo"}, "invalid_request", id="row-44-unknown-method"),
+        pytest.param({"code_challenge_method": "S256"}, "invalid_request", id="method-without-challenge"),
+        pytest.param({**PKCE, "code_challenge": CHALLENGE[:-1]}, "invalid_request", id="row-45-short-challenge"),
+        pytest.param({**PKCE, "code_challenge": "x" * 129}, "invalid_request", id="row-45-long-challenge"),
+        pytest.param({**PKCE, "code_challenge": CHALLENGE[:-1] + "+"}, "invalid_request", id="row-45-bad-character"),
+    ],
+)
+async def test_errors_of_a_proven_client_go_to_its_redirect_uri(
+    system: System, method: str, parameters: dict[str, str], error: str
+) -> None:
+    """RFC 6749 §4.1.2.1 and RFC 9207 §2: 302 with error, description, state and issuer (rows 30, 33, 44, 45)."""
+    party = await system.party(scope="a b c")
+    answer = await ask(party, method, state="s t&a=t/e", **parameters)
+    sent = redirected_error(answer, party, error)
+    assert set(sent) == {"error", "error_description", "state", "iss"}
+    assert sent["state"] == "s t&a=t/e"
+
+
+@pytest.mark.parametrize("kind", ["public", "required"])
+async def test_a_challenge_that_is_required_is_asked_for(system: System, kind: str) -> None:
+    """Rows 42 and 43: from every public client, and from all where the API says so."""
+    party = await system.party(document(pkceRequired=kind == "required"), public=kind == "public")
+    assert set(redirected_error(await ask(party), party, "invalid_request")) == {"error", "error_description", "iss"}
+    assert (await ask(party, **PKCE)).status == 307
+
+
+async def test_an_api_without_the_code_grant_says_so(system: System) -> None:
+    """Where only other flows are offered no response type is supported."""
+    flows = {"clientCredentials": {"tokenUrl": "/oauth/token", "scopes": {}}}
+    party = await system.party(document(components__securitySchemes__tykOAuth__flows=flows))
+    redirected_error(await ask(party), party, "unsupported_response_type")
+
+
+async def test_the_query_of_a_redirect_uri_is_kept(system: System) -> None:
+    """RFC 6749 §3.1.2: what the client registered stays, the error is added."""
+    uri = CALLBACK + "?tenant=a%20b&x"
+    party = await system.party(redirect_uris=(uri,))
+    answer = await ask(party, redirect_uri=uri, response_type="token")
+    assert answer.headers["Location"].startswith(uri + "&error=")
+
+
+STATE = string.printable.replace("\x0b", "").replace("\x0c", "") + "é漢🙂" + "~" * 1900
+
+
+async def test_state_comes_back_as_it_was(system: System) -> None:
+    """Row 32: every printable character, two kilobytes of it, in errors and in the page's URL."""
+    party = await system.party()
+    sent = redirected_error(await ask(party, state=STATE, response_type="foo"), party, "unsupported_response_type")
+    assert sent["state"] == STATE
+    assert query_of((await ask(party, state=STATE)).headers["Location"])["state"] == STATE
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        pytest.param({"client_id": "x", "response_type": "foo"}, 400, id="unknown-client-before-response-type"),
+        pytest.param({"redirect_uri": "x", "response_type": "foo"}, 400, id="unproven-uri-before-response-type"),
+        pytest.param({"response_type": "foo", "scope": '"'}, "unsupported_response_type", id="type-before-scope"),
+        pytest.param({"code_challenge": "x", "scope": '"'}, "invalid_request", id="challenge-before-scope"),
+    ],
+)
+async def test_of_two_mistakes_one_wins(system: System, parameters: dict[str, str], expected: int | str) -> None:
+    """Client, redirect URI, response type, challenge, scope: in this order."""
+    party = await system.party()
+    answer = await ask(party, **parameters)
+    if isinstance(expected, int):
+        assert refused(answer, "invalid_request", expected)
+    else:
+        redirected_error(answer, party, expected)
+
+
+async def test_tyk_s_status_is_for_direct_errors_only(mongodb_url: str) -> None:
+    """`oauth_error_status=403` changes what is answered here; a redirect stays one."""
+    async with open_system(mongodb_url, oauth_error_status=403) as system:
+        party = await system.party()
+        assert refused(await ask(party, client_id="nobody"), "invalid_request", 403)
+        redirected_error(await ask(party, response_type="foo"), party, "unsupported_response_type")
+        assert (await ask(party)).status == 307
+
+
+async def test_the_issuer_is_where_clients_reach_the_edge(mongodb_url: str) -> None:
+    """Row 99: the setting says it, and no Host header does."""
+    async with open_system(mongodb_url, public_url="https://auth.example.test/base/") as system:
+        party = await system.party()
+        query = urlencode({"response_type": "foo", "client_id": party.id})
+        headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+        answer = await system.call("GET", f"{party.at('oauth/authorize')}?{query}", headers=headers)
+        issuer = query_of(answer.headers["Location"])["iss"]
+        assert issuer == f"https://auth.example.test/base{party.api.listen_path.rstrip('/')}"
+        assert urlsplit(answer.headers["Location"]).hostname == "app.example.test"
