@@ -18,14 +18,25 @@ from contracts.operators import Permission
 from contracts.webhooks import Delivery, DeliveryState, TokenNotification
 from libs.bus.local import LocalBroker, LocalBus
 from libs.bus.outbox import messages_of
-from libs.bus.port import Message
+from libs.bus.port import Delivery as BusDelivery
+from libs.bus.port import Exchange, Message, Mode, Subscription
 from libs.events import new_event_id, pending, sequence_text
 from libs.runtime import Deps, new_application, new_deps, utc_now
 from libs.sealing import Sealer, public_key_of
 from services.notifier.app import install
 from services.notifier.schedule import LADDER, Ladder
 from services.notifier.settings import NotifierSettings
-from tests.builders import NOTIFIER_KEY, Caller, api_document, make_api, make_operator, running, settings, unique
+from tests.builders import (
+    NOTIFIER_KEY,
+    Caller,
+    api_document,
+    make_api,
+    make_operator,
+    running,
+    settings,
+    settle,
+    unique,
+)
 from tests.eventually import eventually
 
 SECRET = "a-shared-secret-of-the-tests"
@@ -138,6 +149,23 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
+class Heard:
+    """The notification events of a process, in the order in which its bus had them."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._events: list[dict[str, Any]] = []
+        deps.bus.subscribe(Subscription("heard", Exchange.EVENTS, ("notification.#",), self._hear, Mode.BROADCAST))
+
+    async def _hear(self, delivery: BusDelivery) -> None:
+        self._events.append(orjson.loads(delivery.message.body))
+
+    async def about(self, delivery_id: str) -> list[dict[str, Any]]:
+        """The events of a delivery, once all that was announced has arrived."""
+        await settle(self._deps)
+        return [event for event in self._events if event["subject"] == delivery_id]
+
+
 @dataclass(frozen=True)
 class Notifier:
     """A running notifier, and operators of it."""
@@ -146,6 +174,7 @@ class Notifier:
     anybody: Caller
     reader: Caller
     writer: Caller
+    heard: Heard
 
     async def publish(self, *events: "Published") -> None:
         """Give the commands to the bus; returns when the notifier has acknowledged them."""
@@ -187,9 +216,9 @@ class Published:
     message: Message
 
 
-def token_event(api: Api, *, body: bytes = BODY, key: bytes = NOTIFIER_KEY, now: datetime | None = None) -> Published:
+def token_event(api: Api, at: datetime | None = None, *, body: bytes = BODY, key: bytes = NOTIFIER_KEY) -> Published:
     """What follows the first token of a new grant."""
-    at = now or utc_now()
+    at = at or utc_now()
     grant_id, event_id = unique("grant"), new_event_id(at)
     data = TokenData(
         grant_id=grant_id,
@@ -231,9 +260,10 @@ async def notifier(
     deps = new_deps(configured, "notifier", bus=LocalBus(broker, first_pause=0.01), now=now)
     app = new_application(configured, deps)
     install(app, configured, deps, ladder, sleep)
+    heard = Heard(deps)
     async with running(app) as anybody:
         reader, writer = await make_operator(deps, Permission.READ), await make_operator(deps, Permission.WRITE)
-        yield Notifier(deps, anybody, anybody.with_key(reader), anybody.with_key(writer))
+        yield Notifier(deps, anybody, anybody.with_key(reader), anybody.with_key(writer), heard)
 
 
 async def api_to(deps: Deps, url: str, secret: str = SECRET) -> Api:

@@ -1,16 +1,25 @@
 """From the command on the bus to the endpoint, and what is recorded of it."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import orjson
 import pytest
 
 from contracts.webhooks import DeliveryState
+from libs.bus.local import LocalBus
+from libs.settings import WrongSetting
+from services.notifier.settings import NotifierSettings
+from tests.builders import NOTIFIER_KEY, settings
 from tests.eventually import eventually
 from tests.notifications import (
     BODY,
+    NOTIFICATION,
     SECRET,
     Notifier,
     Receiver,
@@ -19,15 +28,8 @@ from tests.notifications import (
     dripping,
     notifier,
     pouring,
-    receiver,
     token_event,
 )
-
-
-@pytest.fixture(name="endpoint")
-async def _endpoint() -> AsyncIterator[Receiver]:
-    async with receiver() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(name="service")
@@ -75,11 +77,9 @@ async def test_the_same_command_twice_is_one_webhook(service: Notifier, endpoint
 
 
 @pytest.mark.parametrize("behaviour", [dripping, pouring])
-async def test_a_2xx_counts_whatever_its_body_does(
-    service: Notifier, endpoint: Receiver, behaviour: object
-) -> None:
+async def test_a_2xx_counts_whatever_its_body_does(service: Notifier, endpoint: Receiver, behaviour: object) -> None:
     """Any 2xx is success; a body that never ends is not waited for."""
-    endpoint.behave(behaviour)  # type: ignore[arg-type]
+    endpoint.behave(behaviour)
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
     delivery = await service.reached(event.id, DeliveryState.DELIVERED, within=5)
@@ -87,10 +87,164 @@ async def test_a_2xx_counts_whatever_its_body_does(
     await eventually(lambda: endpoint.under_way == 0)
 
 
-async def test_a_failed_attempt_is_recorded(service: Notifier, endpoint: Receiver) -> None:
+async def test_every_delivery_announces_its_end(service: Notifier, endpoint: Receiver) -> None:
+    """`notification.delivered` carries ids, the status and the trace of the token request; never a token."""
+    event = token_event(await api_to(service.deps, endpoint.url()))
+    await service.publish(event)
+    await service.reached(event.id, DeliveryState.DELIVERED)
+    (heard,) = await service.heard.about(event.id)
+    assert heard["type"] == "io.tokenwire.notification.delivered"
+    assert heard["traceparent"] == orjson.loads(event.message.body)["event"]["traceparent"]
+    assert (heard["data"]["attempts"], heard["data"]["status"]) == (1, 204)
+    assert not any(value and value in str(heard) for value in (NOTIFICATION.new_oauth_token, SECRET))
+
+
+async def test_an_api_without_a_secret_gets_an_empty_header_and_no_signature(
+    service: Notifier, endpoint: Receiver
+) -> None:
+    """As Tyk sends it; a signature that anybody could make would prove nothing."""
+    event = token_event(await api_to(service.deps, endpoint.url(), secret=""))
+    await service.publish(event)
+    await service.reached(event.id, DeliveryState.DELIVERED)
+    (webhook,) = endpoint.webhooks
+    assert webhook.headers["X-Tyk-Shared-Secret"] == ""
+    assert "webhook-signature" not in webhook.headers
+
+
+async def test_an_endpoint_sets_no_cookies(service: Notifier, endpoint: Receiver) -> None:
+    """Webhooks of different tenants know nothing of one another."""
+    endpoint.behave(answering(204, Set_Cookie="session=1; Path=/"))
+    api = await api_to(service.deps, endpoint.url())
+    for _ in range(2):
+        event = token_event(api)
+        await service.publish(event)
+        await service.reached(event.id, DeliveryState.DELIVERED)
+    assert all("Cookie" not in webhook.headers for webhook in endpoint.webhooks)
+
+
+async def test_proxies_of_the_environment_are_not_used(
+    service: Notifier, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has tokens in it goes where the definition says, and nowhere else."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1/")
+    event = token_event(await api_to(service.deps, endpoint.url()))
+    await service.publish(event)
+    await service.reached(event.id, DeliveryState.DELIVERED)
+
+
+async def test_a_kept_connection_that_was_closed_is_no_failure(service: Notifier) -> None:
+    """An endpoint that gives up an idle connection just when a webhook comes gets it on a new one, at once."""
+    async with forgetful() as (port, connections):
+        api = await api_to(service.deps, f"http://127.0.0.1:{port}/")
+        for _ in range(3):
+            event = token_event(api)
+            await service.publish(event)
+            delivery = await service.reached(event.id, DeliveryState.DELIVERED)
+            assert delivery.attempt_count == 1
+    assert connections == [2, 2, 1]
+
+
+@asynccontextmanager
+async def forgetful() -> AsyncIterator[tuple[int, list[int]]]:
+    """A server that answers the first request of each connection, and drops the second; how many each had."""
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(connections)
+        connections.append(0)
+        for answered in (True, False):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            connections[number] += 1
+            if answered:
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], connections
+
+
+async def test_a_deleted_api_gets_no_webhook(service: Notifier, endpoint: Receiver) -> None:
+    """Nobody wants it any more: the delivery is kept as discarded, without its body."""
+    api = await api_to(service.deps, endpoint.url())
+    await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+    event = token_event(api)
+    await service.publish(event)
+    delivery = await service.reached(event.id, DeliveryState.DISCARDED)
+    assert (delivery.sealed, delivery.attempts) == (None, ())
+    assert endpoint.webhooks == []
+
+
+async def test_a_body_sealed_with_an_older_key_is_opened(
+    mongodb_url: str, database_name: str, endpoint: Receiver
+) -> None:
+    """After a rotation the keys of before still open what waits."""
+    keys = ",".join(base64.b64encode(key).decode() for key in (bytes(range(32)), NOTIFIER_KEY))
+    async with notifier(mongodb_url, database_name, notifier_private_keys=keys) as service:
+        api = await api_to(service.deps, endpoint.url())
+        events = [token_event(api, key=key) for key in (NOTIFIER_KEY, bytes(range(32)))]
+        await service.publish(*events)
+        for event in events:
+            await service.reached(event.id, DeliveryState.DELIVERED)
+
+
+async def test_a_body_that_cannot_be_opened_is_kept(service: Notifier, endpoint: Receiver) -> None:
+    """Sealed to a key that is not here: a failed attempt that says so, nothing sent, nothing lost."""
+    event = token_event(await api_to(service.deps, endpoint.url()), key=bytes(range(32)))
+    await service.publish(event)
+    delivery = await service.tried(event.id, 1)
+    assert delivery.attempts[0].error == "sealed to a key that is not here"
+    assert delivery.sealed is not None
+    assert endpoint.webhooks == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff{", id="not-json"),
+        pytest.param(b"{}", id="nothing-in-it"),
+        pytest.param(b'{"event":{"type":"io.tokenwire.code.issued"},"sealed":"AA=="}', id="another-event"),
+        pytest.param(None, id="not-base64"),
+    ],
+)
+async def test_what_is_no_command_is_parked(service: Notifier, endpoint: Receiver, body: bytes | None) -> None:
+    """A poisoned message is put aside at once, and what comes after it is delivered."""
+    event = token_event(await api_to(service.deps, endpoint.url()))
+    poison = replace(event.message, id="poison", body=body or event.message.body[:-2] + b'*"}')
+    await service.deps.bus.publish([poison])
+    await service.publish(event)
+    await service.reached(event.id, DeliveryState.DELIVERED)
+    assert isinstance(service.deps.bus, LocalBus)
+    assert await service.deps.bus.parked("notifier") == 1
+
+
+async def test_no_log_line_has_a_secret(
+    service: Notifier, endpoint: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Failures are told with ids and causes; bodies, tokens and the shared secret stay out."""
     endpoint.behave(answering(500))
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
-    delivery = await service.tried(event.id, 1)
-    assert delivery.state is DeliveryState.PENDING
-    assert delivery.attempts[0].status == 500
+    await service.tried(event.id, 1)
+    told = capsys.readouterr().out
+    assert "webhook_not_delivered" in told
+    assert event.id in told
+    secrets = (SECRET, NOTIFICATION.auth_code, NOTIFICATION.new_oauth_token, NOTIFICATION.refresh_token)
+    assert not [value for value in secrets if value in told]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["", "nonsense", base64.b64encode(bytes(31)).decode(), base64.b64encode(bytes(32)).decode() + ",x"],
+)
+def test_a_wrong_key_stops_the_start_with_one_line(keys: str) -> None:
+    """It names the setting and what is expected, and does not repeat the value."""
+    with pytest.raises(WrongSetting) as wrong:
+        settings(NotifierSettings, "mongodb://127.0.0.1/", "x", notifier_private_keys=keys)
+    line = str(wrong.value)
+    assert line.startswith("TOKENWIRE_NOTIFIER_PRIVATE_KEYS: ")
+    assert "\n" not in line
+    assert "nonsense" not in line
