@@ -88,6 +88,8 @@ async def read_parameters(request: web.Request, structured: Collection[str] = ()
     if request.query_string and not NEVER_IN_QUERY.isdisjoint(request.query):
         raise InvalidRequest("credentials, codes and tokens do not belong in the query")
     body = await read_body(request)
+    if not body:
+        return {}
     match request.content_type:
         case "application/x-www-form-urlencoded":
             return parse_query(_text(body))

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -265,32 +265,35 @@ async def raw(caller: Caller, request: bytes) -> bytes:
 
 @asynccontextmanager
 async def open_system(
-    mongodb_url: str, database_name: str = "", bus: Bus | None = None, **own: Any
+    mongodb_url: str, database_name: str = "", bus: Bus | None = None, *, without: str = "", **own: Any
 ) -> AsyncIterator[System]:
-    """All five services on one application, with a bus in this process unless another is given."""
+    """All five services (but for one) on one application, with a bus in this process unless another is given."""
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
-    name, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", Clock()
+    database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", Clock()
 
     def load(kind: type[Any]) -> Any:
         fields = {field: value for field, value in values.items() if field in kind.model_fields}
-        return settings(kind, mongodb_url, name, **fields)
+        return settings(kind, mongodb_url, database, **fields)
 
     deps = new_deps(load(Settings), "all", bus=bus or LocalBus(), now=clock)
     app = new_application(load(Settings), deps, own.get("oauth_error_status"))
-    install_all(app, load, deps)
+    for name, install in INSTALLED.items():
+        if name != without:
+            install(app, load, deps)
     heard, notified = Heard(deps), Notified(deps.bus)
     async with running(app) as call:
         key = await make_operator(deps, Permission.ADMIN)
         yield System(deps, clock, call, call.with_key(key), heard, notified)
 
 
-def install_all(app: web.Application, load: Any, deps: Deps) -> None:
-    """The services that have to do with tokens, and management, as `python -m services` installs them."""
-    revocation.install(app, load(RevocationSettings), deps)
-    authorization.install(app, load(AuthorizationSettings), deps)
-    token.install(app, load(TokenSettings), deps)
-    management.install(app, load(ManagementSettings), deps)
-    gateway.install(app, load(GatewaySettings), deps)
+INSTALLED: dict[str, Callable[[web.Application, Any, Deps], None]] = {
+    "revocation": lambda app, load, deps: revocation.install(app, load(RevocationSettings), deps),
+    "authorization": lambda app, load, deps: authorization.install(app, load(AuthorizationSettings), deps),
+    "token": lambda app, load, deps: token.install(app, load(TokenSettings), deps),
+    "management": lambda app, load, deps: management.install(app, load(ManagementSettings), deps),
+    "gateway": lambda app, load, deps: gateway.install(app, load(GatewaySettings), deps),
+}
+"""In the order in which `python -m services` has them."""
 
 
 def document(**changes: Any) -> dict[str, Any]:
