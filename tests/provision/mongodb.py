@@ -43,6 +43,11 @@ async def provide() -> Database:
         database = ExternalDatabase(url)
         await database.refuse_if_unusable()
         return database
+    return await own()
+
+
+async def own() -> Database:
+    """A MongoDB that is the caller's alone: the wheel's mongod, else a container."""
     try:
         return await _started(TemporaryMongo())
     except EmbeddedMongoMissing as missing:

@@ -70,6 +70,11 @@ def provide() -> Broker:
         broker = ExternalBroker(url)
         broker.refuse_if_unusable()
         return broker
+    return own()
+
+
+def own() -> Broker:
+    """A RabbitMQ that is the caller's alone: this machine's rabbitmq-server, installed if permitted, else a container."""
     try:
         node = RabbitNode(rabbitmq_server())
     except CannotProvide:

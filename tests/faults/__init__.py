@@ -1,0 +1,1 @@
+"""The kill matrix: the whole system in separate processes, killed at labelled places, under load, and judged from outside."""

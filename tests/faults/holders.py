@@ -1,0 +1,204 @@
+"""Those who hold tokens: clients that ask, refresh and revoke, and try again where they got no answer."""
+
+import asyncio
+import base64
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from tests.acceptance.tenants import CALLBACK, Tenant, basic
+from tests.builders import Answer
+
+PATIENCE = 40.0
+"""Seconds for which a client asks again."""
+LONGEST_CHAIN = 8
+"""Refreshes of one grant."""
+
+Ask = Callable[[], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A token that was in a response, and the refresh token beside it."""
+
+    grant_id: str
+    generation: int
+    access: str
+    refresh: str
+    notified: bool
+    """Whether a webhook is due for it."""
+
+
+def held(answer: Answer, *, notified: bool) -> Held:
+    """What a successful response gave."""
+    access = answer.body["access_token"]
+    return Held(*located(access), access, answer.body.get("refresh_token", ""), notified)
+
+
+def located(value: str) -> tuple[str, int]:
+    """Grant id and generation in a token."""
+    raw = base64.urlsafe_b64decode(value[len("tw_at_") :])
+    return base64.urlsafe_b64encode(raw[1:17]).rstrip(b"=").decode(), int.from_bytes(raw[17:21], "big")
+
+
+@dataclass
+class Holdings:
+    """What the holders of a row know."""
+
+    tokens: dict[str, Held] = field(default_factory=dict)
+    """By access token."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Requests without an answer, or with a 5xx."""
+    refused: list[str] = field(default_factory=list)
+    """Refusals to somebody whose every request had been answered."""
+    given_up: list[str] = field(default_factory=list)
+    """What was not answered within PATIENCE."""
+    twice: list[str] = field(default_factory=list)
+    """Codes that gave tokens more than once, and live tokens too many."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last answer, and whether an earlier attempt may have taken effect."""
+
+    answer: Answer | None
+    ambiguous: bool
+
+    @property
+    def succeeded(self) -> bool:
+        return self.answer is not None and self.answer.status == 200
+
+
+@dataclass
+class Holder:
+    """One client program: it lives one grant after the other until it is told to stop."""
+
+    tenant: Tenant
+    holdings: Holdings
+    rng: random.Random
+    pause: float
+    """Seconds between two requests."""
+    ending: asyncio.Event
+
+    async def run(self) -> None:
+        """Live grant after grant."""
+        while not self.ending.is_set():
+            await self._life()
+
+    async def _life(self) -> None:
+        (begin,) = self.rng.choices((self._by_code, self._by_password, self._by_credentials), (6, 2, 1))
+        pair = await begin()
+        for _ in range(self.rng.randrange(LONGEST_CHAIN) if pair is not None and pair.refresh else 0):
+            if pair is None or self.ending.is_set():
+                return
+            pair = await self._refreshed(pair)
+        if pair is not None and self.rng.random() < 0.3:
+            await self._revoke(pair.refresh if pair.refresh and self.rng.random() < 0.5 else pair.access)
+
+    async def _by_code(self) -> Held | None:
+        form = {
+            "response_type": "code",
+            "client_id": self.tenant.client_id,
+            "redirect_uri": CALLBACK,
+            "subject": f"user-{self.rng.randrange(1000)}",
+        }
+        path = f"/api/apis/oauth/{self.tenant.api_id}/authorize-client"
+        asked = await self._insist("code", lambda: self.tenant.operator("POST", path, data=form))
+        if asked.answer is None or not asked.succeeded:
+            return self._refused("code", asked)
+        code = asked.answer.body["code"]
+        return self._keep("exchange", await self._insist("exchange", lambda: self.tenant.exchanged(code)))
+
+    async def _by_password(self) -> Held | None:
+        form = {"grant_type": "password", "username": self.tenant.username, "password": self.tenant.password}
+        return self._keep("password", await self._insist("password", lambda: self.tenant.token(**form)))
+
+    async def _by_credentials(self) -> Held | None:
+        asked = await self._insist("credentials", self.tenant.client_credentials)
+        return self._keep("credentials", asked, notified=False)
+
+    async def _refreshed(self, pair: Held) -> Held | None:
+        return self._keep("refresh", await self._insist("refresh", lambda: self.tenant.refreshed(pair.refresh)))
+
+    async def _revoke(self, token: str) -> None:
+        headers = basic(self.tenant.client_id, self.tenant.secret)
+        path = f"{self.tenant.path}/oauth/revoke"
+        asked = await self._insist(
+            "revoke", lambda: self.tenant.edge("POST", path, data={"token": token}, headers=headers)
+        )
+        if not asked.succeeded:
+            self._refused("revoke", asked)
+
+    async def _insist(self, what: str, ask: Ask) -> Outcome:
+        """The first answer that is not a failure, asking again with the very same request."""
+        await asyncio.sleep(self.pause * self.rng.uniform(0.5, 1.5))
+        loop = asyncio.get_running_loop()
+        deadline, pause, ambiguous = loop.time() + PATIENCE, 0.05, False
+        while loop.time() < deadline:
+            try:
+                answer = await ask()
+            except (aiohttp.ClientError, TimeoutError, OSError) as fault:
+                self.holdings.failed[f"{what}: {type(fault).__name__}"] += 1
+            else:
+                if answer.status < 500:
+                    return Outcome(answer, ambiguous)
+                self.holdings.failed[f"{what}: {answer.status}"] += 1
+            ambiguous = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+        self.holdings.given_up.append(what)
+        return Outcome(None, ambiguous)
+
+    def _keep(self, what: str, asked: Outcome, *, notified: bool = True) -> Held | None:
+        if asked.answer is None or not asked.succeeded:
+            return self._refused(what, asked)
+        token = held(asked.answer, notified=notified)
+        self.holdings.tokens[token.access] = token
+        return token
+
+    def _refused(self, what: str, asked: Outcome) -> None:
+        """A refusal is right only where an earlier attempt may have taken effect: the client then begins anew."""
+        if asked.answer is not None and not asked.ambiguous:
+            self.holdings.refused.append(f"{what}: {asked.answer.status} {asked.answer.raw[:200]!r}")
+
+
+class Load:
+    """Holders at work."""
+
+    def __init__(self, tenants: Sequence[Tenant], holders: int, pause: float, seed: str) -> None:
+        self.tenants = tenants
+        self.holdings = Holdings()
+        self._ending = asyncio.Event()
+        self._holders = [
+            Holder(
+                tenants[number % len(tenants)], self.holdings, random.Random(f"{seed}:{number}"), pause, self._ending
+            )
+            for number in range(holders)
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """From now on they ask."""
+        self._tasks = [asyncio.create_task(holder.run(), name="holder") for holder in self._holders]
+
+    async def held(self, tokens: int, within: float) -> None:
+        """Return when so many tokens are held. Raises AssertionError where they are not in time, or a holder fell."""
+        deadline = asyncio.get_running_loop().time() + within
+        while len(self.holdings.tokens) < tokens:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(
+                    f"{len(self.holdings.tokens)} of {tokens} tokens in {within} s; failed: {dict(self.holdings.failed)}; "
+                    f"refused: {self.holdings.refused[:3]}"
+                )
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Every request made is answered, or given up."""
+        self._ending.set()
+        await asyncio.gather(*self._tasks)

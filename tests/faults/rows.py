@@ -1,0 +1,426 @@
+"""The rows of the kill matrix: what is done to the system while its holders ask for tokens."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
+from tests.faults.holders import Held, Holdings, Load
+from tests.faults.judge import Testimony, Verdict, judge
+from tests.faults.points import POINTS
+from tests.faults.stack import FEW, INSTANCES, USUAL, Arming
+from tests.faults.witnesses import redirecting
+from tests.faults.world import World
+from tests.notifications import Behaviour, answering, dripping, hanging, pouring, resetting
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    tokens: int
+    """Held by a row at its end, at least."""
+    holders: int
+    pause: float
+    """Seconds between two requests of a holder."""
+    rounds: int
+    """How often a row does what it does."""
+    latest: int
+    """A process dies at one of so many first passages."""
+    away: float
+    """Seconds for which a server is away, or frozen."""
+    trouble: float
+    """Seconds for which a receiver is in trouble."""
+    one_by_one: bool
+    """A rolling restart takes one process at a time; otherwise one half of each service, then the other."""
+    settle_within: float
+    quiet: float
+    """Seconds of silence before the last look."""
+    sample: int
+    """Grants whose tokens are tried at the gateway."""
+
+
+SHORT = Scale(
+    tokens=40,
+    holders=8,
+    pause=0.02,
+    rounds=1,
+    latest=4,
+    away=2.0,
+    trouble=1.5,
+    one_by_one=False,
+    settle_within=45.0,
+    quiet=0.3,
+    sample=6,
+)
+
+
+@dataclass
+class Scene:
+    """One row under way."""
+
+    world: World
+    scale: Scale
+    rng: random.Random
+    tenants: list[Tenant]
+    load: Load
+
+    async def more(self, tokens: int) -> None:
+        """So many more tokens are held."""
+        await self.load.held(len(self.load.holdings.tokens) + tokens, within=60)
+
+
+Deed = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What a receiver does instead of taking webhooks."""
+
+    behaviour: Behaviour
+    takes: bool = False
+    """Whether it answers 2xx nevertheless."""
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report."""
+
+    name: str
+    what: str
+    crashes: tuple[tuple[str, str], ...] = ()
+    """Processes, and the labels of the places at which they die."""
+    during: Deed | None = None
+    after: Deed | None = None
+    """Done when the holders have stopped."""
+    processes: tuple[str, ...] = USUAL
+    troubles: tuple[Trouble | None, ...] = (None,)
+    """One receiver each."""
+    delay: float = 0.0
+    """Seconds a receiver takes for each answer."""
+    replica_set: bool = False
+    keeps_queue: bool = True
+    """False: the subscriber's own queue is lost, so it cannot be asked."""
+    flawless: bool = False
+    """No request may fail."""
+    all_end: bool = False
+    """Every grant is over at the end."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row, done and judged."""
+
+    row: Row
+    verdict: Verdict
+    holdings: Holdings
+    seconds: float
+
+    @property
+    def failed(self) -> int:
+        return sum(self.holdings.failed.values())
+
+    @property
+    def complaints(self) -> list[str]:
+        """Whatever differs from what is promised."""
+        verdict, holdings = self.verdict, self.holdings
+        found = [f"lost: {each}" for each in verdict.lost]
+        found += [f"phantom: {each}" for each in verdict.phantom]
+        found += [f"doubled: {each}" for each in verdict.doubled]
+        found += [f"refused: {each}" for each in holdings.refused]
+        found += [f"not answered in time: {each}" for each in holdings.given_up]
+        if self.row.flawless:
+            found += [f"failed: {what} ×{count}" for what, count in holdings.failed.items()]
+        return found
+
+
+# What is done
+
+
+def _died_within(scale: Scale) -> float:
+    return 30.0 + scale.away
+
+
+async def _crash(scene: Scene, instance: str, label: str) -> None:
+    """The process, armed already, dies; then again for every further round; at last it runs unarmed."""
+    stack, scale = scene.world.stack, scene.scale
+    for later in range(scale.rounds):
+        await stack.died(instance, _died_within(scale))
+        if later + 1 < scale.rounds:
+            stack.launch(instance, str(_arming(instance, label, scene)))
+    stack.launch(instance)
+
+
+def _arming(instance: str, label: str, scene: Scene) -> Arming:
+    return Arming(instance, label, scene.rng.randint(1, scene.scale.latest))
+
+
+async def broker_killed(scene: Scene) -> None:
+    """RabbitMQ gone by SIGKILL, away for a while, back on its data."""
+    for _ in range(scene.scale.rounds):
+        await asyncio.to_thread(scene.world.broker.kill)
+        await asyncio.sleep(scene.scale.away)
+        await asyncio.to_thread(scene.world.broker.start)
+        await scene.more(scene.scale.tokens // 8)
+
+
+async def broker_frozen(scene: Scene) -> None:
+    """RabbitMQ stopped by SIGSTOP: connections stay, nothing answers; long enough for every time-out of a publisher."""
+    await asyncio.to_thread(scene.world.broker.freeze)
+    try:
+        await asyncio.sleep(max(6.0, scene.scale.away))
+    finally:
+        await asyncio.to_thread(scene.world.broker.thaw)
+
+
+async def broker_wiped(scene: Scene) -> None:
+    """RabbitMQ back with an empty disk."""
+    await asyncio.to_thread(scene.world.broker.wipe)
+    await asyncio.to_thread(scene.world.broker.start)
+
+
+async def mongo_killed(scene: Scene) -> None:
+    """The only mongod gone by SIGKILL, and back on its journal."""
+    mongo = scene.world.mongo
+    assert mongo is not None
+    for _ in range(scene.scale.rounds):
+        await asyncio.to_thread(mongo.kill)
+        await asyncio.sleep(min(1.0, scene.scale.away))
+        await mongo.start()
+        await scene.more(scene.scale.tokens // 8)
+
+
+async def stepped_down(scene: Scene) -> None:
+    """The primary steps down, and another member takes over."""
+    assert scene.world.replica_set is not None
+    for _ in range(scene.scale.rounds):
+        await scene.world.replica_set.step_down()
+        await scene.more(scene.scale.tokens // 8)
+
+
+async def primary_killed(scene: Scene) -> None:
+    """The primary gone by SIGKILL; it comes back as a secondary."""
+    three = scene.world.replica_set
+    assert three is not None
+    for _ in range(scene.scale.rounds):
+        port = await three.primary()
+        await asyncio.to_thread(three.kill, port)
+        await three.primary(other_than=port)
+        await asyncio.to_thread(three.restart, port)
+        await scene.more(scene.scale.tokens // 8)
+
+
+async def rolled(scene: Scene) -> None:
+    """Every process stopped by SIGTERM and started again, while the other one of its service goes on."""
+    stack = scene.world.stack
+    if scene.scale.one_by_one:
+        for name in INSTANCES:
+            await stack.restart(name)
+        return
+    for number in ("1", "2"):
+        await asyncio.gather(*(stack.restart(name) for name in INSTANCES if name.endswith(number)))
+
+
+async def all_revoked(scene: Scene, label: str) -> None:
+    """revoke_all, and the process that ends the grants dies over it."""
+    stack = scene.world.stack
+    await stack.have(USUAL, (Arming("revocation-1", label, 1 if label == "reacted" else scene.rng.randint(2, 6)),))
+    for tenant in scene.tenants:
+        answer = await scene.tenants[0].operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all")
+        assert answer.status == 200, answer.raw
+    await stack.died("revocation-1", _died_within(scene.scale))
+    stack.launch("revocation-1")
+
+
+async def revoked_before_ack(scene: Scene) -> None:
+    """Dies with all grants ended."""
+    await all_revoked(scene, "reacted")
+
+
+async def revoked_half_way(scene: Scene) -> None:
+    """Dies with some of the grants ended."""
+    await all_revoked(scene, "committed")
+
+
+# The rows
+
+
+def _crash_row(instance: str, label: str, **more: object) -> Row:
+    service = INSTANCES[instance]
+    return Row(f"{service} {label}", f"{service} dies: {POINTS[label].what}", ((instance, label),), **more)  # type: ignore[arg-type]
+
+
+FAILING = Trouble(answering(500))
+TROUBLES = {
+    "500": FAILING,
+    "hangs": Trouble(hanging),
+    "drips": Trouble(dripping, takes=True),
+    "resets": Trouble(resetting),
+    "redirects": Trouble(redirecting),
+    "huge body": Trouble(pouring, takes=True),
+}
+
+CRASHES = (
+    _crash_row("token-2", "before-write"),
+    _crash_row("token-2", "write-sent"),
+    _crash_row("token-2", "committed"),
+    _crash_row("token-2", "answered"),
+    _crash_row("token-2", "published"),
+    _crash_row("token-2", "public-copy-only"),
+    _crash_row("token-2", "confirmed"),
+    _crash_row("token-2", "cleared"),
+    _crash_row("authorization-1", "committed"),
+    _crash_row("revocation-1", "committed"),
+    _crash_row("notifier-2", "before-add"),
+    _crash_row("notifier-2", "add-sent"),
+    _crash_row("notifier-2", "added"),
+    _crash_row("notifier-2", "handing-over"),
+    _crash_row("notifier-2", "before-post"),
+    _crash_row("notifier-2", "claimed", troubles=(FAILING,)),
+    _crash_row("notifier-2", "posting", delay=0.2),
+    _crash_row("notifier-2", "posted"),
+    _crash_row("notifier-2", "recorded"),
+    _crash_row("notifier-2", "failure-recorded", troubles=(FAILING,)),
+    Row(
+        "revocation reacted",
+        f"revocation dies: {POINTS['reacted'].what}",
+        after=revoked_before_ack,
+        all_end=True,
+    ),
+    Row(
+        "revocation half way",
+        "revocation dies: some grants of a client ended after revoke_all, others not",
+        after=revoked_half_way,
+        all_end=True,
+    ),
+)
+OUTAGES = (
+    Row("rabbitmq killed", "RabbitMQ dies by SIGKILL and comes back", during=broker_killed, flawless=True),
+    Row("rabbitmq frozen", "RabbitMQ is stopped by SIGSTOP, and goes on", during=broker_frozen, flawless=True),
+    Row(
+        "rabbitmq wiped",
+        "RabbitMQ comes back with an empty disk",
+        during=broker_wiped,
+        keeps_queue=False,
+        flawless=True,
+    ),
+    Row("mongod killed", "the only mongod dies by SIGKILL and comes back", during=mongo_killed),
+    *(
+        Row(f"receiver {name}", f"the receiver: {name}", troubles=(trouble,), flawless=True)
+        for name, trouble in TROUBLES.items()
+    ),
+    Row(
+        "rolling restart",
+        "every process of every service is stopped by SIGTERM and started again",
+        during=rolled,
+        processes=tuple(INSTANCES),
+        flawless=True,
+    ),
+    Row("step-down", "the primary of three mongods steps down", during=stepped_down, processes=FEW, replica_set=True),
+    Row(
+        "primary killed",
+        "the primary of three mongods dies by SIGKILL and comes back",
+        during=primary_killed,
+        processes=FEW,
+        replica_set=True,
+    ),
+)
+ROWS = (*CRASHES, *OUTAGES)
+
+
+# How a row goes
+
+
+async def play(world: World, row: Row, scale: Scale, seed: str) -> Result:
+    """The row is done to the world, and judged."""
+    began = time.monotonic()
+    rng = random.Random(f"{seed}:{row.name}")
+    paths = [f"/{row.name.replace(' ', '-')}/{number}" for number in range(len(row.troubles))]
+    scene = Scene(world, scale, rng, [], Load((), 0, 0, ""))
+    armings = tuple(_arming(instance, label, scene) for instance, label in row.crashes)
+    await world.stack.have(row.processes, armings)
+    scene.tenants += [await _tenant(world, path) for path in paths]
+    scene.load = Load(scene.tenants, scale.holders, scale.pause, f"{seed}:{row.name}")
+    for path, trouble in zip(paths, row.troubles, strict=True):
+        if trouble is not None:
+            world.receiver.behave(path, trouble.behaviour, scale.trouble, takes=trouble.takes)
+    world.receiver.delay = row.delay
+    try:
+        await _under_load(scene, row)
+    finally:
+        world.receiver.delay = 0.0
+    if row.after is not None:
+        await row.after(scene)
+    await world.stack.ready(*row.processes)
+    await _try_tokens(scene)
+    verdict = await _settled(scene, row, paths)
+    return Result(row, verdict, scene.load.holdings, time.monotonic() - began)
+
+
+async def _tenant(world: World, path: str) -> Tenant:
+    changes = {
+        f"{SCHEME}__notifications__onKeyChangeUrl": world.receiver.url(path),
+        f"{SCHEME}__notifications__sharedSecret": "a-shared-secret-of-the-faults",
+    }
+    return await new_tenant(world.stack.anybody, world.stack.operator, **changes)
+
+
+async def _under_load(scene: Scene, row: Row) -> None:
+    load, scale = scene.load, scene.scale
+    load.start()
+    crashes = [asyncio.ensure_future(_crash(scene, instance, label)) for instance, label in row.crashes]
+    try:
+        await load.held(scale.tokens // 8, within=60)
+        if row.during is not None:
+            await row.during(scene)
+        await asyncio.gather(*crashes)
+        await load.held(scale.tokens, within=60 + scale.tokens / 5)
+    finally:
+        for crash in crashes:
+            crash.cancel()
+        await load.stop()
+
+
+async def _try_tokens(scene: Scene) -> None:
+    """Of one grant no more than one token opens the API."""
+    grants: dict[str, list[Held]] = {}
+    for token in scene.load.holdings.tokens.values():
+        grants.setdefault(token.grant_id, []).append(token)
+    tenant = scene.tenants[0]
+    several = [tokens for tokens in grants.values() if len(tokens) > 1]
+    for tokens in scene.rng.sample(several, min(scene.scale.sample, len(several))):
+        answers = [await tenant.verified(token.access) for token in tokens]
+        if sum(answer.status == 200 for answer in answers) > 1:
+            scene.load.holdings.twice.append(f"several live tokens of grant {tokens[0].grant_id}")
+
+
+async def _settled(scene: Scene, row: Row, paths: list[str]) -> Verdict:
+    """The verdict once nothing is missing, or the time for it is over; and a moment later, for what should not come."""
+    deadline = time.monotonic() + scene.scale.settle_within
+    while True:
+        verdict = await _verdict(scene, row, paths)
+        if not verdict.lost or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.25)
+    await asyncio.sleep(scene.scale.quiet)
+    return await _verdict(scene, row, paths)
+
+
+async def _verdict(scene: Scene, row: Row, paths: list[str]) -> Verdict:
+    world = scene.world
+    grants = await world.committed([tenant.client_id for tenant in scene.tenants])
+    apis = {tenant.api_id for tenant in scene.tenants}
+    seen = Testimony(
+        scene.load.holdings,
+        grants,
+        [webhook for webhook in world.receiver.webhooks if webhook.path in paths],
+        [event for event in world.recorder.heard if event.data.get("api_id") in apis] if row.keeps_queue else None,
+        [path for path in world.receiver.trapped if path in paths],
+    )
+    verdict = judge(seen)
+    if row.all_end:
+        verdict.lost += [f"grant {grant.grant_id} is not ended" for grant in grants.values() if not grant.ended]
+    return verdict

@@ -1,0 +1,175 @@
+"""The system in separate processes, each of which can be started armed, killed, and started again in its place."""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tests.acceptance.caller import Caller
+from tests.acceptance.discretion import Secrets
+from tests.acceptance.programs import Program
+from tests.acceptance.stack import READY_WITHIN, Keys, Servers
+from tests.deployment.edge import Edge
+from tests.deployment.wiring import SERVICES
+from tests.eventually import eventually
+from tests.ports import free_ports
+
+INSTANCES = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
+"""Every process that the edge knows a place for."""
+USUAL = (
+    "token-1",
+    "token-2",
+    "authorization-1",
+    "revocation-1",
+    "notifier-1",
+    "notifier-2",
+    "management-1",
+    "gateway-1",
+)
+"""Those that run unless a row wants more."""
+FEW = ("token-1", "authorization-1", "revocation-1", "notifier-1", "management-1", "gateway-1")
+"""One of each."""
+WEBHOOK_TIMEOUT = 2
+LEASE = 2.0
+LADDER = "0.5,0.5,1,1,2,2,4,4,8,8"
+
+
+@dataclass(frozen=True)
+class Arming:
+    """This process dies at the nth passage of a labelled place."""
+
+    instance: str
+    label: str
+    nth: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.label}:{self.nth}"
+
+
+class Stack:
+    """Processes behind the edge. `with` starts the edge; nothing that was launched outlives it."""
+
+    def __init__(self, servers: Servers, home: Path, caller: Caller) -> None:
+        self.servers = servers
+        self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
+        self._home = home
+        self._keys = Keys.made_in(home, Secrets())
+        ports = dict(zip(INSTANCES, free_ports(len(INSTANCES)), strict=True))
+        self._ports: Mapping[str, int] = ports
+        self._edge = Edge({service: [ports[name] for name in _instances_of(service)] for service in SERVICES})
+        self._programs: dict[str, Program] = {}
+        self._armed: dict[str, str] = {}
+        self._running = ExitStack()
+        self._caller = caller
+        self.anybody = caller.at(self._edge.url)
+        self.operator = self.anybody.with_key(self.operator_key)
+
+    def __enter__(self) -> Self:
+        self._running.enter_context(self._edge)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for program in self._programs.values():
+            if program.running:
+                program.kill()
+        self._running.close()
+
+    def running(self, name: str) -> bool:
+        """Whether the process lives."""
+        return name in self._programs and self._programs[name].running
+
+    def log(self, name: str) -> str:
+        """What the process of this name has printed, over all its lives."""
+        file = self._home / f"{name}.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def launch(self, name: str, at: str = "") -> None:
+        """Started, armed or not; not yet ready."""
+        service = INSTANCES[name]
+        arguments = ["tests.faults.armed", f"services.{service}", *(["--at", at] if at else [])]
+        if service == "notifier":
+            arguments += ["--lease", str(LEASE), "--ladder", LADDER]
+        environment = self._environment(service) | {"TOKENWIRE_PORT": str(self._ports[name])}
+        program = Program(*arguments, own_environment=environment, output=self._home / f"{name}.log")
+        program.start()
+        self._programs[name], self._armed[name] = program, at
+
+    async def have(self, names: tuple[str, ...], armings: tuple[Arming, ...] = ()) -> None:
+        """Exactly these processes run, armed as wanted, and are ready."""
+        wanted = dict.fromkeys(names, "") | {arming.instance: str(arming) for arming in armings}
+        for name in self._programs:
+            if name not in wanted and self.running(name):
+                self.kill(name)
+        for name, at in wanted.items():
+            # An armed process is used once: it may have passed the place already.
+            if self.running(name) and not at and not self._armed[name]:
+                continue
+            if self.running(name):
+                self.kill(name)
+            self.launch(name, at)
+        await self.ready(*wanted)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; gone when this returns."""
+        self._programs[name].kill()
+
+    async def died(self, name: str, within: float) -> None:
+        """Return when the process has killed itself. Raises AssertionError where it has not in time."""
+        status = await self._programs[name].ended(within)
+        if status != -signal.SIGKILL:
+            raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")
+
+    async def restart(self, name: str) -> None:
+        """Stopped by SIGTERM, and started again; ready when this returns. Raises AssertionError if it did not end well."""
+        status = await self._programs[name].stop()
+        if status != 0:
+            raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")
+        self.launch(name)
+        await self.ready(name)
+
+    async def ready(self, *names: str) -> None:
+        """These processes are ready for requests."""
+        await asyncio.gather(*(self._ready(name) for name in names))
+
+    async def _ready(self, name: str) -> None:
+        service = self._caller.at(f"http://127.0.0.1:{self._ports[name]}")
+
+        async def answers() -> bool:
+            if not self.running(name):
+                raise RuntimeError(f"{name} ended:\n{self.log(name)[-2000:]}")
+            try:
+                answer = await service("GET", "/readyz")
+            except OSError:
+                return False
+            assert answer.status == 200, f"{name}: {answer.raw.decode()}"
+            return True
+
+        await eventually(answers, READY_WITHIN, every=0.05)
+
+    def _environment(self, service: str) -> dict[str, str]:
+        common = {
+            "TOKENWIRE_MONGODB_URL": self.servers.mongodb_url,
+            "TOKENWIRE_MONGODB_DATABASE": self.servers.database,
+            "TOKENWIRE_AMQP_URL": self.servers.amqp_url,
+            "TOKENWIRE_PUBLIC_URL": self.anybody.url,
+            "TOKENWIRE_KEYS_FILE": str(self._keys.ring),
+            "TOKENWIRE_ACCESS_LOG_SAMPLE": "0",
+        }
+        own = {
+            "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY": self._keys.notifier_public},
+            "notifier": {
+                "TOKENWIRE_NOTIFIER_PRIVATE_KEYS_FILE": str(self._keys.notifier_private),
+                "TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "true",
+                "TOKENWIRE_WEBHOOK_TIMEOUT": str(WEBHOOK_TIMEOUT),
+            },
+            "management": {"TOKENWIRE_BOOTSTRAP_OPERATOR_KEY": self.operator_key},
+        }
+        return common | own.get(service, {})
+
+
+def _instances_of(service: str) -> tuple[str, ...]:
+    return tuple(name for name, runs in INSTANCES.items() if runs == service)
