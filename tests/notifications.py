@@ -243,6 +243,25 @@ def token_event(api: Api, at: datetime | None = None, *, body: bytes = BODY, key
     return Published(event_id, command)
 
 
+def stored(api: Api, at: datetime, **fields: Any) -> Delivery:
+    """A delivery of this API as an intake stores it: due at once."""
+    given = {
+        "delivery_id": new_event_id(at),
+        "state": DeliveryState.PENDING,
+        "api_id": api.api_id,
+        "client_id": "client-of-the-tests",
+        "grant_id": unique("grant"),
+        "event_type": "token.new",
+        "event_at": at,
+        "sealed": Sealer(public_key_of(NOTIFIER_KEY)).seal(BODY),
+        "next_attempt_at": at,
+        "give_up_at": at + LADDER.patience,
+        "created_at": at,
+        "updated_at": at,
+    }
+    return Delivery.model_validate(given | fields)
+
+
 @asynccontextmanager
 async def notifier(
     mongodb_url: str,

@@ -18,6 +18,7 @@ RUNGS = (
 """The pauses before the second and every later attempt."""
 JITTER = 0.2
 SLACK = timedelta(hours=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,9 @@ class Ladder:
     jitter: float = JITTER
 
     def pause(self, rung: int, chance: float, retry_after: timedelta | None = None) -> timedelta | None:
-        """How long to wait after the failure on this rung (0: of the first attempt); None: the ladder is at its end.
+        """How long to wait after the failure on this rung (0: of the first attempt), in whole milliseconds.
+
+        None: the ladder is at its end.
 
         `chance` is uniform in [0, 1). What the endpoint asks for by `Retry-After` can lengthen the pause to the longest
         rung, and never shortens it.
@@ -36,9 +39,8 @@ class Ladder:
         if rung >= len(self.rungs):
             return None
         planned = self.rungs[rung] * (1 + self.jitter * (2 * chance - 1))
-        if retry_after is None:
-            return planned
-        return max(planned, min(retry_after, max(self.rungs)))
+        granted = min(retry_after or timedelta(), max(self.rungs))
+        return timedelta(milliseconds=round(max(planned, granted) / _MILLISECOND))
 
     @property
     def patience(self) -> timedelta:
