@@ -24,7 +24,7 @@ from libs.http.health import Health
 from libs.oauth.tokens import TokenCodec
 from libs.sealing import KeyRing
 from libs.serving import serve
-from libs.settings import LogFormat, Settings, WrongSetting, load
+from libs.settings import LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.mongo import Mongo
 from libs.store.store import Store
 
@@ -54,15 +54,17 @@ class Deps:
 
 
 def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Callable[[], datetime] = utc_now) -> Deps:
-    """The parts of a process, none of them open yet; the bus is RabbitMQ unless one is given."""
+    """The parts of a process, none of them open yet; the bus is RabbitMQ unless one is given. Raises WrongSetting."""
     keys = KeyRing.parse(settings.keys.get_secret_value())
-    bus = bus or RabbitBus(
-        settings.amqp_url.get_secret_value(),
-        instance_name=f"{service}@{socket.gethostname()}:{os.getpid()}",
-        declare=settings.declare_topology,
-    )
+    with read_as("mongodb_url"):
+        mongo = Mongo(settings.mongodb_url.get_secret_value(), settings.mongodb_database)
+    with read_as("amqp_url"):
+        bus = bus or RabbitBus(
+            settings.amqp_url.get_secret_value(),
+            instance_name=f"{service}@{socket.gethostname()}:{os.getpid()}",
+            declare=settings.declare_topology,
+        )
     outbox = Outbox(bus, now)
-    mongo = Mongo(settings.mongodb_url.get_secret_value(), settings.mongodb_database)
 
     def announce(ledger: Source, event: PendingEvent) -> None:
         catalog.changed(event.key, event.owner)
@@ -136,10 +138,6 @@ def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S]
     try:
         loaded = load(settings, **overrides)
         logging.configure(loaded.log_level, loaded.log_format is LogFormat.JSON, service)
-        app = create_app(loaded)
+        serve(create_app(loaded), loaded.host, loaded.port, linger=loaded.linger)
     except WrongSetting as wrong:
         sys.exit(f"{parser.prog}: {wrong}")
-    try:
-        serve(app, loaded.host, loaded.port, linger=loaded.linger)
-    except OSError as error:
-        sys.exit(f"{parser.prog}: {loaded.host}:{loaded.port}: {error.strerror or error}")

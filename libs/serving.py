@@ -9,6 +9,7 @@ import uvloop
 from aiohttp import web
 
 from libs.http.context import DRAIN
+from libs.settings import WrongSetting
 
 BACKLOG = 1024
 STOP_WITHIN = 8.0
@@ -26,14 +27,19 @@ def serve(
 
     For `linger` seconds (a second signal cuts them short) the process goes on answering, closing each connection with
     its answer: whoever is in front notices on a connection that is closed in order. Then what still waits in the accept
-    queue is answered, requests in flight end, and what was opened is closed. Raises OSError where the port is taken.
+    queue is answered, requests in flight end, and what was opened is closed. Raises WrongSetting where the address
+    cannot be had.
     """
     uvloop.run(_serve(app, _listener(host, port), linger, announce or (lambda: None)))
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise WrongSetting(f"TOKENWIRE_HOST, TOKENWIRE_PORT: cannot listen on {host}:{port}: {reason}") from None
     listener.setblocking(False)
     return listener
 
@@ -45,8 +51,8 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
         await runner.setup()
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
-        announce()
         stop = _signals()
+        announce()
         await stop.get()
         app[DRAIN].on = True
         try:

@@ -3,9 +3,12 @@ names; a wrong or missing value stops the start with one line.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -45,6 +48,8 @@ class _Files(PydanticBaseSettingsSource):
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
         except OSError as error:
             raise WrongSetting(f"{PREFIX}{field_name.upper()}_FILE: {path}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise WrongSetting(f"{PREFIX}{field_name.upper()}_FILE: {path}: UTF-8 text is expected") from None
 
     def __call__(self) -> dict[str, Any]:
         values = {}
@@ -68,7 +73,8 @@ def _key_ring(text: SecretStr) -> SecretStr:
 
 
 def _base_url(text: str) -> str:
-    if not text.startswith(("http://", "https://")) or "?" in text or "#" in text:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "?" in text or "#" in text:
         raise ValueError("an absolute http or https URL without query")
     return text.rstrip("/")
 
@@ -127,4 +133,13 @@ def load(settings: type[S], **overrides: Any) -> S:
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "settings"
         field = settings.model_fields.get(str(first["loc"][0])) if first["loc"] else None
         hint = f" ({field.description})" if field and field.description else ""
-        raise WrongSetting(f"{name}: {first['msg']}{hint}") from None
+        raise WrongSetting(f"{name}: {first['msg'].removeprefix('Value error, ')}{hint}") from None
+
+
+@contextmanager
+def read_as(setting: str) -> Iterator[None]:
+    """A ValueError is about this setting. Raises WrongSetting."""
+    try:
+        yield
+    except ValueError as error:
+        raise WrongSetting(f"{PREFIX}{setting.upper()}: {error}") from None

@@ -19,7 +19,7 @@ from libs.bus.port import Bus
 from libs.runtime import Deps, new_application, new_deps
 from libs.sealing import public_key_of
 from libs.serving import serve
-from libs.settings import Environment, LogFormat, Settings, WrongSetting, load
+from libs.settings import Environment, LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.mongo import Conflict
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
@@ -30,7 +30,7 @@ from services.gateway.settings import GatewaySettings
 from services.management import app as management
 from services.management.settings import ManagementSettings
 from services.notifier import app as notifier
-from services.notifier.settings import NotifierSettings
+from services.notifier.settings import NotifierSettings, private_keys
 from services.revocation import app as revocation
 from services.revocation.settings import RevocationSettings
 from services.token import app as token
@@ -52,11 +52,15 @@ class AllInOneSettings(Settings):
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The text of this file, made on first use and readable by its owner only."""
+    """The text of this file, made on first use and readable by its owner only; there is never a part of it."""
     if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(make() + "\n")
+        with suppress(FileExistsError):  # another start on the same data was faster: its text counts
+            path.hardlink_to(draft)
+        draft.unlink()
     return path.read_text(encoding="utf-8").strip()
 
 
@@ -71,7 +75,8 @@ def _completed(settings: AllInOneSettings, data: Path) -> dict[str, object]:
     operator = settings.bootstrap_operator_key.get_secret_value()
     if not operator:
         operator = _kept(data / "operator-key", lambda: f"tw_ok_{secrets.token_urlsafe(32)}")
-    newest = base64.b64decode(private.partition(",")[0])
+    with read_as("notifier_private_keys"):
+        newest = private_keys(SecretStr(private))[0]
     return {
         **settings.model_dump(exclude={"notifier_private_keys", "bootstrap_operator_key", "keys"}),
         "keys": keys,
@@ -172,7 +177,10 @@ def main() -> None:
     except (WrongSetting, EmbeddedMongoMissing, EmbeddedMongoFailed) as reason:
         sys.exit(f"python -m services: {reason}")
     except OSError as error:
-        sys.exit(f"python -m services: {error.strerror or error}")
+        about = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"python -m services: {about}{error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # while MongoDB was starting; afterwards Ctrl-C is an orderly stop
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ async def test_a_rolling_restart_loses_no_request(stack: Stack, tenant_of: NewTe
 async def test_a_killed_process_loses_only_what_it_held(stack: Stack, tenant_of: NewTenant) -> None:
     """The other goes on alone: from the next moment on every answer is a token again."""
     tenant = await tenant_of()
-    first, second = instances_of("token")
+    first, _ = instances_of("token")
     async with light_load(tenant) as statuses:
         stack.kill(first)
         before = statuses[200]

@@ -23,10 +23,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.0
 
 
 class Link:
-    """One connection to the broker, made again for ever; sessions wait for it with `connected()`."""
+    """One connection to the broker, made again for ever; sessions wait for it with `connected()`.
+
+    Raises ValueError for a URL that is none.
+    """
 
     def __init__(self, url: str, name: str) -> None:
-        self._url = URL(url).update_query({"heartbeat": HEARTBEAT, "name": name, **URL(url).query})
+        parsed = _parsed(url)
+        self._url = parsed.update_query({"heartbeat": HEARTBEAT, "name": name, **parsed.query})
         self._name = name
         self._up: asyncio.Future[AbstractConnection] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -67,6 +71,17 @@ class Link:
         finally:
             self._up = None
             await _close(connection)
+
+
+def _parsed(url: str) -> URL:
+    """Raises ValueError with a text that quotes nothing of the URL, where a password may be."""
+    try:
+        parsed = URL(url)
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in {"amqp", "amqps"} or not parsed.host:
+        raise ValueError("an amqp:// or amqps:// URL is expected, user name and password percent-encoded")
+    return parsed
 
 
 async def keep(session: Callable[[], Awaitable[None]], name: str) -> None:
