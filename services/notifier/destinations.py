@@ -9,7 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from aiohttp import AddrInfoType, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -18,8 +18,31 @@ LOOKUPS = 32
 """Names resolved at once; a name server that is silent must not hold up the names of others."""
 IDLE_SECONDS = 30.0
 """How long an unused connection is kept."""
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_COMPATIBLE = ipaddress.IPv6Network("::/96")
+# The registries of special-purpose addresses (RFC 6890), and what is not unicast. Not Python's `is_global`: its answers
+# differ from one patch release to the next.
+_NOT_PUBLIC_4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network, unspecified
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # shared by a provider's customers
+        "127.0.0.0/8",
+        "169.254.0.0/16",  # link-local, and the metadata of clouds
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_UNICAST_6 = IPv6Network("2000::/3")
+_NOT_PUBLIC_6 = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20"))
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class PrivateDestination(OSError):
@@ -34,27 +57,18 @@ def is_public(address: str) -> bool:
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address) and (inner := _embedded(address)) is not None:
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
+    if (inner := _embedded(address)) is not None:
         return _is_public(inner)
-    return (
-        address.is_global
-        and not address.is_private
-        and not address.is_multicast
-        and not address.is_reserved
-        and not address.is_unspecified
-        and not (isinstance(address, IPv6Address) and address.is_site_local)
-    )
+    return address in _UNICAST_6 and not any(address in network for network in _NOT_PUBLIC_6)
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that this IPv6 address leads to (mapped, compatible, NAT64, 6to4)."""
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address in _NAT64 or address in _COMPATIBLE:
+    """The IPv4 address that this IPv6 address leads to (mapped, 6to4, NAT64)."""
+    if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _public_socket(info: AddrInfoType) -> socket.socket:
