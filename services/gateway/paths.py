@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-_CLEAR = re.compile(r"(/[^/.%\\][^/%\\]*)*/?")
-"""No empty segment, none that begins with a dot, nothing encoded: every proxy reads it alike."""
+_CLEAR = re.compile(r"(/[^/.%;\\][^/%;\\]*)*/?")
+"""No empty segment, none that begins with a dot, no parameter, nothing encoded: every proxy reads it alike."""
+_PARAMETER = re.compile(r";[^/]*")
+"""What follows the semicolon is a parameter of its segment to some servers, which take `..;x` for `..`."""
 _DECODINGS = 3
 """A chain of proxies may decode more than once."""
 
@@ -17,6 +19,7 @@ def readings(path: str) -> frozenset[str]:
     spelled = set(_decoded(path))
     spelled |= {spelling.replace("\\", "/") for spelling in spelled}
     merged = spelled | {re.sub("/+", "/", spelling) for spelling in spelled}
+    merged |= {_PARAMETER.sub("", spelling) for spelling in merged}
     return frozenset(merged | {_resolved(spelling) for spelling in merged})
 
 
@@ -29,10 +32,8 @@ def _decoded(path: str) -> Iterator[str]:
 def _resolved(path: str) -> str:
     kept: list[str] = []
     for segment in path.split("/"):
-        # Some servers take `..;x` for `..`: what follows the semicolon is a parameter of the segment.
-        name = segment.partition(";")[0]
-        if name == "..":
+        if segment == "..":
             kept = kept[:-1] if len(kept) > 1 else kept
-        elif name != ".":
+        elif segment != ".":
             kept.append(segment)
     return "/".join(kept)

@@ -308,3 +308,17 @@ OWN_SETTINGS = frozenset(
 )
 SCHEME = "x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth__"
 """The start of the path of an OAuth setting (`api_document`)."""
+
+
+def auth_token(**settings: Any) -> dict[str, Any]:
+    """The definition of an API that issues nothing and takes tokens that others issued; settings of its scheme."""
+    scheme = {"enabled": True, "header": {"enabled": True, "name": "Authorization"}, **settings}
+    return document(
+        components__securitySchemes__tykOAuth={"type": "apiKey", "in": "header", "name": "Authorization"},
+        **{SCHEME.removesuffix("__"): scheme},
+    )
+
+
+def keyless() -> dict[str, Any]:
+    """The definition of an API that asks for no token."""
+    return document(**{"x-tyk-api-gateway__server__authentication__enabled": False})

@@ -15,6 +15,7 @@ from tests.services.system import (
     CHALLENGE,
     Party,
     System,
+    auth_token,
     document,
     open_system,
     query_of,
@@ -320,7 +321,7 @@ async def test_rules_that_say_nothing_change_nothing(system: System, key_rules: 
 
 async def test_rules_narrow_what_the_policies_grant(system: System) -> None:
     """Of two APIs that the client's policy grants, a token opens only the one that its rules name."""
-    issuing, other = await system.party(), await system.party(AUTH_TOKEN())
+    issuing, other = await system.party(), await system.party(auth_token())
     policy = await make_policy(system.deps, issuing.api.api_id, other.api.api_id)
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
     wide = tokens_of(await party.exchange(await party.code()))
@@ -330,14 +331,6 @@ async def test_rules_narrow_what_the_policies_grant(system: System) -> None:
         [(await api.verify(tokens.access)).status for api in (issuing, other)] for tokens in (wide, narrow, none)
     ]
     assert outcomes == [[200, 200], [200, 403], [403, 403]]
-
-
-def AUTH_TOKEN() -> dict[str, Any]:  # noqa: N802 - a document, made anew for each test
-    scheme = {"enabled": True, "header": {"enabled": True, "name": "Authorization"}}
-    return document(
-        components__securitySchemes__tykOAuth={"type": "apiKey", "in": "header", "name": "Authorization"},
-        **{"x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth": scheme},
-    )
 
 
 @pytest.mark.parametrize("policies", [0, 1, 2])

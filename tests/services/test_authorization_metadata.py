@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from tests.services.system import CHALLENGE, SCHEME, VERIFIER, Party, System, document, open_system, query_of
+from tests.services.system import (
+    CHALLENGE,
+    SCHEME,
+    VERIFIER,
+    Party,
+    System,
+    auth_token,
+    document,
+    keyless,
+    open_system,
+    query_of,
+)
 
 WELL_KNOWN = "/.well-known/oauth-authorization-server"
 ALL_FLOWS = ("authorizationCode", "clientCredentials", "password")
@@ -123,8 +134,7 @@ async def test_where_no_api_issues_tokens_is_nothing(system: System, place: str)
 async def test_an_api_that_issues_nothing_has_no_metadata(system: System) -> None:
     """Neither one that is not active, nor one without OAuth."""
     inactive = await system.party(document(**{"x-tyk-api-gateway__info__state__active": False}))
-    keyless = await system.party(document(**{"x-tyk-api-gateway__server__authentication__enabled": False}))
-    for party in (inactive, keyless):
+    for party in (inactive, await system.party(keyless()), await system.party(auth_token())):
         assert (await system.call("GET", f"{WELL_KNOWN}/{party.api.api_id}")).status == 404
 
 

@@ -1,0 +1,462 @@
+"""GET /verify: may this call pass, in whose name, and what the caller is told where it may not."""
+
+from typing import Any
+
+import pytest
+
+from contracts.clients import ClientDeletion
+from tests.builders import Answer, make_api, make_policy, settle
+from tests.services.system import SCHEME, Party, System, auth_token, document, keyless, raw, tokens_of
+
+
+def denied(answer: Answer, status: int, message: str, error: str | None) -> bool:
+    """Whether the answer is this refusal of tyk-compat.md section 6, with the header of RFC 6750 §3 beside it."""
+    assert (answer.status, answer.body) == (status, {"error": message})
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Cache-Control"] == "no-store"
+    challenge = answer.headers["WWW-Authenticate"]
+    assert challenge == 'Bearer realm="tokenwire"' + (f', error="{error}"' if error else "")
+    assert not [name for name in answer.headers if name.lower().startswith("x-tokenwire")]
+    return True
+
+
+MISSING = (400, "Authorization field missing", None)
+MALFORMED = (400, "Bearer token malformed", "invalid_request")
+UNKNOWN = (403, "Key not authorised", "invalid_token")
+CLIENT_GONE = (403, "Key not authorised. OAuth client access was revoked", "invalid_token")
+INACTIVE = (403, "Key is inactive, please renew", "invalid_token")
+EXPIRED = (401, "Key has expired, please renew", "invalid_token")
+DISALLOWED = (403, "Access to this API has been disallowed", "insufficient_scope")
+
+
+async def call(party: Party, query: str = "", **headers: str) -> Answer:
+    """The answer about a call of this API with these headers (underscores are hyphens)."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await party.system.verify(party.at("things") + query, **named)
+
+
+# Admitted
+
+
+async def test_an_admitted_call_is_told_in_whose_name(system: System) -> None:
+    """200 with API, client, grant, user and scope for the upstream."""
+    party = await system.party()
+    tokens = await party.tokens(subject="alice", scope="a b")
+    answer = await party.verify(tokens.access)
+    assert (answer.status, answer.body) == (200, {"status": "ok"})
+    told = {name: value for name, value in answer.headers.items() if name.startswith("X-Tokenwire-")}
+    assert told == {
+        "X-Tokenwire-Api-Id": party.api.api_id,
+        "X-Tokenwire-Client-Id": party.id,
+        "X-Tokenwire-Grant-Id": (await system.grant_of(tokens.access)).grant_id,
+        "X-Tokenwire-Subject": "alice",
+        "X-Tokenwire-Scope": "a b",
+    }
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/verify", "/verify/"])
+@pytest.mark.parametrize("header", ["X-Forwarded-Uri", "X-Original-URI"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_the_call_is_named_by_either_header(system: System, path: str, header: str, method: str) -> None:
+    """Traefik's and Envoy's, or nginx's."""
+    party = await system.party()
+    tokens = await party.tokens()
+    beside = {"X-Forwarded-Uri": "X-Forwarded-Method", "X-Original-URI": "X-Original-Method"}[header]
+    headers = {header: party.at("x?y=1"), beside: method, "Authorization": f"Bearer {tokens.access}"}
+    assert (await system.call("GET", path, headers=headers)).status == 200
+
+
+async def test_a_keyless_api_asks_for_nothing(system: System) -> None:
+    """Neither a missing nor a wrong token is looked at, and nobody is named."""
+    party = await system.party(keyless())
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}):
+        answer = await call(party, **headers)
+        assert answer.status == 200
+        assert answer.headers["X-Tokenwire-Api-Id"] == party.api.api_id
+        assert "X-Tokenwire-Client-Id" not in answer.headers
+
+
+# Where the token is
+
+
+HEADER = document
+SOURCES: dict[str, Any] = {
+    "header": {"enabled": True, "name": "Authorization"},
+    "query": {"enabled": True, "name": "access_token"},
+    "cookie": {"enabled": True, "name": "session"},
+}
+
+
+async def with_sources(system: System, *names: str, **changes: Any) -> Party:
+    """An API that reads tokens from these places only."""
+    sources = {SCHEME + name: SOURCES[name] if name in names else {"enabled": False} for name in SOURCES}
+    return await system.party(document(**sources | {SCHEME + name: value for name, value in changes.items()}))
+
+
+@pytest.mark.parametrize("source", ["header", "query", "cookie"])
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  ", ""])
+async def test_the_token_is_read_where_the_definition_says(system: System, source: str, scheme: str) -> None:
+    """Header, query or cookie; `Authorization` must say Bearer, the others may leave it out. Nowhere else."""
+    party = await with_sources(system, source)
+    value = scheme + (await party.tokens()).access
+    places = {
+        "header": await call(party, Authorization=value),
+        "query": await call(party, "?x=1&access_token=" + value.replace(" ", "%20")),
+        "cookie": await call(party, Cookie=f'a=b; session="{value}"; c=d'),
+    }
+    expected = {name: 200 if name == source else 400 for name in places}
+    if source == "header" and not scheme:
+        expected["header"] = 400
+    assert {name: answer.status for name, answer in places.items()} == expected
+    assert all(denied(answer, *MISSING) for answer in places.values() if answer.status == 400)
+
+
+async def test_a_header_of_another_name_may_hold_the_token_alone(system: System) -> None:
+    """`X-Api-Token: <token>`; and then `Authorization` is not looked at."""
+    party = await with_sources(system, header={"enabled": True, "name": "X-Api-Token"})
+    token = (await party.tokens()).access
+    assert (await call(party, X_Api_Token=token)).status == 200
+    assert (await call(party, x_api_token=f"Bearer {token}")).status == 200
+    assert denied(await call(party, Authorization=f"Bearer {token}"), *MISSING)
+
+
+@pytest.mark.parametrize(
+    ("given", "counts"),
+    [
+        pytest.param({"header", "query"}, "query", id="query-over-header"),
+        pytest.param({"header", "cookie"}, "cookie", id="cookie-over-header"),
+        pytest.param({"query", "cookie"}, "cookie", id="cookie-over-query"),
+        pytest.param({"header", "query", "cookie"}, "cookie", id="cookie-over-both"),
+    ],
+)
+async def test_cookie_counts_before_query_before_header(system: System, given: set[str], counts: str) -> None:
+    """tyk-compat.md section 6: a value in a place that counts more overrides, even where it is wrong."""
+    party = await with_sources(system, "header", "query", "cookie")
+    right = (await party.tokens()).access
+
+    async def with_right_in(place: str) -> Answer:
+        value = {name: right if name == place else "wrong" for name in given}
+        query = f"?access_token={value['query']}" if "query" in given else ""
+        headers = {}
+        if "header" in given:
+            headers["Authorization"] = f"Bearer {value['header']}"
+        if "cookie" in given:
+            headers["Cookie"] = f"session={value['cookie']}"
+        return await call(party, query, **headers)
+
+    assert (await with_right_in(counts)).status == 200
+    for other in given - {counts}:
+        assert denied(await with_right_in(other), *UNKNOWN)
+
+
+async def test_an_empty_value_does_not_override(system: System) -> None:
+    """Only a non-empty one does."""
+    party = await with_sources(system, "header", "query", "cookie")
+    token = (await party.tokens()).access
+    answer = await call(party, "?access_token=", Authorization=f"Bearer {token}", Cookie="session=")
+    assert answer.status == 200
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param({}, MISSING, id="row-91-nothing"),
+        pytest.param({"Authorization": "Bearer"}, MISSING, id="scheme-only"),
+        pytest.param({"Authorization": "<token>"}, MISSING, id="token-only"),
+        pytest.param({"Authorization": "Basic <token>"}, MALFORMED, id="other-scheme"),
+        pytest.param({"Authorization": "Bearer: <token>"}, MALFORMED, id="scheme-with-a-colon"),
+        pytest.param({"Authorization": "Bearer x"}, UNKNOWN, id="row-92-short"),
+        pytest.param({"Authorization": "Bearer <token>x"}, UNKNOWN, id="longer"),
+        pytest.param({"Authorization": "Bearer <token> x"}, UNKNOWN, id="two-tokens"),
+        pytest.param({"Authorization": "Bearer <refresh>"}, UNKNOWN, id="row-69-refresh-token"),
+        pytest.param({"Authorization": "Bearer <code>"}, UNKNOWN, id="code"),
+        pytest.param({"Authorization": "Bearer tw_at_" + "A" * 76}, UNKNOWN, id="forged"),
+        pytest.param({"Authorization": "Bearer " + "x" * 6000}, UNKNOWN, id="huge"),
+        pytest.param({"Authorization": "Bearer é"}, UNKNOWN, id="non-ascii"),
+        pytest.param({"Authorization": "Bearer $ne"}, UNKNOWN, id="operator"),
+    ],
+)
+async def test_what_is_no_token_is_refused(
+    system: System, headers: dict[str, str], expected: tuple[int, str, str | None]
+) -> None:
+    """Tyk's statuses and messages; RFC 6750 §3.1: no error code where there were no credentials."""
+    party = await system.party()
+    tokens, code = await party.tokens(), await party.code()
+    for name, value in {"<token>": tokens.access, "<refresh>": tokens.refresh, "<code>": code}.items():
+        headers = {header: text.replace(name, value) for header, text in headers.items()}
+    assert denied(await call(party, **headers), *expected)
+
+
+async def test_bytes_that_are_no_text_are_no_token(system: System) -> None:
+    """As raw as they come."""
+    party = await system.party()
+    request = f"GET /verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-Uri: {party.at('x')}\r\n".encode()
+    answer = await raw(system.call, request + b"Authorization: Bearer \xff\xfe\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_revoked_token_is_refused_at_once(system: System) -> None:
+    """Issue 2, item 6."""
+    party = await system.party()
+    tokens = await party.tokens()
+    await party.revoke(tokens.access)
+    assert denied(await party.verify(tokens.access), *UNKNOWN)
+
+
+async def test_a_token_that_was_refreshed_away_is_refused_at_once(system: System) -> None:
+    """Issue 2, item 6."""
+    party = await system.party()
+    tokens = await party.tokens()
+    await party.refreshed(tokens.refresh)
+    assert denied(await party.verify(tokens.access), *UNKNOWN)
+
+
+async def test_an_expired_token_is_refused_with_401(system: System) -> None:
+    """At the very moment at which its lifetime is over."""
+    party = await system.party()
+    tokens = await party.tokens()
+    system.clock.advance(3599.999)
+    assert (await party.verify(tokens.access)).status == 200
+    system.clock.advance(0.001)
+    assert denied(await party.verify(tokens.access), *EXPIRED)
+
+
+async def test_an_expired_token_that_was_revoked_too_is_unknown(system: System) -> None:
+    """Two things wrong: what is dead does not say that it has merely expired."""
+    party = await system.party()
+    tokens = await party.tokens()
+    await party.revoke(tokens.access)
+    system.clock.advance(3600)
+    assert denied(await party.verify(tokens.access), *UNKNOWN)
+
+
+@pytest.mark.parametrize("later", [0, 3600], ids=["live", "expired"])
+async def test_a_deleted_client_s_tokens_say_so(system: System, later: float) -> None:
+    """At once, and before anything about the token itself."""
+    party = await system.party()
+    tokens = await party.tokens()
+    at = system.deps.origin("tests")
+    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, at)
+    system.clock.advance(later)
+    assert denied(await party.verify(tokens.access), *CLIENT_GONE)
+    await settle(system.deps)
+    assert denied(await party.verify(tokens.access), *CLIENT_GONE)
+
+
+async def test_another_api_s_token_is_refused(system: System) -> None:
+    """A token opens the API that issued it."""
+    party, other = await system.party(), await system.party()
+    tokens = await party.tokens()
+    assert denied(await other.verify(tokens.access), *DISALLOWED)
+
+
+@pytest.mark.parametrize("kind", ["missing", "inactive", "deleted"])
+async def test_where_no_api_is_is_404(system: System, kind: str) -> None:
+    """Nothing there, an API with `active: false`, and one that is gone are alike."""
+    party = await system.party()
+    tokens = await party.tokens()
+    path = party.at("x")
+    if kind == "missing":
+        path = "/nowhere/x"
+    elif kind == "deleted":
+        assert await system.deps.store.apis.delete(party.api, system.deps.origin("tests"))
+    else:
+        changed = party.api.model_copy(update={"active": False})
+        assert await system.deps.store.apis.replace(party.api, changed, system.deps.origin("tests"))
+    answer = await system.verify(path, Authorization=f"Bearer {tokens.access}")
+    assert (answer.status, answer.body) == (404, {"error": "There is no such API"})
+
+
+async def test_a_definition_that_changes_where_the_token_is_counts_at_once(system: System) -> None:
+    """What is cached is forgotten when the API's event says so."""
+    party = await system.party()
+    token = (await party.tokens()).access
+    assert (await call(party, Authorization=f"Bearer {token}")).status == 200
+    location = party.api.token_location.model_copy(update={"header": "X-Other"})
+    changed = party.api.model_copy(update={"token_location": location})
+    assert await system.deps.store.apis.replace(party.api, changed, system.deps.origin("tests"))
+    assert denied(await call(party, Authorization=f"Bearer {token}"), *MISSING)
+    assert (await call(party, X_Other=token)).status == 200
+
+
+# Policies
+
+
+async def under(system: System, api_ids: tuple[str, ...], issuing: Party, **fields: Any) -> Party:
+    """A client of the issuing API under a policy that grants these."""
+    policy = await make_policy(system.deps, *api_ids, **fields)
+    return await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
+
+
+async def test_a_policy_opens_what_it_names(system: System) -> None:
+    """The issuing API too is open only where the client's policies name it."""
+    issuing, other = await system.party(), await system.party()
+    inside = await under(system, (issuing.api.api_id,), issuing)
+    outside = await under(system, (other.api.api_id,), issuing)
+    nothing = await under(system, (), issuing)
+    assert (await issuing.verify((await inside.tokens()).access)).status == 200
+    assert denied(await issuing.verify((await outside.tokens()).access), *DISALLOWED)
+    assert denied(await issuing.verify((await nothing.tokens()).access), *DISALLOWED)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", ""])
+async def test_a_common_policy_opens_an_auth_token_api(system: System, scheme: str) -> None:
+    """Multi-API access: a token of one API is taken, bare or as Bearer, by another with the Auth Token method."""
+    issuing, accepting = await system.party(), await system.party(auth_token())
+    party = await under(system, (issuing.api.api_id, accepting.api.api_id), issuing)
+    tokens = await party.tokens()
+    answer = await call(accepting, Authorization=scheme + tokens.access)
+    assert (answer.status, answer.headers["X-Tokenwire-Api-Id"]) == (200, accepting.api.api_id)
+    await party.revoke(tokens.access)
+    assert denied(await call(accepting, Authorization=scheme + tokens.access), *UNKNOWN)
+
+
+async def test_without_a_common_policy_an_auth_token_api_is_closed(system: System) -> None:
+    """Neither a client without a policy nor one under another policy comes in."""
+    issuing, accepting = await system.party(), await system.party(auth_token())
+    party = await under(system, (issuing.api.api_id,), issuing)
+    for tokens in (await issuing.tokens(), await party.tokens()):
+        assert denied(await accepting.verify(tokens.access), *DISALLOWED)
+
+
+async def test_a_policy_does_not_open_another_oauth_api(system: System) -> None:
+    """Only the Auth Token method takes what others issued."""
+    issuing, other = await system.party(), await system.party()
+    party = await under(system, (issuing.api.api_id, other.api.api_id), issuing)
+    assert denied(await other.verify((await party.tokens()).access), *DISALLOWED)
+
+
+async def test_a_deleted_client_s_tokens_die_on_every_api(system: System) -> None:
+    """tyk-compat.md, defect 12: on Auth Token APIs, too."""
+    issuing, accepting = await system.party(), await system.party(auth_token())
+    party = await under(system, (issuing.api.api_id, accepting.api.api_id), issuing)
+    tokens = await party.tokens()
+    at = system.deps.origin("tests")
+    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, at)
+    assert denied(await accepting.verify(tokens.access), *CLIENT_GONE)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        pytest.param({"is_inactive": True}, INACTIVE, id="inactive"),
+        pytest.param({"active": False}, UNKNOWN, id="not-active"),
+        pytest.param({"access_rights": {}}, DISALLOWED, id="no-rights"),
+        pytest.param(None, UNKNOWN, id="deleted"),
+    ],
+)
+async def test_an_edited_policy_counts_for_tokens_already_issued(
+    system: System, edit: dict[str, Any] | None, expected: tuple[int, str, str]
+) -> None:
+    """product.md section 5: at the next request; a policy that is gone opens nothing (Tyk: policy failure)."""
+    issuing = await system.party()
+    policy = await make_policy(system.deps, issuing.api.api_id)
+    party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
+    tokens = await party.tokens()
+    assert (await party.verify(tokens.access)).status == 200
+    at, policies = system.deps.origin("tests"), system.deps.store.policies
+    if edit is None:
+        assert await policies.delete(policy, at)
+    else:
+        assert await policies.replace(policy, policy.model_copy(update=edit), at)
+    assert denied(await party.verify(tokens.access), *expected)
+
+
+async def test_of_several_policies_any_may_open_and_any_may_lock(system: System) -> None:
+    """As Tyk combines them: rights add up, `is_inactive` of one is enough, one that is not active is not there."""
+    issuing = await system.party()
+    here = await make_policy(system.deps, issuing.api.api_id)
+    elsewhere = await make_policy(system.deps, "elsewhere")
+    locked = await make_policy(system.deps, is_inactive=True)
+    gone = await make_policy(system.deps, issuing.api.api_id, active=False)
+
+    async def outcome(*policies: Any) -> Answer:
+        party = await system.client_of(issuing.api, policy_ids=tuple(policy.policy_id for policy in policies))
+        return await party.verify((await party.tokens()).access)
+
+    assert (await outcome(elsewhere, here)).status == 200
+    assert (await outcome(gone, here)).status == 200
+    assert denied(await outcome(here, locked), *INACTIVE)
+    assert denied(await outcome(elsewhere, gone), *DISALLOWED)
+    assert denied(await outcome(gone), *UNKNOWN)
+
+
+async def test_a_user_s_policies_count_instead_of_the_client_s(system: System) -> None:
+    """The password grant gives what its user may do."""
+    issuing = await system.party()
+    wide, narrow = await make_policy(system.deps, issuing.api.api_id), await make_policy(system.deps, "elsewhere")
+    party = await system.client_of(issuing.api, policy_ids=(wide.policy_id,))
+    allowed = await system.user()
+    refused = await system.user(policy_ids=(narrow.policy_id,))
+    assert (await party.verify(tokens_of(await party.password(allowed.username)).access)).status == 200
+    answer = await party.verify(tokens_of(await party.password(refused.username)).access)
+    assert denied(answer, *DISALLOWED)
+
+
+# The question itself
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "HEAD"])
+async def test_only_get_is_answered(system: System, method: str) -> None:
+    """405; the method of the call that is asked about is in a header."""
+    assert (await system.call(method, "/verify", headers={"X-Forwarded-Uri": "/x"})).status == 405
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"X-Forwarded-Uri": ""}, id="empty"),
+        pytest.param({"X-Forwarded-Uri": "x"}, id="no-path"),
+        pytest.param({"X-Forwarded-Uri": "https://x/y"}, id="absolute"),
+        pytest.param({"X-Forwarded-Uri": "*"}, id="asterisk"),
+        pytest.param({"X-Forwarded-Uri": "/a b"}, id="space"),
+        pytest.param({"X-Forwarded-Uri": "/a#b"}, id="fragment"),
+        pytest.param({"X-Forwarded-Uri": "/é"}, id="non-ascii"),
+        pytest.param({"X-Forwarded-Uri": "/a", "X-Original-URI": "/b"}, id="two-that-differ"),
+        pytest.param(
+            {"X-Forwarded-Uri": "/a", "X-Forwarded-Method": "GET", "X-Original-Method": "POST"}, id="two-methods"
+        ),
+    ],
+)
+async def test_a_question_that_does_not_name_the_call_is_refused(system: System, headers: dict[str, str]) -> None:
+    """400, and never a decision about a call that the caller rather than the proxy has named."""
+    answer = await system.call("GET", "/verify", headers=headers)
+    assert (answer.status, answer.body["error"]) == (400, "invalid_request")
+
+
+async def test_a_caller_cannot_name_another_call_beside_the_proxy(system: System) -> None:
+    """nginx sets X-Original-URI and lets a caller's X-Forwarded-Uri through: it must not decide, nor a second one."""
+    closed, opened = await system.party(), await system.party(keyless())
+    for headers in (
+        {"X-Original-URI": closed.at("x"), "X-Forwarded-Uri": opened.at("x")},
+        {"X-Original-URI": opened.at("x"), "X-Forwarded-Uri": closed.at("x")},
+    ):
+        assert (await system.call("GET", "/verify", headers=headers)).status == 400
+    twice = [("X-Forwarded-Uri", opened.at("x")), ("X-Forwarded-Uri", closed.at("x"))]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in twice)
+    answer = await raw(system.call, f"GET /verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    same = {"X-Original-URI": opened.at("x"), "X-Forwarded-Uri": opened.at("x")}
+    assert (await system.call("GET", "/verify", headers=same)).status == 200
+
+
+async def test_the_uri_of_the_question_decides_nothing(system: System) -> None:
+    """Not its query, nor its path."""
+    party = await with_sources(system, "query")
+    token = (await party.tokens()).access
+    answer = await system.call("GET", f"/verify?access_token={token}", headers={"X-Forwarded-Uri": party.at("x")})
+    assert denied(answer, *MISSING)
+
+
+async def test_a_fresh_api_is_known_at_once(system: System) -> None:
+    """What was not there is not remembered as missing."""
+    definition = document()
+    path = definition["x-tyk-api-gateway"]["server"]["listenPath"]["value"]
+    assert (await system.verify(path)).status == 404
+    await make_api(system.deps, definition)
+    assert denied(await system.verify(path), *MISSING)
