@@ -39,7 +39,7 @@ async def pasted(command: str) -> Answer:
     assert words[0] == "curl", command
     # curl's own way of showing status and headers; the command itself is not touched.
     shown = f"{command} --silent --show-error --include --noproxy '*'"
-    outcome = await run("/bin/sh", "-c", shown, PATH=f"{curl().parent}:/usr/bin:/bin")
+    outcome = await run("/bin/sh", "-c", shown, own_environment={"PATH": f"{curl().parent}:/usr/bin:/bin"})
     assert outcome.status == 0, f"{command}: {outcome.complaints}"
     head, _, body = outcome.out.partition("\r\n\r\n")
     status_line, *lines = head.split("\r\n")

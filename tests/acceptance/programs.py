@@ -99,7 +99,7 @@ class Outcome:
     complaints: str
 
 
-async def run(*command: str, within: float = RUN_WITHIN, **own_environment: str) -> Outcome:
+async def run(*command: str, own_environment: Mapping[str, str], within: float = RUN_WITHIN) -> Outcome:
     """The program has run to its end. Raises AssertionError where it has not in time, after killing it."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -120,10 +120,10 @@ async def run(*command: str, within: float = RUN_WITHIN, **own_environment: str)
     return Outcome(process.returncode or 0, out.decode(errors="replace"), complaints.decode(errors="replace"))
 
 
-async def run_python(*arguments: str, within: float = RUN_WITHIN, **own_environment: str) -> Outcome:
+async def run_python(*arguments: str, own_environment: Mapping[str, str], within: float = RUN_WITHIN) -> Outcome:
     """`python -m …` has run to its end. What it starts itself it also ends itself, so it is asked to and not killed."""
     command = tied_to_us([sys.executable, "-m", *arguments], ending=signal.SIGTERM)
-    return await run(*command, within=within, **own_environment)
+    return await run(*command, own_environment=own_environment, within=within)
 
 
 async def _ended_in_order(process: asyncio.subprocess.Process) -> None:

@@ -1,0 +1,166 @@
+"""What the people who run it rely on: health, metrics, help, and a start that says what is wrong."""
+
+import asyncio
+import base64
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.programs import Outcome, run_python
+from tests.acceptance.stack import INSTANCES, Stack
+from tests.deployment.wiring import SERVICES, settings_class
+
+# Health and metrics
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+async def test_a_service_is_watched_on_its_own_port(stack: Stack, name: str) -> None:
+    """It is alive, ready with each of its dependencies by name, and measured."""
+    service = stack.service(name)
+    for slash in ("", "/"):
+        alive = await service("GET", f"/healthz{slash}")
+        assert (alive.status, alive.body) == (200, {"status": "ok"})
+        ready = await service("GET", f"/readyz{slash}")
+        assert ready.status == 200
+        assert {"status": "ok", "mongodb": "ok", "bus": "ok"}.items() <= ready.body.items()
+        metrics = await service("GET", f"/metrics{slash}")
+        assert metrics.status == 200
+        assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert b"\ntokenwire_http_requests_total{" in metrics.raw
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("spelling", ["{}", "{}/", "/{}", "{}/more", "/x/..{}", "/%6{}"])
+async def test_the_edge_exposes_none_of_it(stack: Stack, path: str, spelling: str) -> None:
+    """However the path is written."""
+    written = f"/%{ord(path[1]):x}{path[2:]}" if spelling == "/%6{}" else spelling.format(path)
+    answer = await stack.anybody("GET", written)
+    assert answer.status == 404
+    assert b"tokenwire_" not in answer.raw
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+async def help_texts() -> Mapping[str, Outcome]:
+    """What `--help` of each program says."""
+    programs = ("services", *(f"services.{service}" for service in SERVICES))
+    outcomes = await asyncio.gather(*(run_python(program, "--help", own_environment={}) for program in programs))
+    return dict(zip(programs, outcomes, strict=True))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_help_names_every_setting(help_texts: Mapping[str, Outcome], service: str) -> None:
+    """Without any setting, since whoever asks for help has none."""
+    outcome = help_texts[f"services.{service}"]
+    assert (outcome.status, outcome.complaints) == (0, "")
+    assert outcome.out.startswith(f"usage: python -m services.{service} ")
+    for name in settings_class(service).model_fields:
+        assert f"  TOKENWIRE_{name.upper()} " in outcome.out
+
+
+def test_help_of_all_in_one_names_its_options(help_texts: Mapping[str, Outcome]) -> None:
+    """They are what `make run` passes on."""
+    outcome = help_texts["services"]
+    assert (outcome.status, outcome.complaints) == (0, "")
+    assert outcome.out.startswith("usage: python -m services ")
+    for option in ("--host", "--port", "--data"):
+        assert option in outcome.out
+
+
+# Settings
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+NEEDED = {
+    "TOKENWIRE_PORT": "0",
+    "TOKENWIRE_MONGODB_URL": "mongodb://127.0.0.1:9/?replicaSet=rs0",
+    "TOKENWIRE_AMQP_URL": "amqp://127.0.0.1:9/",
+    "TOKENWIRE_KEYS": f"1:{KEY}",
+    "TOKENWIRE_NOTIFIER_PUBLIC_KEY": KEY,
+    "TOKENWIRE_NOTIFIER_PRIVATE_KEYS": KEY,
+}
+MISSING = "\0"
+PASSWORD = "hush-hush"
+
+WRONG = [
+    ("token", "MONGODB_URL", MISSING),
+    ("token", "AMQP_URL", MISSING),
+    ("token", "KEYS", MISSING),
+    ("token", "NOTIFIER_PUBLIC_KEY", MISSING),
+    ("notifier", "NOTIFIER_PRIVATE_KEYS", MISSING),
+    ("token", "MONGODB_URL", f"mongodb://user:{PASSWORD}/w@127.0.0.1/"),
+    ("token", "MONGODB_DATABASE", "a b"),
+    ("token", "AMQP_URL", f"http://user:{PASSWORD}@127.0.0.1/"),
+    ("token", "KEYS", f"1:{PASSWORD}"),
+    ("token", "KEYS_FILE", "/nowhere/keys"),
+    ("token", "NOTIFIER_PUBLIC_KEY", "c2hvcnQ="),
+    ("token", "OAUTH_ERROR_STATUS", "200"),
+    ("token", "LINGER", "-1"),
+    ("gateway", "PORT", "99999"),
+    ("gateway", "HOST", "203.0.113.1"),
+    ("gateway", "PUBLIC_URL", "https://"),
+    ("gateway", "ENVIRONMENT", "testing"),
+    ("gateway", "LOG_LEVEL", "loud"),
+    ("gateway", "LOG_FORMAT", "xml"),
+    ("gateway", "ACCESS_LOG_SAMPLE", "2"),
+    ("gateway", "DECLARE_TOPOLOGY", "perhaps"),
+    ("notifier", "NOTIFIER_PRIVATE_KEYS", f"{KEY},{PASSWORD}"),
+    ("notifier", "ALLOW_PRIVATE_DESTINATIONS", "perhaps"),
+    ("management", "BOOTSTRAP_OPERATOR_KEY", PASSWORD),
+    ("management", "CLIENT_SECRETS", "sometimes"),
+]
+
+
+@pytest.fixture(scope="module")
+async def refusals() -> Mapping[tuple[str, str, str], Outcome]:
+    """How each wrong start ended; as many at once as there are processors here, and one more."""
+    places = asyncio.Semaphore(3)
+
+    async def refusal(service: str, name: str, value: str) -> Outcome:
+        settings = {**NEEDED, f"TOKENWIRE_{name.removesuffix('_FILE')}": MISSING, f"TOKENWIRE_{name}": value}
+        given = {name: value for name, value in settings.items() if value != MISSING}
+        async with places:
+            return await run_python(f"services.{service}", own_environment=given)
+
+    outcomes = await asyncio.gather(*(refusal(*wrong) for wrong in WRONG))
+    return dict(zip(WRONG, outcomes, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [pytest.param(wrong, id="-".join(wrong[:2])) for wrong in WRONG])
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    refusals: Mapping[tuple[str, str, str], Outcome], wrong: tuple[str, str, str]
+) -> None:
+    """The line names the program and the setting, and shows nothing of a value that may be secret."""
+    service, name, _ = wrong
+    outcome = refusals[wrong]
+    assert outcome.status == 1
+    (line,) = outcome.complaints.splitlines()
+    assert line.startswith(f"python -m services.{service}: TOKENWIRE_")
+    assert f"TOKENWIRE_{name}" in line
+    assert PASSWORD not in line
+    assert PASSWORD not in outcome.out
+
+
+async def test_a_file_may_hold_a_setting_and_must_be_text(tmp_path: Path) -> None:
+    """Bytes that are no text are refused in one line that names the variable and the file."""
+    (tmp_path / "keys").write_bytes(b"\xff\xfe")
+    given = {**NEEDED, "TOKENWIRE_KEYS_FILE": str(tmp_path / "keys")}
+    del given["TOKENWIRE_KEYS"]
+    outcome = await run_python("services.gateway", own_environment=given)
+    assert outcome.status == 1
+    assert outcome.complaints == (
+        f"python -m services.gateway: TOKENWIRE_KEYS_FILE: {tmp_path}/keys: UTF-8 text is expected\n"
+    )
+
+
+async def test_a_taken_port_is_said_in_one_line() -> None:
+    """With the address, and the settings that move it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = await run_python("services.gateway", own_environment={**NEEDED, "TOKENWIRE_PORT": str(port)})
+    assert outcome.status == 1
+    (line,) = outcome.complaints.splitlines()
+    assert f"TOKENWIRE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use" in line
