@@ -120,10 +120,12 @@ async def run(*command: str, own_environment: Mapping[str, str], within: float =
     return Outcome(process.returncode or 0, out.decode(errors="replace"), complaints.decode(errors="replace"))
 
 
-async def run_python(*arguments: str, own_environment: Mapping[str, str], within: float = RUN_WITHIN) -> Outcome:
+async def run_python(
+    *arguments: str, within: float = RUN_WITHIN, settings: Mapping[str, str] | None = None, **own_environment: str
+) -> Outcome:
     """`python -m …` has run to its end. What it starts itself it also ends itself, so it is asked to and not killed."""
     command = tied_to_us([sys.executable, "-m", *arguments], ending=signal.SIGTERM)
-    return await run(*command, own_environment=own_environment, within=within)
+    return await run(*command, own_environment={**(settings or {}), **own_environment}, within=within)
 
 
 async def _ended_in_order(process: asyncio.subprocess.Process) -> None:

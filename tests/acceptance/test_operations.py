@@ -48,7 +48,7 @@ async def test_the_edge_exposes_none_of_it(stack: Stack, path: str, spelling: st
 async def help_texts() -> Mapping[str, Outcome]:
     """What `--help` of each program says."""
     programs = ("services", *(f"services.{service}" for service in SERVICES))
-    outcomes = await asyncio.gather(*(run_python(program, "--help", own_environment={}) for program in programs))
+    outcomes = await asyncio.gather(*(run_python(program, "--help") for program in programs))
     return dict(zip(programs, outcomes, strict=True))
 
 
@@ -123,7 +123,7 @@ async def refusals() -> Mapping[tuple[str, str, str], Outcome]:
         settings = {**NEEDED, f"TOKENWIRE_{name.removesuffix('_FILE')}": MISSING, f"TOKENWIRE_{name}": value}
         given = {name: value for name, value in settings.items() if value != MISSING}
         async with places:
-            return await run_python(f"services.{service}", own_environment=given)
+            return await run_python(f"services.{service}", settings=given)
 
     outcomes = await asyncio.gather(*(refusal(*wrong) for wrong in WRONG))
     return dict(zip(WRONG, outcomes, strict=True))
@@ -149,7 +149,7 @@ async def test_a_file_may_hold_a_setting_and_must_be_text(tmp_path: Path) -> Non
     (tmp_path / "keys").write_bytes(b"\xff\xfe")
     given = {**NEEDED, "TOKENWIRE_KEYS_FILE": str(tmp_path / "keys")}
     del given["TOKENWIRE_KEYS"]
-    outcome = await run_python("services.gateway", own_environment=given)
+    outcome = await run_python("services.gateway", settings=given)
     assert outcome.status == 1
     assert outcome.complaints == (
         f"python -m services.gateway: TOKENWIRE_KEYS_FILE: {tmp_path}/keys: UTF-8 text is expected\n"
@@ -160,7 +160,7 @@ async def test_a_taken_port_is_said_in_one_line() -> None:
     """With the address, and the settings that move it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        outcome = await run_python("services.gateway", own_environment={**NEEDED, "TOKENWIRE_PORT": str(port)})
+        outcome = await run_python("services.gateway", settings={**NEEDED, "TOKENWIRE_PORT": str(port)})
     assert outcome.status == 1
     (line,) = outcome.complaints.splitlines()
     assert f"TOKENWIRE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use" in line
