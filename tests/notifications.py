@@ -34,7 +34,6 @@ from tests.builders import (
     make_operator,
     running,
     settings,
-    settle,
     unique,
 )
 from tests.eventually import eventually
@@ -153,17 +152,26 @@ class Heard:
     """The notification events of a process, in the order in which its bus had them."""
 
     def __init__(self, deps: Deps) -> None:
-        self._deps = deps
         self._events: list[dict[str, Any]] = []
         deps.bus.subscribe(Subscription("heard", Exchange.EVENTS, ("notification.#",), self._hear, Mode.BROADCAST))
 
     async def _hear(self, delivery: BusDelivery) -> None:
         self._events.append(orjson.loads(delivery.message.body))
 
-    async def about(self, delivery_id: str) -> list[dict[str, Any]]:
-        """The events of a delivery, once all that was announced has arrived."""
-        await settle(self._deps)
-        return [event for event in self._events if event["subject"] == delivery_id]
+    async def about(self, delivery: Delivery) -> list[dict[str, Any]]:
+        """The events of a delivery, once all that it has had so far have arrived."""
+
+        def arrived() -> list[dict[str, Any]]:
+            found = [event for event in self._events if event["subject"] == delivery.delivery_id]
+            assert len(found) == delivery.sequence, found
+            return found
+
+        return await eventually(arrived)
+
+
+def database_of_its_own() -> str:
+    """A name for a database that several tests share, and nobody else."""
+    return f"tokenwire_test_{secrets.token_hex(6)}"
 
 
 @dataclass(frozen=True)

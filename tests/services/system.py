@@ -5,7 +5,7 @@ import base64
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus, urlsplit
@@ -108,6 +108,10 @@ class System:
     async def user(self, **fields: Any) -> ResourceOwner:
         """A new resource owner whose password is PASSWORD."""
         return await make_resource_owner(self.deps, PASSWORD, **fields)
+
+    def knows(self, party: "Party") -> "Party":
+        """The same client, asking this instance."""
+        return replace(party, system=self)
 
     async def verify(self, uri: str, **headers: str) -> Answer:
         """What the gateway says of a GET of this URI."""
@@ -265,11 +269,17 @@ async def raw(caller: Caller, request: bytes) -> bytes:
 
 @asynccontextmanager
 async def open_system(
-    mongodb_url: str, database_name: str = "", bus: Bus | None = None, *, without: str = "", **own: Any
+    mongodb_url: str,
+    database_name: str = "",
+    bus: Bus | None = None,
+    clock: Clock | None = None,
+    *,
+    without: str = "",
+    **own: Any,
 ) -> AsyncIterator[System]:
     """All five services (but for one) on one application, with a bus in this process unless another is given."""
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
-    database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", Clock()
+    database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", clock or Clock()
 
     def load(kind: type[Any]) -> Any:
         fields = {field: value for field, value in values.items() if field in kind.model_fields}

@@ -54,6 +54,7 @@ ROUTES = {
     ("PUT", "/api/operators/{operator_id}"): ADMIN,
     ("DELETE", "/api/operators/{operator_id}"): ADMIN,
     ("GET", "/api/events/stream"): READ,
+    ("GET", "/api/events/audit"): READ,
 }
 
 

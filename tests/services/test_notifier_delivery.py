@@ -25,6 +25,7 @@ from tests.notifications import (
     Receiver,
     answering,
     api_to,
+    database_of_its_own,
     dripping,
     notifier,
     pouring,
@@ -32,9 +33,9 @@ from tests.notifications import (
 )
 
 
-@pytest.fixture(name="service")
-async def _service(mongodb_url: str, database_name: str) -> AsyncIterator[Notifier]:
-    async with notifier(mongodb_url, database_name) as service:
+@pytest.fixture(name="service", scope="module")
+async def _service(mongodb_url: str) -> AsyncIterator[Notifier]:
+    async with notifier(mongodb_url, database_of_its_own()) as service:
         yield service
 
 
@@ -91,8 +92,8 @@ async def test_every_delivery_announces_its_end(service: Notifier, endpoint: Rec
     """`notification.delivered` carries ids, the status and the trace of the token request; never a token."""
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
-    await service.reached(event.id, DeliveryState.DELIVERED)
-    (heard,) = await service.heard.about(event.id)
+    delivery = await service.reached(event.id, DeliveryState.DELIVERED)
+    (heard,) = await service.heard.about(delivery)
     assert heard["type"] == "io.tokenwire.notification.delivered"
     assert heard["traceparent"] == orjson.loads(event.message.body)["event"]["traceparent"]
     assert (heard["data"]["attempts"], heard["data"]["status"]) == (1, 204)
@@ -212,13 +213,14 @@ async def test_a_body_that_cannot_be_opened_is_kept(service: Notifier, endpoint:
 )
 async def test_what_is_no_command_is_parked(service: Notifier, endpoint: Receiver, body: bytes | None) -> None:
     """A poisoned message is put aside at once, and what comes after it is delivered."""
+    assert isinstance(service.deps.bus, LocalBus)
+    before = await service.deps.bus.parked("notifier")
     event = token_event(await api_to(service.deps, endpoint.url()))
     poison = replace(event.message, id="poison", body=body or event.message.body[:-2] + b'*"}')
     await service.deps.bus.publish([poison])
     await service.publish(event)
     await service.reached(event.id, DeliveryState.DELIVERED)
-    assert isinstance(service.deps.bus, LocalBus)
-    assert await service.deps.bus.parked("notifier") == 1
+    assert await service.deps.bus.parked("notifier") == before + 1
 
 
 async def test_no_log_line_has_a_secret(

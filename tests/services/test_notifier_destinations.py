@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 
 from services.notifier import destinations
 from services.notifier.destinations import is_public
-from tests.notifications import Notifier, Receiver, api_to, notifier, token_event
+from tests.notifications import Notifier, Receiver, api_to, database_of_its_own, notifier, token_event
 
 REFUSED = "the address is private, and webhooks may not go there"
 
 
-@pytest.fixture(name="service")
-async def _service(mongodb_url: str, database_name: str) -> AsyncIterator[Notifier]:
-    async with notifier(mongodb_url, database_name, allow_private_destinations=False, webhook_timeout=2) as service:
+@pytest.fixture(name="service", scope="module")
+async def _service(mongodb_url: str) -> AsyncIterator[Notifier]:
+    async with notifier(
+        mongodb_url, database_of_its_own(), allow_private_destinations=False, webhook_timeout=2
+    ) as service:
         yield service
 
 

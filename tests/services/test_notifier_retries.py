@@ -65,7 +65,7 @@ async def test_a_failing_endpoint_is_tried_on_every_rung(service: Notifier, endp
     assert {webhook.body for webhook in endpoint.webhooks} == {BODY}
     stamps = [int(webhook.headers["webhook-timestamp"]) for webhook in endpoint.webhooks]
     assert stamps == sorted(set(stamps))
-    types = [event["type"].rpartition(".")[2] for event in await service.heard.about(delivery.delivery_id)]
+    types = [event["type"].rpartition(".")[2] for event in await service.heard.about(delivery)]
     assert types == ["failed"] * 8 + ["exhausted"]
 
 
@@ -90,7 +90,7 @@ async def test_an_endpoint_that_recovers_gets_its_webhook(service: Notifier, end
     await clock.move_to(delivery.next_attempt_at)
     delivery = await service.reached(delivery.delivery_id, DeliveryState.DELIVERED)
     assert [attempt.status for attempt in delivery.attempts] == [503, 200]
-    types = [event["type"].rpartition(".")[2] for event in await service.heard.about(delivery.delivery_id)]
+    types = [event["type"].rpartition(".")[2] for event in await service.heard.about(delivery)]
     assert types == ["failed", "delivered"]
 
 
@@ -115,7 +115,7 @@ async def test_whatever_is_no_2xx_is_a_failure(
     (attempt,) = delivery.attempts
     assert (attempt.status, attempt.error) == (status, error)
     assert [webhook.path for webhook in endpoint.webhooks] == ["/hook"]
-    (event,) = await service.heard.about(delivery.delivery_id)
+    (event,) = await service.heard.about(delivery)
     assert (event["data"].get("status"), event["data"].get("error")) == (status, error)
 
 
@@ -143,7 +143,7 @@ async def test_410_stops(service: Notifier, endpoint: Receiver, clock: Clock) ->
     delivery = await tried_once(service, endpoint.url(), clock)
     assert (delivery.state, delivery.next_attempt_at) == (DeliveryState.EXHAUSTED, None)
     assert delivery.sealed is not None
-    (event,) = await service.heard.about(delivery.delivery_id)
+    (event,) = await service.heard.about(delivery)
     assert event["type"] == "io.tokenwire.notification.exhausted"
 
 
@@ -226,7 +226,7 @@ async def test_what_an_outage_kept_from_its_attempts_ends(
         await clock.move_to(end)
         exhausted = await service.reached(held.delivery_id, DeliveryState.EXHAUSTED)
         assert (exhausted.attempts, exhausted.sealed) == ((), held.sealed)
-        (event,) = await service.heard.about(held.delivery_id)
+        (event,) = await service.heard.about(exhausted)
         assert event["type"] == "io.tokenwire.notification.exhausted"
     assert endpoint.webhooks == []
 
