@@ -5,6 +5,7 @@ import asyncio
 import base64
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -46,6 +47,9 @@ class AllInOneSettings(Settings):
     keys: SecretStr = Field(SecretStr(""), description="Key ring; unset: made on the first start, kept in the data.")
     notifier_private_keys: SecretStr = Field(SecretStr(""), description="Notifier keys; unset: made and kept, too.")
     bootstrap_operator_key: SecretStr = Field(SecretStr(""), description="Operator key; unset: made and kept, too.")
+    allow_private_destinations: bool | None = Field(
+        None, description="Webhooks to this machine; unset: in development."
+    )
     linger: float = Field(0.0, ge=0, le=30, description="Seconds for which a stopping process still answers.")
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$", description="How much is logged.")
     log_format: LogFormat = LogFormat.CONSOLE
@@ -54,14 +58,19 @@ class AllInOneSettings(Settings):
 def _kept(path: Path, make: Callable[[], str]) -> str:
     """The text of this file, made on first use and readable by its owner only; there is never a part of it."""
     if not path.exists():
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(make() + "\n")
+        draft = _drafted(path, make())
         with suppress(FileExistsError):  # another start on the same data was faster: its text counts
             path.hardlink_to(draft)
         draft.unlink()
     return path.read_text(encoding="utf-8").strip()
+
+
+def _drafted(path: Path, text: str) -> Path:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    return draft
 
 
 def _random_key() -> str:
@@ -75,6 +84,9 @@ def _completed(settings: AllInOneSettings, data: Path) -> dict[str, object]:
     operator = settings.bootstrap_operator_key.get_secret_value()
     if not operator:
         operator = _kept(data / "operator-key", lambda: f"tw_ok_{secrets.token_urlsafe(32)}")
+    private_too = settings.allow_private_destinations
+    if private_too is None:
+        private_too = settings.environment is Environment.DEVELOPMENT
     with read_as("notifier_private_keys"):
         newest = private_keys(SecretStr(private))[0]
     return {
@@ -83,7 +95,7 @@ def _completed(settings: AllInOneSettings, data: Path) -> dict[str, object]:
         "notifier_private_keys": private,
         "notifier_public_key": base64.b64encode(public_key_of(newest)).decode(),
         "bootstrap_operator_key": operator,
-        "allow_private_destinations": settings.environment is Environment.DEVELOPMENT,
+        "allow_private_destinations": private_too,
     }
 
 
@@ -116,12 +128,19 @@ def _with_demo_data(deps: Deps, marker: Path, port: int) -> Callable[[web.Applic
     return loaded
 
 
+def _base(settings: AllInOneSettings) -> str:
+    """Where a browser on this machine finds it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
 def _banner(base: str, operator_key: str, data: Path) -> str:
+    kept = _with_operator_key(data / "operator-key", operator_key)
     return f"""
 Tokenwire is ready on {base}
 
   operator key   {operator_key}
-                 (also in {data / "operator-key"})
+                 (also in {kept})
   demo client    {CLIENT_ID} / {CLIENT_SECRET}
 
 Get a first token:
@@ -130,10 +149,17 @@ Get a first token:
 
 See what is registered:
 
-  curl {base}/api/apis -H "Authorization: $(cat {data / "operator-key"})"
+  curl {base}/api/apis -H "Authorization: $(cat {shlex.quote(str(kept))})"
 
 Stop with Ctrl-C; the data stays in {data}
 """
+
+
+def _with_operator_key(path: Path, key: str) -> Path:
+    """The file, holding this key also where the environment has set it."""
+    if _kept(path, lambda: key) != key:
+        _drafted(path, key).replace(path)
+    return path
 
 
 def _arguments() -> argparse.Namespace:
@@ -151,7 +177,7 @@ def _run(arguments: argparse.Namespace) -> None:
     data: Path = arguments.data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     values = _completed(settings, data)
-    base = f"http://{settings.host}:{settings.port}"
+    base = _base(settings)
     if "public_url" not in settings.model_fields_set:
         values["public_url"] = base
     mongo = None if settings.mongodb_url.get_secret_value() else EmbeddedMongo(data)
