@@ -13,7 +13,7 @@ from contracts.operators import Operator, Permission
 from libs import client_secrets
 from libs.catalog import Catalog
 from libs.http.errors import NotAuthenticated, NotPermitted
-from libs.oauth.client_auth import read_credentials
+from libs.oauth.client_auth import Credentials, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
 from libs.sealing import KeyRing
 
@@ -96,11 +96,19 @@ class ClientAccess:
         """
         credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
         client = await self._catalog.client(credentials.client_id)
-        if client is not None and api_id is not None and client.api_id != api_id:
-            client = None
-        if client is not None and is_public(client) and credentials.secret is None:
-            return client
-        valid = client_secrets.is_valid(self._keys, client, credentials.secret or "", self._now())
-        if client is None or not valid:
+        proven = self._is_proven(client, credentials, api_id)
+        if not proven:
+            # A secret made a moment ago by another process may not have been heard of here; an unknown client was
+            # just looked for.
+            client = await self._catalog.client_anew(credentials.client_id) if client else None
+            proven = self._is_proven(client, credentials, api_id)
+        if client is None or not proven:
             raise InvalidClient("client authentication failed")
         return client
+
+    def _is_proven(self, client: Client | None, credentials: Credentials, api_id: str | None) -> bool:
+        if client is not None and api_id not in {None, client.api_id}:
+            client = None
+        if client is not None and is_public(client) and credentials.secret is None:
+            return True
+        return client_secrets.is_valid(self._keys, client, credentials.secret or "", self._now())

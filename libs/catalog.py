@@ -95,6 +95,11 @@ class Catalog:
         """The client of this id."""
         return await self._clients.get(client_id)
 
+    async def client_anew(self, client_id: str) -> Client | None:
+        """The client of this id as the database has it now."""
+        self._clients.forget_one(client_id)
+        return await self._clients.get(client_id)
+
     async def policy(self, policy_id: str) -> Policy | None:
         """The policy of this id."""
         return await self._policies.get(policy_id)
