@@ -50,6 +50,8 @@ class Holdings:
 
     tokens: dict[str, Held] = field(default_factory=dict)
     """By access token."""
+    tenants: dict[str, Tenant] = field(default_factory=dict)
+    """Whose each grant is."""
     failed: Counter[str] = field(default_factory=Counter)
     """Requests without an answer, or with a 5xx."""
     refused: list[str] = field(default_factory=list)
@@ -108,13 +110,17 @@ class Holder:
         path = f"/api/apis/oauth/{self.tenant.api_id}/authorize-client"
         asked = await self._insist("code", lambda: self.tenant.operator("POST", path, data=form))
         if asked.answer is None or not asked.succeeded:
-            return self._refused("code", asked)
+            self._refused("code", asked)
+            return None
         code = asked.answer.body["code"]
         return self._keep("exchange", await self._insist("exchange", lambda: self.tenant.exchanged(code)))
 
     async def _by_password(self) -> Held | None:
-        form = {"grant_type": "password", "username": self.tenant.username, "password": self.tenant.password}
-        return self._keep("password", await self._insist("password", lambda: self.tenant.token(**form)))
+        user, password = self.tenant.username, self.tenant.password
+        asked = await self._insist(
+            "password", lambda: self.tenant.token(grant_type="password", username=user, password=password)
+        )
+        return self._keep("password", asked)
 
     async def _by_credentials(self) -> Held | None:
         asked = await self._insist("credentials", self.tenant.client_credentials)
@@ -154,9 +160,11 @@ class Holder:
 
     def _keep(self, what: str, asked: Outcome, *, notified: bool = True) -> Held | None:
         if asked.answer is None or not asked.succeeded:
-            return self._refused(what, asked)
+            self._refused(what, asked)
+            return None
         token = held(asked.answer, notified=notified)
         self.holdings.tokens[token.access] = token
+        self.holdings.tenants[token.grant_id] = self.tenant
         return token
 
     def _refused(self, what: str, asked: Outcome) -> None:
@@ -193,8 +201,8 @@ class Load:
                     task.result()
             if asyncio.get_running_loop().time() > deadline:
                 raise AssertionError(
-                    f"{len(self.holdings.tokens)} of {tokens} tokens in {within} s; failed: {dict(self.holdings.failed)}; "
-                    f"refused: {self.holdings.refused[:3]}"
+                    f"{len(self.holdings.tokens)} of {tokens} tokens in {within} s; "
+                    f"failed: {dict(self.holdings.failed)}; refused: {self.holdings.refused[:3]}"
                 )
             await asyncio.sleep(0.02)
 

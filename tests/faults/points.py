@@ -65,6 +65,8 @@ class Point:
     numbers: str
     what: str
     arm: Arm
+    latest: int = 1000
+    """A process passes here seldom: it dies at one of so many first passages."""
 
 
 def _wrapped(owner: type, method: str, around: Callable[[Fuse, Callable[..., Awaitable[Any]]], Any]) -> Arm:
@@ -165,7 +167,7 @@ def _confirmation_unseen(fuse: Fuse) -> None:
         fuse.passed()
         inner(self, result)
 
-    _Sending.set_result = set_result  # type: ignore[method-assign]
+    _Sending.set_result = set_result  # type: ignore[method-assign, assignment]
 
 
 def _posting(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
@@ -209,22 +211,22 @@ POINTS = {
     ),
     "confirmed": Point("7", "both copies confirmed, before the event is cleared", _before(Ledger, "clear")),
     "cleared": Point("8", "the event cleared", _after(Ledger, "clear", _anything)),
-    "leading": Point("5", "leading the sweep of what others left, nothing published yet", _after(Ledger, "lead")),
+    "leading": Point("4", "leading the sweep of what another left, before publishing it", _after(Ledger, "lead"), 1),
     "before-add": Point("9", "a command taken from the queue, no delivery written", _before(Deliveries, "add")),
     "add-sent": Point("9", "the write of a delivery sent, no reply", _write_sent(Deliveries.name)),
     "added": Point(
         "10", "the delivery written, before the command is acknowledged", _after(Deliveries, "add", _anything)
     ),
     "handing-over": Point(
-        "10", "deliveries written, before the grants forget their commands", _before(Ledger, "handed_over")
+        "10", "deliveries written, before the grants forget their commands", _before(Ledger, "handed_over"), 2
     ),
     "before-post": Point("11", "the lease taken, before the POST", _before(Sender, "send")),
-    "claimed": Point("11", "due deliveries leased, none of them started", _after(Deliveries, "claim", _some)),
+    "claimed": Point("11", "due deliveries leased, none of them started", _after(Deliveries, "claim", _some), 2),
     "posting": Point("12", "the POST in flight", _wrapped(Sender, "_once", _posting)),
     "posted": Point("12", "answered 2xx, not recorded", _wrapped(Courier, "_record", _posted)),
     "recorded": Point("12", "recorded as delivered, before that event is published", _after(Deliveries, "delivered")),
-    "failure-recorded": Point("13", "a failure recorded with the next attempt's time", _after(Deliveries, "failed")),
+    "failure-recorded": Point("13", "a failure recorded with the next attempt's time", _after(Deliveries, "failed"), 4),
     "reacted": Point(
-        "15", "every grant of a client ended, before revoke_all's event is acknowledged", _after(Revoker, "end_all")
+        "15", "every grant of a client ended, before revoke_all's event is acknowledged", _after(Revoker, "end_all"), 1
     ),
 }

@@ -3,14 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
 from tests.faults.holders import Held, Holdings, Load
 from tests.faults.judge import Testimony, Verdict, judge
 from tests.faults.points import POINTS
-from tests.faults.stack import FEW, INSTANCES, USUAL, Arming
+from tests.faults.stack import INSTANCES, USUAL, Arming
 from tests.faults.witnesses import redirecting
 from tests.faults.world import World
 from tests.notifications import Behaviour, answering, dripping, hanging, pouring, resetting
@@ -36,8 +36,6 @@ class Scale:
     one_by_one: bool
     """A rolling restart takes one process at a time; otherwise one half of each service, then the other."""
     settle_within: float
-    quiet: float
-    """Seconds of silence before the last look."""
     sample: int
     """Grants whose tokens are tried at the gateway."""
 
@@ -52,7 +50,6 @@ SHORT = Scale(
     trouble=1.5,
     one_by_one=False,
     settle_within=45.0,
-    quiet=0.3,
     sample=6,
 )
 
@@ -93,6 +90,8 @@ class Row:
     what: str
     crashes: tuple[tuple[str, str], ...] = ()
     """Processes, and the labels of the places at which they die."""
+    armed: tuple[tuple[str, str], ...] = ()
+    """The same, for those whose death is the deed's to await."""
     during: Deed | None = None
     after: Deed | None = None
     """Done when the holders have stopped."""
@@ -101,40 +100,12 @@ class Row:
     """One receiver each."""
     delay: float = 0.0
     """Seconds a receiver takes for each answer."""
-    replica_set: bool = False
     keeps_queue: bool = True
     """False: the subscriber's own queue is lost, so it cannot be asked."""
     flawless: bool = False
     """No request may fail."""
     all_end: bool = False
     """Every grant is over at the end."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A row, done and judged."""
-
-    row: Row
-    verdict: Verdict
-    holdings: Holdings
-    seconds: float
-
-    @property
-    def failed(self) -> int:
-        return sum(self.holdings.failed.values())
-
-    @property
-    def complaints(self) -> list[str]:
-        """Whatever differs from what is promised."""
-        verdict, holdings = self.verdict, self.holdings
-        found = [f"lost: {each}" for each in verdict.lost]
-        found += [f"phantom: {each}" for each in verdict.phantom]
-        found += [f"doubled: {each}" for each in verdict.doubled]
-        found += [f"refused: {each}" for each in holdings.refused]
-        found += [f"not answered in time: {each}" for each in holdings.given_up]
-        if self.row.flawless:
-            found += [f"failed: {what} ×{count}" for what, count in holdings.failed.items()]
-        return found
 
 
 # What is done
@@ -155,7 +126,7 @@ async def _crash(scene: Scene, instance: str, label: str) -> None:
 
 
 def _arming(instance: str, label: str, scene: Scene) -> Arming:
-    return Arming(instance, label, scene.rng.randint(1, scene.scale.latest))
+    return Arming(instance, label, scene.rng.randint(1, min(scene.scale.latest, POINTS[label].latest)))
 
 
 async def broker_killed(scene: Scene) -> None:
@@ -180,16 +151,29 @@ async def broker_wiped(scene: Scene) -> None:
     """RabbitMQ back with an empty disk."""
     await asyncio.to_thread(scene.world.broker.wipe)
     await asyncio.to_thread(scene.world.broker.start)
+    await scene.world.stack.ready(*USUAL)
+    await asyncio.to_thread(scene.world.broker.settle)
+
+
+async def broker_away(scene: Scene) -> None:
+    """RabbitMQ shut down in order, away for longer than anybody waits, and back."""
+    await asyncio.to_thread(scene.world.broker.stop)
+    await asyncio.sleep(3 * scene.scale.away)
+    await asyncio.to_thread(scene.world.broker.start)
 
 
 async def mongo_killed(scene: Scene) -> None:
-    """The only mongod gone by SIGKILL, and back on its journal."""
-    mongo = scene.world.mongo
-    assert mongo is not None
+    """Every mongod there is gone by SIGKILL, and back on its journal."""
+    mongo, three = scene.world.mongo, scene.world.replica_set
     for _ in range(scene.scale.rounds):
-        await asyncio.to_thread(mongo.kill)
-        await asyncio.sleep(min(1.0, scene.scale.away))
-        await mongo.start()
+        if mongo is not None:
+            await asyncio.to_thread(mongo.kill)
+            await asyncio.sleep(min(1.0, scene.scale.away))
+            await mongo.start()
+        if three is not None:
+            await asyncio.to_thread(three.kill_all)
+            await asyncio.sleep(min(1.0, scene.scale.away))
+            await asyncio.to_thread(three.restart_all)
         await scene.more(scene.scale.tokens // 8)
 
 
@@ -224,25 +208,33 @@ async def rolled(scene: Scene) -> None:
         await asyncio.gather(*(stack.restart(name) for name in INSTANCES if name.endswith(number)))
 
 
-async def all_revoked(scene: Scene, label: str) -> None:
-    """revoke_all, and the process that ends the grants dies over it."""
+async def leader_died(scene: Scene) -> None:
+    """What a process left is about to be swept by another, and that one dies over it with the lead in its hands."""
     stack = scene.world.stack
-    await stack.have(USUAL, (Arming("revocation-1", label, 1 if label == "reacted" else scene.rng.randint(2, 6)),))
+    await stack.died("token-2", _died_within(scene.scale))
+    deaths = [asyncio.ensure_future(stack.died(name, _died_within(scene.scale))) for name in SWEEPERS]
+    await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
+    for name, death in zip(SWEEPERS, deaths, strict=True):
+        if death.done():
+            death.result()
+        else:
+            stack.kill(name)
+            stack.launch(name)
+    await asyncio.wait(deaths)
+    await stack.have(USUAL)
+
+
+async def all_revoked(scene: Scene) -> None:
+    """revoke_all, and who ends the grants dies half way, and then again with all of them ended."""
+    stack = scene.world.stack
+    await stack.have(USUAL, (_arming("revocation-1", "committed", scene),))
     for tenant in scene.tenants:
-        answer = await scene.tenants[0].operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all")
+        answer = await tenant.operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all")
         assert answer.status == 200, answer.raw
     await stack.died("revocation-1", _died_within(scene.scale))
+    stack.launch("revocation-1", "reacted:1")
+    await stack.died("revocation-1", _died_within(scene.scale))
     stack.launch("revocation-1")
-
-
-async def revoked_before_ack(scene: Scene) -> None:
-    """Dies with all grants ended."""
-    await all_revoked(scene, "reacted")
-
-
-async def revoked_half_way(scene: Scene) -> None:
-    """Dies with some of the grants ended."""
-    await all_revoked(scene, "committed")
 
 
 # The rows
@@ -255,13 +247,15 @@ def _crash_row(instance: str, label: str, **more: object) -> Row:
 
 FAILING = Trouble(answering(500))
 TROUBLES = {
-    "500": FAILING,
+    "answers 500": FAILING,
     "hangs": Trouble(hanging),
     "drips": Trouble(dripping, takes=True),
     "resets": Trouble(resetting),
     "redirects": Trouble(redirecting),
-    "huge body": Trouble(pouring, takes=True),
+    "pours": Trouble(pouring, takes=True),
 }
+SWEEPERS = ("token-1", "authorization-1", "revocation-1")
+"""Who publishes, beside token-2, what grants have left."""
 
 CRASHES = (
     _crash_row("token-2", "before-write"),
@@ -272,8 +266,20 @@ CRASHES = (
     _crash_row("token-2", "public-copy-only"),
     _crash_row("token-2", "confirmed"),
     _crash_row("token-2", "cleared"),
+    Row(
+        "sweeper leading",
+        f"token dies as at committed; then another dies: {POINTS['leading'].what}",
+        armed=(("token-2", "committed"), *((name, "leading") for name in SWEEPERS)),
+        during=leader_died,
+    ),
     _crash_row("authorization-1", "committed"),
     _crash_row("revocation-1", "committed"),
+    Row(
+        "revocation reacted",
+        f"revocation dies: some grants of a client ended after revoke_all; and again: {POINTS['reacted'].what}",
+        after=all_revoked,
+        all_end=True,
+    ),
     _crash_row("notifier-2", "before-add"),
     _crash_row("notifier-2", "add-sent"),
     _crash_row("notifier-2", "added"),
@@ -284,32 +290,21 @@ CRASHES = (
     _crash_row("notifier-2", "posted"),
     _crash_row("notifier-2", "recorded"),
     _crash_row("notifier-2", "failure-recorded", troubles=(FAILING,)),
-    Row(
-        "revocation reacted",
-        f"revocation dies: {POINTS['reacted'].what}",
-        after=revoked_before_ack,
-        all_end=True,
-    ),
-    Row(
-        "revocation half way",
-        "revocation dies: some grants of a client ended after revoke_all, others not",
-        after=revoked_half_way,
-        all_end=True,
-    ),
 )
 OUTAGES = (
     Row("rabbitmq killed", "RabbitMQ dies by SIGKILL and comes back", during=broker_killed, flawless=True),
+    Row("rabbitmq away", "RabbitMQ is shut down for a while", during=broker_away, flawless=True),
     Row("rabbitmq frozen", "RabbitMQ is stopped by SIGSTOP, and goes on", during=broker_frozen, flawless=True),
     Row(
         "rabbitmq wiped",
-        "RabbitMQ comes back with an empty disk",
+        "RabbitMQ comes back with an empty disk; the subscriber's queue was on it, so webhooks alone are judged",
         during=broker_wiped,
         keeps_queue=False,
         flawless=True,
     ),
-    Row("mongod killed", "the only mongod dies by SIGKILL and comes back", during=mongo_killed),
+    Row("mongod killed", "MongoDB dies by SIGKILL and comes back", during=mongo_killed),
     *(
-        Row(f"receiver {name}", f"the receiver: {name}", troubles=(trouble,), flawless=True)
+        Row(f"receiver {name}", f"the receiver {name} for a while", troubles=(trouble,), flawless=True)
         for name, trouble in TROUBLES.items()
     ),
     Row(
@@ -319,45 +314,113 @@ OUTAGES = (
         processes=tuple(INSTANCES),
         flawless=True,
     ),
-    Row("step-down", "the primary of three mongods steps down", during=stepped_down, processes=FEW, replica_set=True),
-    Row(
-        "primary killed",
-        "the primary of three mongods dies by SIGKILL and comes back",
-        during=primary_killed,
-        processes=FEW,
-        replica_set=True,
-    ),
 )
-ROWS = (*CRASHES, *OUTAGES)
+ELECTIONS = (
+    Row("step-down", "the primary of three mongods steps down", during=stepped_down),
+    Row("primary killed", "the primary of three mongods dies by SIGKILL and comes back", during=primary_killed),
+)
+"""Rows for a world on a replica set of three."""
+ROWS = (*CRASHES, *OUTAGES, *ELECTIONS)
 
 
 # How a row goes
 
 
-async def play(world: World, row: Row, scale: Scale, seed: str) -> Result:
-    """The row is done to the world, and judged."""
+@dataclass(frozen=True)
+class Result:
+    """What came of a row."""
+
+    row: Row
+    verdict: Verdict
+    holdings: Holdings
+    seconds: float
+
+    @property
+    def failed(self) -> int:
+        """Requests without an answer or with a 5xx; their clients asked again."""
+        return sum(self.holdings.failed.values())
+
+    @property
+    def complaints(self) -> list[str]:
+        """Whatever differs from what is promised."""
+        verdict, holdings = self.verdict, self.holdings
+        found = [f"lost: {each}" for each in verdict.lost]
+        found += [f"phantom: {each}" for each in verdict.phantom]
+        found += [f"doubled: {each}" for each in verdict.doubled]
+        found += [f"refused: {each}" for each in holdings.refused]
+        found += [f"not answered in time: {each}" for each in holdings.given_up]
+        if self.row.flawless:
+            found += [f"failed: {what} ×{count}" for what, count in holdings.failed.items()]
+        return found
+
+
+@dataclass(frozen=True)
+class Played:
+    """A row that was done. It can be judged again later, for what comes late."""
+
+    row: Row
+    scene: Scene
+    paths: frozenset[str]
+    seconds: float = 0.0
+
+    async def judged(self) -> Result:
+        """The result as it is now."""
+        world, row, scene = self.scene.world, self.row, self.scene
+        grants = await world.committed([tenant.client_id for tenant in scene.tenants])
+        apis = {tenant.api_id for tenant in scene.tenants}
+        seen = Testimony(
+            scene.load.holdings,
+            grants,
+            [webhook for webhook in world.receiver.webhooks if webhook.path in self.paths],
+            [event for event in world.recorder.heard if event.data.get("api_id") in apis] if row.keeps_queue else None,
+            [path for path in world.receiver.trapped if path in self.paths],
+        )
+        verdict = judge(seen)
+        if row.all_end:
+            verdict.lost += [f"grant {grant.grant_id} is not ended" for grant in grants.values() if not grant.ended]
+        return Result(row, verdict, scene.load.holdings, self.seconds)
+
+    async def settled(self) -> None:
+        """Nothing is missing any more, or the time for it is over."""
+        deadline = time.monotonic() + self.scene.scale.settle_within
+        # Nobody tells when something arrives elsewhere.
+        while (await self.judged()).verdict.lost and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.25)
+
+
+async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
+    """The row is done to the world, and everything that follows from it has come, if it comes in time."""
     began = time.monotonic()
-    rng = random.Random(f"{seed}:{row.name}")
+    scene = Scene(world, scale, random.Random(f"{seed}:{row.name}"), [], Load((), 0, 0, ""))
     paths = [f"/{row.name.replace(' ', '-')}/{number}" for number in range(len(row.troubles))]
-    scene = Scene(world, scale, rng, [], Load((), 0, 0, ""))
-    armings = tuple(_arming(instance, label, scene) for instance, label in row.crashes)
-    await world.stack.have(row.processes, armings)
-    scene.tenants += [await _tenant(world, path) for path in paths]
+    played = Played(row, scene, frozenset(paths))
+    await _prepared(scene, row, paths)
     scene.load = Load(scene.tenants, scale.holders, scale.pause, f"{seed}:{row.name}")
+    seconds = _died_within(scale) * scale.rounds if row.crashes else scale.trouble
     for path, trouble in zip(paths, row.troubles, strict=True):
         if trouble is not None:
-            world.receiver.behave(path, trouble.behaviour, scale.trouble, takes=trouble.takes)
+            world.receiver.behave(path, trouble.behaviour, seconds, takes=trouble.takes)
     world.receiver.delay = row.delay
     try:
         await _under_load(scene, row)
     finally:
         world.receiver.delay = 0.0
+        world.receiver.take_everything()
     if row.after is not None:
         await row.after(scene)
     await world.stack.ready(*row.processes)
     await _try_tokens(scene)
-    verdict = await _settled(scene, row, paths)
-    return Result(row, verdict, scene.load.holdings, time.monotonic() - began)
+    await played.settled()
+    return replace(played, seconds=time.monotonic() - began)
+
+
+async def _prepared(scene: Scene, row: Row, paths: Sequence[str]) -> None:
+    """The processes of the row run, armed as it wants; its tenants are there."""
+    async with asyncio.timeout(60):
+        await scene.world.recorder.bound.wait()
+    armings = tuple(_arming(instance, label, scene) for instance, label in (*row.crashes, *row.armed))
+    await scene.world.stack.have(row.processes, armings)
+    scene.tenants += [await _tenant(scene.world, path) for path in paths]
 
 
 async def _tenant(world: World, path: str) -> Tenant:
@@ -377,6 +440,8 @@ async def _under_load(scene: Scene, row: Row) -> None:
         if row.during is not None:
             await row.during(scene)
         await asyncio.gather(*crashes)
+        if crashes:
+            scene.world.receiver.take_everything()
         await load.held(scale.tokens, within=60 + scale.tokens / 5)
     finally:
         for crash in crashes:
@@ -386,41 +451,13 @@ async def _under_load(scene: Scene, row: Row) -> None:
 
 async def _try_tokens(scene: Scene) -> None:
     """Of one grant no more than one token opens the API."""
+    holdings = scene.load.holdings
     grants: dict[str, list[Held]] = {}
-    for token in scene.load.holdings.tokens.values():
+    for token in holdings.tokens.values():
         grants.setdefault(token.grant_id, []).append(token)
-    tenant = scene.tenants[0]
     several = [tokens for tokens in grants.values() if len(tokens) > 1]
     for tokens in scene.rng.sample(several, min(scene.scale.sample, len(several))):
+        tenant = holdings.tenants[tokens[0].grant_id]
         answers = [await tenant.verified(token.access) for token in tokens]
         if sum(answer.status == 200 for answer in answers) > 1:
-            scene.load.holdings.twice.append(f"several live tokens of grant {tokens[0].grant_id}")
-
-
-async def _settled(scene: Scene, row: Row, paths: list[str]) -> Verdict:
-    """The verdict once nothing is missing, or the time for it is over; and a moment later, for what should not come."""
-    deadline = time.monotonic() + scene.scale.settle_within
-    while True:
-        verdict = await _verdict(scene, row, paths)
-        if not verdict.lost or time.monotonic() > deadline:
-            break
-        await asyncio.sleep(0.25)
-    await asyncio.sleep(scene.scale.quiet)
-    return await _verdict(scene, row, paths)
-
-
-async def _verdict(scene: Scene, row: Row, paths: list[str]) -> Verdict:
-    world = scene.world
-    grants = await world.committed([tenant.client_id for tenant in scene.tenants])
-    apis = {tenant.api_id for tenant in scene.tenants}
-    seen = Testimony(
-        scene.load.holdings,
-        grants,
-        [webhook for webhook in world.receiver.webhooks if webhook.path in paths],
-        [event for event in world.recorder.heard if event.data.get("api_id") in apis] if row.keeps_queue else None,
-        [path for path in world.receiver.trapped if path in paths],
-    )
-    verdict = judge(seen)
-    if row.all_end:
-        verdict.lost += [f"grant {grant.grant_id} is not ended" for grant in grants.values() if not grant.ended]
-    return verdict
+            holdings.twice.append(f"several live tokens of grant {tokens[0].grant_id}")

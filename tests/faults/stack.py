@@ -31,8 +31,6 @@ USUAL = (
     "gateway-1",
 )
 """Those that run unless a row wants more."""
-FEW = ("token-1", "authorization-1", "revocation-1", "notifier-1", "management-1", "gateway-1")
-"""One of each."""
 WEBHOOK_TIMEOUT = 2
 LEASE = 2.0
 LADDER = "0.5,0.5,1,1,2,2,4,4,8,8"
@@ -124,7 +122,7 @@ class Stack:
             raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")
 
     async def restart(self, name: str) -> None:
-        """Stopped by SIGTERM, and started again; ready when this returns. Raises AssertionError if it did not end well."""
+        """Stopped by SIGTERM, and started again; ready when this returns. Raises AssertionError for a bad end."""
         status = await self._programs[name].stop()
         if status != 0:
             raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")

@@ -1,4 +1,4 @@
-"""Who sees what the system says: a resource owner service that records webhooks, and a subscriber that records events."""
+"""Who hears what the system says: a resource owner service that keeps webhooks, and a subscriber that keeps events."""
 
 import asyncio
 import time
@@ -70,6 +70,10 @@ class Receiver:
         """For so long from now on; after that it takes everything."""
         self._endpoints[path] = Endpoint(behaviour, takes, time.time() + seconds)
 
+    def take_everything(self) -> None:
+        """From now on, everywhere."""
+        self._endpoints.clear()
+
     async def receive(self, request: web.Request) -> web.StreamResponse:
         if request.path.startswith(TRAP):
             self.trapped.append(request.path.removeprefix(TRAP))
@@ -83,7 +87,10 @@ class Receiver:
         if self.delay:
             await asyncio.sleep(self.delay)
         behaviour = endpoint.behaviour if endpoint is not None and troubled else TAKING
-        return await behaviour(request)
+        try:
+            return await behaviour(request)
+        except ConnectionResetError:  # the other side has had enough of it
+            return web.Response(status=204)
 
 
 @asynccontextmanager

@@ -46,10 +46,6 @@ class World:
         found = self.grants.find({"client_id": {"$in": list(client_ids)}}, _FIELDS)
         return {document["_id"]: _committed(document) async for document in found}
 
-    async def settled_broker(self) -> None:
-        """What the broker was told to have, it has on disk."""
-        await asyncio.to_thread(self.broker.settle)
-
 
 def _committed(document: dict[str, Any]) -> Committed:
     return Committed(

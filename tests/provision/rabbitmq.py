@@ -74,7 +74,7 @@ def provide() -> Broker:
 
 
 def own() -> Broker:
-    """A RabbitMQ that is the caller's alone: this machine's rabbitmq-server, installed if permitted, else a container."""
+    """A RabbitMQ that is the caller's alone: of this machine's rabbitmq-server, installed if permitted; a container."""
     try:
         node = RabbitNode(rabbitmq_server())
     except CannotProvide:

@@ -86,6 +86,18 @@ class ReplicaSet:
         self._processes[port].kill()
         self._processes[port].wait()
 
+    def kill_all(self) -> None:
+        """SIGKILL to every member at once."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+    def restart_all(self) -> None:
+        """Every member started again on its data."""
+        for port in self._ports:
+            self.restart(port)
+
     def restart(self, port: int) -> None:
         """Started again on the same data; it rejoins by itself."""
         if self._processes[port].poll() is None:
