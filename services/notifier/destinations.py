@@ -9,6 +9,8 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from aiohttp import AddrInfoType, TCPConnector
@@ -71,12 +73,32 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
+@dataclass(slots=True)
+class Connecting:
+    """How a request came to its connection."""
+
+    anew: bool = False
+    """True: it was opened for this request; a kept one may have been given up by the other side meanwhile."""
+
+
+connecting: ContextVar[Connecting | None] = ContextVar("connecting", default=None)
+"""Of the request that this task makes."""
+
+
+def _socket(info: AddrInfoType) -> socket.socket:
+    """A socket that is about to be connected to this address."""
+    family, kind, protocol, *_ = info
+    if (request := connecting.get()) is not None:
+        request.anew = True
+    return socket.socket(family, kind, protocol)
+
+
 def _public_socket(info: AddrInfoType) -> socket.socket:
-    """A socket that is about to be connected to this address. Raises PrivateDestination."""
-    family, kind, protocol, _, address = info
+    """As `_socket`. Raises PrivateDestination."""
+    *_, address = info
     if not is_public(str(address[0])):
         raise PrivateDestination("the address is private, and webhooks may not go there")
-    return socket.socket(family, kind, protocol)
+    return _socket(info)
 
 
 class _Resolver(AbstractResolver):
@@ -116,5 +138,5 @@ def connector(*, allow_private: bool) -> TCPConnector:
         resolver=_Resolver(),
         ttl_dns_cache=10,
         keepalive_timeout=IDLE_SECONDS,
-        socket_factory=None if allow_private else _public_socket,
+        socket_factory=_socket if allow_private else _public_socket,
     )

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 
 import aiohttp
 from yarl import URL
 
 from contracts.webhooks import Attempt
 from libs.telemetry import WEBHOOK_LATENCY
-from services.notifier.destinations import PrivateDestination, connector
+from services.notifier.destinations import Connecting, PrivateDestination, connecting, connector
 from services.notifier.schedule import retry_after
 from services.notifier.signing import proof
 
@@ -91,23 +90,19 @@ class Sender:
         return Outcome(Attempt(at=at, latency_ms=int(seconds * 1000), status=status, error=error), wait)
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        connection = _Connection()
         started = time.perf_counter()
+        connection = Connecting()
+        connecting.set(connection)
         try:
-            return await self._once(url, headers, body, connection)
+            return await self._once(url, headers, body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # It closed the idle connection while this was on its way: not a failure of the endpoint.
-            if not connection.reused or time.perf_counter() - started > AT_ONCE:
+            if connection.anew or time.perf_counter() - started > AT_ONCE:
                 raise
-        return await self._once(url, headers, body, connection)
+        return await self._once(url, headers, body)
 
-    async def _once(
-        self, url: str, headers: Mapping[str, str], body: bytes, connection: "_Connection"
-    ) -> aiohttp.ClientResponse:
-        connection.reused = False
-        return await self._opened().post(
-            URL(url), data=body, headers=headers, allow_redirects=False, trace_request_ctx=connection
-        )
+    async def _once(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
+        return await self._opened().post(URL(url), data=body, headers=headers, allow_redirects=False)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -119,7 +114,6 @@ class Sender:
                 skip_auto_headers=("Accept-Encoding",),
                 auto_decompress=False,
                 trust_env=False,
-                trace_configs=[_noting_reuse()],
             )
         return self._session
 
@@ -143,21 +137,6 @@ class Sender:
             case ValueError():
                 return "the URL or the shared secret cannot be sent"
         return f"the answer is not HTTP ({type(fault).__name__})"
-
-
-@dataclass(slots=True)
-class _Connection:
-    reused: bool = False
-
-
-def _noting_reuse() -> aiohttp.TraceConfig:
-    config = aiohttp.TraceConfig()
-
-    async def note(_session: object, context: SimpleNamespace, _parameters: object) -> None:
-        context.trace_request_ctx.reused = True
-
-    config.on_connection_reuseconn.append(note)
-    return config
 
 
 async def _let_go(response: aiohttp.ClientResponse) -> None:
