@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from contracts.apis import ApiList
+from contracts.audit import AuditAnswer, AuditQuery
 from contracts.base import AdminRequest, ClientId, PublicId
 from contracts.clients import ClientEdit, ClientList, ClientRegistration, OAuthClient, SecretRotation
 from contracts.errors import Envelope, GatewayErrorBody, OAuthErrorBody
@@ -425,6 +426,18 @@ _MANAGEMENT = (
         Answer(about="The stream; it does not end by itself.", media_type="text/event-stream"),
         400,
         parameters=Parameters(model=StreamQuery),
+    ),
+    _operators(
+        Service.MANAGEMENT,
+        "Events",
+        "GET",
+        "/api/events/audit",
+        "auditEvents",
+        "What the records made in a time committed, against what the bus and the webhooks brought.",
+        READ,
+        AuditAnswer,
+        400,
+        parameters=Parameters(model=AuditQuery),
     ),
 )
 

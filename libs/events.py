@@ -2,9 +2,11 @@
 
 import os
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from contracts.events import Event, PendingEvent
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ def new_event_id(now: datetime) -> str:
 def first_event_id(moment: datetime) -> str:
     """Sorts before the id of every event of this moment or later, and after all before it."""
     return f"evt_{int(moment.timestamp() * 1000):012x}"
+
+
+def moment_of(event_id: str) -> datetime:
+    """When the event of this id happened."""
+    return _EPOCH + timedelta(milliseconds=int(event_id[4:16], 16))
 
 
 def sequence_text(sequence: int) -> str:

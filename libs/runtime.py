@@ -13,6 +13,7 @@ from aiohttp import web
 
 from contracts.events import PendingEvent
 from libs import logging
+from libs.bus.levels import Levels
 from libs.bus.outbox import Outbox, Source
 from libs.bus.port import Bus
 from libs.bus.rabbit import RabbitBus
@@ -96,6 +97,7 @@ def new_application(settings: Settings, deps: Deps, oauth_error_status: int | No
     deps.health.add_to(app)
     app[DRAIN] = drain
     app.cleanup_ctx.append(lambda _: _opened(deps))
+    Levels(deps.bus).add_to(app)
     return app
 
 

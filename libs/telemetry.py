@@ -14,6 +14,18 @@ EVENTS_UNPUBLISHED = Counter("tokenwire_events_unconfirmed_total", "Publications
 OUTBOX_WAITING = Gauge("tokenwire_outbox_waiting", "Events waiting in this process to be published or cleared.")
 OUTBOX_BACKLOG = Gauge("tokenwire_outbox_backlog", "Records with unpublished events.", ("collection",))
 OUTBOX_AGE = Gauge("tokenwire_outbox_oldest_seconds", "Age of the oldest unpublished event.", ("collection",))
+MESSAGES_WAITING = Gauge("tokenwire_waiting_messages", "Messages of a pool that nobody handles yet.", ("pool",))
+MESSAGES_PARKED = Gauge("tokenwire_parked_messages", "Messages that a pool gave up on.", ("pool",))
+AUDIT_EVENTS = Gauge(
+    "tokenwire_audit_events",
+    "Committed events of the records made in the audited time, and what became of them.",
+    ("collection", "state"),
+)
+AUDIT_NOTIFICATIONS = Gauge(
+    "tokenwire_audit_notifications", "What became of the published events of the audited grants.", ("state",)
+)
+AUDIT_BALANCED = Gauge("tokenwire_audit_balanced", "1: nothing audited was missing, phantom or doubled; 0: something.")
+AUDITED_AT = Gauge("tokenwire_audit_time_seconds", "When the last audit was made (Unix time).")
 WEBHOOKS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
 WEBHOOKS_UNDER_WAY = Gauge("tokenwire_webhooks_under_way", "Webhook attempts that have begun and are not recorded yet.")
 WEBHOOK_LATENCY = Histogram(

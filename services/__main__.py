@@ -1,4 +1,4 @@
-"""Every service in one process on one port: `python -m services`."""
+"""Every service in one process on one port: `python -m services`. And what RabbitMQ has parked: `parked`, `redrive`."""
 
 import argparse
 import asyncio
@@ -22,6 +22,7 @@ from libs.sealing import public_key_of
 from libs.serving import serve
 from libs.settings import Environment, LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.mongo import Conflict
+from services import parking
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
 from services.demo_data import CLIENT_ID, CLIENT_SECRET, load_demo_data
@@ -163,10 +164,13 @@ def _with_operator_key(path: Path, key: str) -> Path:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m services", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m services", description="Run every service in one process on one port, or one of the commands."
+    )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (8080)")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="where keys and data are kept (.data)")
+    parking.add_to(parser)
     return parser.parse_args()
 
 
@@ -198,8 +202,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run until Ctrl-C or SIGTERM; what cannot start says why in one line."""
+    arguments = _arguments()
     try:
-        _run(_arguments())
+        (parking.run if arguments.command else _run)(arguments)
+    except parking.NothingParked as reason:
+        sys.exit(f"python -m services {arguments.command}: {reason}")
     except (WrongSetting, EmbeddedMongoMissing, EmbeddedMongoFailed) as reason:
         sys.exit(f"python -m services: {reason}")
     except OSError as error:

@@ -122,6 +122,16 @@ class LocalBus:
         ]:
             await busy[0].settled.wait()
 
+    @property
+    def pools(self) -> Sequence[str]:
+        """The names of the pools that are subscribed to here."""
+        subscriptions = (consumer.subscription for consumer in self._consumers)
+        return [subscription.name for subscription in subscriptions if subscription.mode is Mode.POOL]
+
+    async def waiting(self, name: str) -> int:
+        """How many messages of pool `name` nobody handles yet. Raises BusUnavailable."""
+        return self._pool(name).waiting.qsize()
+
     async def parked(self, name: str) -> int:
         """How many messages of pool `name` are parked. Raises BusUnavailable."""
         return len(self._pool(name).parked)

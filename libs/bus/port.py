@@ -83,7 +83,23 @@ class BusUnavailable(Exception):
     """The bus cannot take messages now; nothing is known about those in flight."""
 
 
-class Bus(Protocol):
+class Parking(Protocol):
+    """What waits in a pool's queues, and the messages that it gave up on or that nobody may handle.
+
+    Each method raises BusUnavailable, also for a name that no pool has.
+    """
+
+    async def waiting(self, name: str) -> int:
+        """How many messages of pool `name` nobody handles yet."""
+
+    async def parked(self, name: str) -> int:
+        """How many messages of pool `name` are parked."""
+
+    async def redrive(self, name: str, limit: int) -> int:
+        """Put up to `limit` of them back to work, counted anew; how many."""
+
+
+class Bus(Parking, Protocol):
     """Publishes with confirmation, delivers at least once."""
 
     async def open(self) -> None:
@@ -94,6 +110,10 @@ class Bus(Protocol):
 
     def subscribe(self, subscription: Subscription) -> None:
         """Register a consumer; before or after `open`."""
+
+    @property
+    def pools(self) -> Sequence[str]:
+        """The names of the pools that are subscribed to here."""
 
     async def stop_consuming(self) -> None:
         """Take no new messages; returns when running handlers have ended or after a few seconds."""
@@ -112,13 +132,3 @@ class Bus(Protocol):
 
     async def drain(self) -> None:
         """Return when nothing published through this object is waiting for its handlers here (tests, local bus)."""
-
-
-class Parking(Protocol):
-    """The messages that pools gave up on, or that nobody may handle. Both adapters have it."""
-
-    async def parked(self, name: str) -> int:
-        """How many messages of pool `name` are parked. Raises BusUnavailable, also for a name that no pool has."""
-
-    async def redrive(self, name: str, limit: int) -> int:
-        """Put up to `limit` of them back to work, counted anew; how many. Raises BusUnavailable, as `parked` does."""

@@ -81,6 +81,8 @@ class Deliveries(Ledger):
     """All deliveries. A change is a compare-and-set on the version; many share one round trip."""
 
     name = "deliveries"
+    counter = "sequence"
+    last = "updated_at"
     indexes = (
         IndexModel(
             [("state", ASCENDING), ("api_id", ASCENDING), ("claimable_at", ASCENDING), ("give_up_at", ASCENDING)],
@@ -113,11 +115,15 @@ class Deliveries(Ledger):
         document = await self._read(delivery_id)
         return _decode(document) if document else None
 
-    async def present(self, delivery_ids: Sequence[str]) -> frozenset[str]:
-        """Which of these deliveries there are, in whatever state."""
+    def _made(self, since: datetime, until: datetime) -> Document:
+        return {"_id": {"$gte": first_event_id(since), "$lt": first_event_id(until)}}
+
+    async def states(self, delivery_ids: Sequence[str]) -> Mapping[str, DeliveryState]:
+        """Where these deliveries are, those that there are."""
         async with outage_is_unavailability():
-            cursor = self._mongo.majority(self.name).find({"_id": {"$in": list(delivery_ids)}}, {"_id": 1})
-            return frozenset([document["_id"] async for document in cursor])
+            query = {"_id": {"$in": list(delivery_ids)}}
+            found = await self._mongo.majority(self.name).find(query, {"state": 1}).to_list(None)
+        return {document["_id"]: DeliveryState(document["state"]) for document in found}
 
     async def page(self, query: DeliveryQuery) -> tuple[Sequence[Delivery], bool]:
         """The latest events first, at most `query.limit`, and whether there are more."""

@@ -44,7 +44,11 @@ class Grants(Ledger):
     """All grants, pending, active and over."""
 
     name = "grants"
-    indexes = (IndexModel([("client_id", ASCENDING), ("created_at", DESCENDING)], name="client"),)
+    counter = "sequence"
+    indexes = (
+        IndexModel([("client_id", ASCENDING), ("created_at", DESCENDING)], name="client"),
+        IndexModel("created_at", name="made"),
+    )
 
     async def read(self, grant_id: str) -> Grant | None:
         """The grant as it is now; None if it never was, or is long over."""

@@ -1,13 +1,16 @@
 """Records that carry their own unpublished events: state and event change in the same write, or not at all."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import ClassVar, NamedTuple
 
+import orjson
 from bson import Binary
 from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from contracts.events import PendingEvent
+from libs.events import moment_of
 from libs.store.mongo import Conflict, Document, GroupCommit, GroupedFind, Mongo, outage_is_unavailability, settled
 
 RETENTION = timedelta(days=1)
@@ -70,11 +73,41 @@ def _events(document: Document, *, sent: bool) -> Iterable[PendingEvent]:
         )
 
 
+class Standing(NamedTuple):
+    """What a record says of its own events."""
+
+    subject: str
+    before: int
+    """The sequence of the last event of an earlier record under the same id; 0 where there was none."""
+    sequence: int
+    """The sequence of its last event."""
+    last: str | datetime
+    """The id of its last event, or a moment that is no earlier."""
+    unpublished: Collection[int] = ()
+    """Sequences of the events that it carries and that are not known to be published."""
+    carried: Collection[str] = ()
+    """Ids of all events that it carries."""
+
+    @property
+    def committed(self) -> range:
+        """The sequences of its events."""
+        return range(self.before + 1, self.sequence + 1)
+
+    @property
+    def latest(self) -> datetime:
+        """No event of it is younger."""
+        return self.last if isinstance(self.last, datetime) else moment_of(self.last)
+
+
 class Ledger:
     """One collection of such records. `purge_after` of a record counts from the moment its last event is published."""
 
     name: str
     indexes: Sequence[IndexModel] = ()
+    counter: ClassVar[str] = "version"
+    """The field that is the sequence of the record's last event."""
+    last: ClassVar[str] = "last_event"
+    """The field that says when it was."""
 
     def __init__(self, mongo: Mongo, announce: Announce = nobody) -> None:
         self._mongo = mongo
@@ -195,6 +228,45 @@ class Ledger:
         ids = [event.id for event in events]
         async with outage_is_unavailability():
             await self._mongo[self.name].update_many({"_id": {"$in": owners}, "pending.id": {"$in": ids}}, pipeline)
+
+    async def present(self, keys: Sequence[str]) -> frozenset[str]:
+        """Which of these ids have a record, in whatever state."""
+        async with outage_is_unavailability():
+            cursor = self._mongo.majority(self.name).find({"_id": {"$in": list(keys)}}, {"_id": 1})
+            return frozenset([document["_id"] async for document in cursor])
+
+    def _made(self, since: datetime, until: datetime) -> Document:
+        """A query for the records made from `since` on and before `until`."""
+        return {"created_at": {"$gte": since, "$lt": until}}
+
+    async def standings(self, since: datetime, until: datetime, batch: int) -> AsyncIterator[Sequence[Standing]]:
+        """What the records made from `since` on and before `until` say of their events, in batches."""
+        async with outage_is_unavailability():
+            query = self._made(since, until)
+            cursor = self._mongo.majority(self.name).find(query, self._standing_fields, batch_size=batch)
+            while found := await cursor.to_list(batch):
+                yield [self._standing(document) for document in found]
+
+    async def standings_of(self, keys: Sequence[str]) -> Sequence[Standing]:
+        """What these records say of their events now."""
+        async with outage_is_unavailability():
+            query = {"_id": {"$in": list(keys)}}
+            found = await self._mongo.majority(self.name).find(query, self._standing_fields).to_list(None)
+        return [self._standing(document) for document in found]
+
+    @property
+    def _standing_fields(self) -> Document:
+        fields = (self.counter, "before", self.last, "pending.id", "pending.body", "pending.sent_at")
+        return dict.fromkeys(fields, 1)
+
+    def _standing(self, document: Document) -> Standing:
+        standing = Standing(document["_id"], document.get("before", 0), document[self.counter], document[self.last])
+        if pending := document.get("pending"):
+            unsent = [orjson.loads(entry["body"]) for entry in pending if "sent_at" not in entry]
+            return standing._replace(
+                unpublished=[int(event["sequence"]) for event in unsent], carried=[entry["id"] for entry in pending]
+            )
+        return standing
 
     async def lead(self, holder: str, now: datetime) -> bool:
         """Whether `holder` is the one process that sweeps this collection, for the next LEAD."""

@@ -138,7 +138,9 @@ class Records(Ledger, Generic[M]):
         document = {**self._encode(record), "last_event": pending_event.id}
         if tombstone is None:
             await self._insert_named({"_id": self._id(record), **document}, pending_event)
-        elif not await self._advance(self._id(record), tombstone.version, document, pending_event):
+            return record
+        document["before"] = tombstone.version
+        if not await self._advance(self._id(record), tombstone.version, document, pending_event):
             raise Conflict(self._id(record))
         return record
 

@@ -6,8 +6,9 @@ from libs.sealing import KeyRing
 from libs.store.apis import Apis
 from libs.store.clients import Clients
 from libs.store.deliveries import Deliveries
+from libs.store.events import RecordedEvents
 from libs.store.grants import Grants
-from libs.store.ledger import Announce
+from libs.store.ledger import Announce, Ledger
 from libs.store.mongo import Mongo
 from libs.store.operators import Operators
 from libs.store.policies import Policies
@@ -26,6 +27,20 @@ class Store:
     resource_owners: ResourceOwners
     operators: Operators
     deliveries: Deliveries
+    events: RecordedEvents
+
+    @property
+    def ledgers(self) -> tuple[Ledger, ...]:
+        """Every collection whose records carry events."""
+        return (
+            self.grants,
+            self.apis,
+            self.clients,
+            self.policies,
+            self.resource_owners,
+            self.operators,
+            self.deliveries,
+        )
 
     @classmethod
     def over(cls, mongo: Mongo, keys: KeyRing, announce: Announce) -> "Store":
@@ -39,4 +54,5 @@ class Store:
             resource_owners=ResourceOwners(mongo, announce),
             operators=Operators(mongo, announce),
             deliveries=Deliveries(mongo, announce),
+            events=RecordedEvents(mongo),
         )

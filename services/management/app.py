@@ -7,6 +7,8 @@ from libs.events import Origin
 from libs.passwords import PasswordHasher
 from libs.runtime import Deps, new_application, new_deps
 from services.management.apis import ApiEndpoints
+from services.management.audit import Audit
+from services.management.balance import Auditor
 from services.management.bootstrap import Bootstrap
 from services.management.clients import ClientEndpoints
 from services.management.events import EventStream
@@ -14,6 +16,7 @@ from services.management.listeners import Listeners
 from services.management.operators import OperatorEndpoints
 from services.management.policies import PolicyEndpoints
 from services.management.reactions import Reactions
+from services.management.recorder import Recorder
 from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
 
@@ -38,6 +41,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     OperatorEndpoints(access, store.operators, origin).add_to(app)
     events = EventStream(access, listeners)
     events.add_to(app)
+    Audit(access, Auditor(store, deps.bus, deps.now), deps.now).add_to(app)
     app.on_shutdown.append(events.stop)
     app.on_cleanup.append(close_passwords)
     bootstrap = Bootstrap(settings.bootstrap_operator_key, store.operators, origin)
@@ -45,6 +49,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     deps.health.register("bootstrap operator", bootstrap.ping)
     deps.bus.subscribe(Reactions(store.apis, store.clients, deps.now).subscription())
     deps.bus.subscribe(listeners.subscription())
+    deps.bus.subscribe(Recorder(store.events).subscription())
     for collection in (store.apis, store.clients, store.policies, store.resource_owners, store.operators):
         deps.outbox.watch(collection)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 
 from libs.bus.local import LocalBroker, LocalBus
-from libs.bus.port import Bus, BusUnavailable, Parking
+from libs.bus.port import Bus, BusUnavailable
 from libs.bus.rabbit import RabbitBus
 from tests.eventually import eventually
 
@@ -16,7 +16,7 @@ FIRST_PAUSE = 0.01
 """Seconds; the pauses between deliveries of one message are 10, 20 and 40 ms."""
 
 
-class FullBus(Bus, Parking, Protocol):
+class FullBus(Bus, Protocol):
     """What both adapters are."""
 
 

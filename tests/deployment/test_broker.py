@@ -11,8 +11,8 @@ import pytest
 from aio_pika.exceptions import AMQPError
 from aiormq.exceptions import ChannelAccessRefused
 
-from libs.bus.port import BusUnavailable, Delivery, Exchange, Message
-from libs.bus.rabbit import RabbitBus
+from libs.bus.port import BusUnavailable, Delivery, Drop, Exchange, Message, Parking
+from libs.bus.rabbit import RabbitBus, attended
 from libs.bus.rabbit.topology import topology
 from tests.deployment.guarded import GuardedRabbit
 from tests.deployment.test_definitions import STEMS
@@ -95,6 +95,35 @@ async def test_a_downstream_system_owns_its_queue_and_hears_everything(broker: G
         assert message.message_id == "evt_2"
 
 
+async def test_what_is_parked_is_sent_back_by_its_own_user(broker: GuardedRabbit) -> None:
+    """A message that a service gave up on is counted and sent back by the user `parking`, and the service gets it."""
+    handled: list[str] = []
+
+    async def once_in_vain(delivery: Delivery) -> None:
+        handled.append(delivery.message.id)
+        if len(handled) == 1:
+            raise Drop("not today")
+
+    (wanted,) = [each for each in wired("revocation").subscriptions if each.name == "revocation"]
+    bus = RabbitBus(broker.url_of("revocation"), instance_name="revocation@f3a9c1d2e4b5:2", declare=False)
+    bus.subscribe(replace(wanted, handler=once_in_vain))
+    await bus.open()
+    async with bus_of(broker, "management", []) as management, attended(broker.url_of("parking")) as parking:
+        await eventually(lambda: _answers(bus), within=20)
+        sent = Message("evt_parked", Exchange.EVENTS, "client.deleted.api-1", b"{}")
+        assert await management.publish([sent]) == [True]
+
+        await eventually(lambda: _parked(parking, "revocation", 1))
+        assert await parking.redrive("revocation", 10) == 1
+        await eventually(lambda: handled == ["evt_parked"] * 2)
+        assert await parking.parked("revocation") == 0
+    await bus.close()
+
+
+async def _parked(parking: Parking, pool: str, count: int) -> bool:
+    return await parking.parked(pool) == count
+
+
 async def publish(channel: aio_pika.abc.AbstractChannel, exchange: str, key: str) -> None:
     """Publishes and waits for the broker's word."""
     found = await channel.get_exchange(exchange, ensure=False)
@@ -128,6 +157,11 @@ REFUSED: dict[str, tuple[str, Deed]] = {
     "token-uses-the-default-exchange": ("token", lambda channel: publish(channel, "", "tokenwire.revocation")),
     "notifier-makes-queues": ("notifier", lambda channel: channel.declare_queue("tokenwire.more", durable=True)),
     "token-makes-another's": ("token", lambda channel: bind(channel, "gateway", "tokenwire.events", "client.#")),
+    "parking-reads-work": ("parking", lambda channel: consume(channel, "tokenwire.revocation")),
+    "parking-publishes": ("parking", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
+    "parking-notifies": ("parking", lambda channel: publish(channel, "tokenwire.notify", "notify")),
+    "parking-listens": ("parking", lambda channel: channel.declare_queue("sub.parking", durable=True)),
+    "parking-purges": ("parking", lambda channel: channel.queue_delete("tokenwire.notifier.dead")),
     "subscriber-publishes": ("subscriber", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
     "subscriber-reads-notifications": ("subscriber", lambda channel: consume(channel, "tokenwire.notifier")),
     "subscriber-deletes-queues": ("subscriber", lambda channel: channel.queue_delete("tokenwire.notifier")),
@@ -149,7 +183,7 @@ async def test_there_is_no_guest(broker: GuardedRabbit) -> None:
     with pytest.raises((AMQPError, ConnectionError)):
         await aio_pika.connect(broker.url)
     users = json.loads(broker.ctl("list_users", "--formatter", "json"))
-    assert sorted(user["user"] for user in users) == sorted([*SERVICES, "subscriber"])
+    assert sorted(user["user"] for user in users) == sorted([*SERVICES, "subscriber", "parking"])
     assert all(user["tags"] == [] for user in users)
 
 

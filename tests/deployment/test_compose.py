@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,9 @@ from libs.settings import PREFIX, load
 from tests.deployment import stack
 from tests.deployment.wiring import SERVICES, settings_class, wired
 
-CONTAINERS = (*SERVICES, "edge", "mongodb", "mongodb-init", "rabbitmq")
+COMMANDS = ("mongodb-init", "parking")
+"""Containers that do something and end."""
+CONTAINERS = (*SERVICES, *COMMANDS, "edge", "mongodb", "rabbitmq")
 
 
 def setting(variable: str) -> str:
@@ -40,8 +43,25 @@ def test_compose_accepts_the_file() -> None:
 
 
 def test_the_stack_is_complete() -> None:
-    """Six services, the edge, MongoDB with its preparation, RabbitMQ; what is not known here is not hardened below."""
+    """Six services, the edge, MongoDB with its preparation, RabbitMQ with the command for what is parked; what is not
+    known here is not hardened below.
+    """
     assert set(stack.containers()) == set(CONTAINERS)
+
+
+def test_what_is_parked_has_a_command_that_nothing_starts_by_itself(made: Path) -> None:
+    """It is not part of `up`, runs what `python -m services` knows, and is the broker's user for that alone."""
+    container = stack.containers()["parking"]
+    assert container["profiles"] == ["tools"]
+    assert all("profiles" not in stack.containers()[name] for name in CONTAINERS if name != "parking")
+    assert container["entrypoint"] == ["python", "-m", "services"]
+    done = subprocess.run(
+        [sys.executable, "-m", "services", *container["command"], "--help"], cwd=stack.ROOT, capture_output=True
+    )
+    assert done.returncode == 0
+    assert stack.environment("parking") == {"TOKENWIRE_AMQP_URL_FILE": "/run/secrets/amqp_url"}
+    url = (made / stack.secrets("parking")["/run/secrets/amqp_url"].name).read_text()
+    assert urlsplit(url).username == "parking"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -134,7 +154,7 @@ def test_who_can_talk_to_whom() -> None:
     assert members == {
         "outside": {"edge", "notifier", "gateway"},
         "services": {"edge", *SERVICES},
-        "data": {"mongodb", "rabbitmq", *SERVICES},
+        "data": {"mongodb", "rabbitmq", "parking", *SERVICES},
     }
     assert {name for name, network in stack.compose()["networks"].items() if network.get("internal")} == {
         "services",
@@ -156,7 +176,7 @@ def test_a_start_waits_for_what_it_needs() -> None:
             "rabbitmq": "service_healthy",
         }
     assert conditions["edge"] == dict.fromkeys(SERVICES, "service_healthy")
-    assert all("healthcheck" in stack.containers()[name] for name in CONTAINERS if name != "mongodb-init")
+    assert all("healthcheck" in stack.containers()[name] for name in CONTAINERS if name not in COMMANDS)
 
 
 def test_a_stop_has_time_to_end_well() -> None:
@@ -164,7 +184,7 @@ def test_a_stop_has_time_to_end_well() -> None:
     for name in (*SERVICES, "edge", "mongodb", "rabbitmq"):
         assert int(stack.containers()[name]["stop_grace_period"].removesuffix("s")) >= 15
         assert stack.containers()[name]["restart"] == "unless-stopped"
-    assert stack.containers()["mongodb-init"]["restart"] == "no"
+    assert {stack.containers()[name]["restart"] for name in COMMANDS} == {"no"}
 
 
 def test_secrets_are_the_files_that_are_made(made: Path) -> None:
@@ -181,7 +201,7 @@ def test_a_secret_goes_to_those_who_need_it_alone() -> None:
     for name in CONTAINERS:
         for file in stack.secrets(name).values():
             holders.setdefault(file.name, set()).add(name)
-    own_urls = {f"amqp_url_{service}": {service} for service in SERVICES}
+    own_urls = {f"amqp_url_{name}": {name} for name in (*SERVICES, "parking")}
     assert holders == own_urls | {
         "keys": set(SERVICES),
         "mongodb_url": set(SERVICES),

@@ -49,8 +49,10 @@ def test_definitions_are_the_topology_of_the_code() -> None:
 
 
 def test_every_service_has_its_own_user() -> None:
-    """One user a service and one for a downstream system; none with a tag, so none opens the management API."""
-    assert DEFINITIONS["users"] == [{"name": name, "tags": []} for name in (*SERVICES, "subscriber")]
+    """One user a service, one for a downstream system and one for what is parked; none with a tag, so none opens the
+    management API.
+    """
+    assert DEFINITIONS["users"] == [{"name": name, "tags": []} for name in (*SERVICES, "subscriber", "parking")]
     assert {row["vhost"] for row in DEFINITIONS["permissions"] + DEFINITIONS["topic_permissions"]} == {"/"}
 
 
@@ -96,32 +98,38 @@ def test_every_event_belongs_to_a_collection() -> None:
     assert {event.stem.partition(".")[0] for event in events} == {stem for stems in STEMS.values() for stem in stems}
 
 
-@pytest.mark.parametrize("user", [*SERVICES, "subscriber"])
+@pytest.mark.parametrize("user", [*SERVICES, "subscriber", "parking"])
 def test_a_user_has_no_right_beyond_these(user: str) -> None:
-    """The whole matrix: nobody configures the topology, reads another's queue or what is parked, or writes to a queue
-    behind its exchange's back; sealed notifications are read by the notifier alone.
+    """The whole matrix: nobody configures the topology, reads another's queue, or writes to a queue behind its
+    exchange's back; sealed notifications are read by the notifier alone. What is parked is read, and sent back, by the
+    user for that alone, who reads nothing else.
     """
     exchanges = ["", "amq.default", "amq.topic", "tokenwire.events", "tokenwire.notify", "tokenwire.dlx"]
     queues = [name for pool in POOLS for name in (pool.queue, pool.parked)]
     others = [own_queue(service) for service in SERVICES if service != user]
     everything = [*exchanges, *queues, *others, own_queue(user), "sub.billing", "tokenwire.events.x", "x.sub.billing"]
-    mine = {"sub.billing"} if user == "subscriber" else {own_queue(user)}
+    mine = {"subscriber": {"sub.billing"}, "parking": set()}.get(user, {own_queue(user)})
+    listens = set() if user == "parking" else {"tokenwire.events"}
     consumed = {
         "revocation": {"tokenwire.revocation"},
         "notifier": {"tokenwire.notifier"},
-        "management": {"tokenwire.management"},
+        "management": {"tokenwire.management", "tokenwire.audit"},
+        "parking": {pool.parked for pool in POOLS},
     }.get(user, set())
     published = {
         "gateway": set(),
         "subscriber": set(),
         "notifier": {"tokenwire.events"},
         "management": {"tokenwire.events"},
+        "parking": {"tokenwire.dlx"},
     }.get(user, {"tokenwire.events", "tokenwire.notify"})
     rights = {
         deed: {name for name in everything if permits(user, deed, name)} for deed in ("configure", "write", "read")
     }
+    if user == "parking":
+        rights["configure"].remove("")  # `^$`, which means nothing at all: the default exchange's name is amq.default
     assert rights == {
         "configure": mine,
         "write": mine | published,
-        "read": mine | {"tokenwire.events"} | consumed,
+        "read": mine | listens | consumed,
     }

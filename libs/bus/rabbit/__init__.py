@@ -5,5 +5,6 @@ microseconds count: publishing writes the frames of all that waits together, con
 """
 
 from libs.bus.rabbit.bus import RabbitBus
+from libs.bus.rabbit.parking import attended
 
-__all__ = ["RabbitBus"]
+__all__ = ["RabbitBus", "attended"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError
 
-from libs.bus.port import BusUnavailable, Message, Subscription
-from libs.bus.rabbit import parking
+from libs.bus.port import BusUnavailable, Message, Mode, Subscription
 from libs.bus.rabbit.consumer import Consumer
 from libs.bus.rabbit.link import CLOSE_WITHIN, Link, cancelled
+from libs.bus.rabbit.parking import Attendant
 from libs.bus.rabbit.publisher import Publisher
 from libs.bus.rabbit.topology import DELIVERY_LIMIT, POOLS, topology
 
@@ -53,6 +53,7 @@ class RabbitBus:
         self._publisher = Publisher(
             self._publishing, topology(POOLS, delivery_limit=delivery_limit), declare=declare, within=publish_within
         )
+        self._attendant = Attendant(self._connection)
         self._consumers: list[Consumer] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._opened = False
@@ -122,20 +123,23 @@ class RabbitBus:
         while not (self._idle() and await self._queues_are_empty() and self._idle()):  # noqa: ASYNC110
             await asyncio.sleep(POLL_EVERY)
 
+    @property
+    def pools(self) -> Sequence[str]:
+        """The names of the pools that are subscribed to here."""
+        subscriptions = (consumer.subscription for consumer in self._consumers)
+        return [subscription.name for subscription in subscriptions if subscription.mode is Mode.POOL]
+
+    async def waiting(self, name: str) -> int:
+        """How many messages of pool `name` nobody handles yet. Raises BusUnavailable."""
+        return await self._attendant.waiting(name)
+
     async def parked(self, name: str) -> int:
         """How many messages of pool `name` are parked. Raises BusUnavailable."""
-        try:
-            async with asyncio.timeout(PING_WITHIN):
-                return await parking.parked(self._connection(), name)
-        except (AMQPError, OSError) as error:
-            raise BusUnavailable(f"no parked queue of {name}: {type(error).__name__}") from error
+        return await self._attendant.parked(name)
 
     async def redrive(self, name: str, limit: int) -> int:
         """Put up to `limit` parked messages of pool `name` back to work; how many. Raises BusUnavailable."""
-        try:
-            return await parking.redrive(self._connection(), name, limit)
-        except (AMQPError, OSError) as error:
-            raise BusUnavailable(f"no parked queue of {name}: {type(error).__name__}") from error
+        return await self._attendant.redrive(name, limit)
 
     def _start(self, consumer: Consumer) -> None:
         self._consuming.open()

@@ -1,10 +1,14 @@
 """Parked messages: counting them, and sending them back."""
 
-from aio_pika import Message
-from aio_pika.abc import AbstractConnection, AbstractExchange, AbstractIncomingMessage, HeadersType
-from aio_pika.exceptions import DeliveryError
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-from libs.bus.port import BusUnavailable, Exchange
+from aio_pika import Message, connect
+from aio_pika.abc import AbstractConnection, AbstractExchange, AbstractIncomingMessage, HeadersType
+from aio_pika.exceptions import AMQPError, DeliveryError
+
+from libs.bus.port import BusUnavailable, Exchange, Parking
 from libs.bus.rabbit.consumer import KEY_BEFORE_PARKING
 from libs.bus.rabbit.topology import DEAD_LETTERS, Pool
 
@@ -12,19 +16,53 @@ WITHIN = 5.0
 """Seconds for one question to the broker."""
 
 
-async def parked(connection: AbstractConnection, name: str) -> int:
-    """How many messages wait in the parked queue of pool `name`."""
-    async with connection.channel(publisher_confirms=False) as channel:
-        queue = await channel.declare_queue(_pool(name).parked, passive=True, timeout=WITHIN)
-        return queue.declaration_result.message_count or 0
+class Attendant:
+    """The Parking protocol over the connection that is up when it is asked."""
+
+    def __init__(self, connection: Callable[[], AbstractConnection]) -> None:
+        self._connection = connection
+
+    async def waiting(self, name: str) -> int:
+        """How many messages of pool `name` nobody handles yet. Raises BusUnavailable."""
+        return await self._count(_pool(name).queue)
+
+    async def parked(self, name: str) -> int:
+        """How many messages of pool `name` are parked. Raises BusUnavailable."""
+        return await self._count(_pool(name).parked)
+
+    async def redrive(self, name: str, limit: int) -> int:
+        """Put up to `limit` parked messages back to work, each confirmed there before it leaves the parked ones.
+
+        Returns how many. Raises BusUnavailable, also when the work queue refuses one; it stays parked.
+        """
+        pool = _pool(name)
+        try:
+            return await _redrive(self._connection(), pool, limit)
+        except (AMQPError, OSError) as error:
+            raise BusUnavailable(f"{pool.parked}: {type(error).__name__}") from error
+
+    async def _count(self, queue: str) -> int:
+        try:
+            async with asyncio.timeout(WITHIN), self._connection().channel(publisher_confirms=False) as channel:
+                # Found, not declared: no user needs a right for that.
+                found = await channel.declare_queue(queue, passive=True)
+                return found.declaration_result.message_count or 0
+        except (AMQPError, OSError) as error:
+            raise BusUnavailable(f"{queue}: {type(error).__name__}") from error
 
 
-async def redrive(connection: AbstractConnection, name: str, limit: int) -> int:
-    """Up to `limit` parked messages are back in the work queue, each confirmed there before it leaves the parked ones.
+@asynccontextmanager
+async def attended(url: str) -> AsyncIterator[Parking]:
+    """An attendant with a connection of its own, for a command. Raises BusUnavailable where there is none to be had."""
+    try:
+        connection = await connect(url, timeout=WITHIN)
+    except (AMQPError, OSError, ValueError) as error:
+        raise BusUnavailable(f"no connection: {type(error).__name__}") from error
+    async with connection:
+        yield Attendant(lambda: connection)
 
-    Returns how many. Raises BusUnavailable when the work queue refuses one; it stays parked.
-    """
-    pool = _pool(name)
+
+async def _redrive(connection: AbstractConnection, pool: Pool, limit: int) -> int:
     async with connection.channel(on_return_raises=True) as channel:
         source = await channel.get_queue(pool.parked)
         dead_letters = await channel.get_exchange(DEAD_LETTERS, ensure=False)

@@ -64,6 +64,7 @@ POOLS = (
     Pool("notifier", Exchange.NOTIFY, ("notify",)),
     Pool("revocation", Exchange.EVENTS, ("client.deleted.#", "client.tokens_revoked.#")),
     Pool("management", Exchange.EVENTS, ("api.deleted.#",)),
+    Pool("audit", Exchange.EVENTS, ("#",)),
 )
 """The pools whose messages must be kept from the first event on, even before their first consumer ever ran.
 
