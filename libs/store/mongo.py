@@ -204,7 +204,12 @@ class GroupCommit:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:BATCH_LIMIT], self._waiting[BATCH_LIMIT:]
-                await self._commit(batch)
+                try:
+                    await self._commit(batch)
+                except TemporarilyUnavailable as outage:
+                    # Who came meanwhile was not sent, and need not wait as long again for the same answer.
+                    self._refuse(batch + self._waiting, outage)
+                    self._waiting = []
         finally:
             self._flusher = None
 
@@ -212,8 +217,11 @@ class GroupCommit:
         documents = [document for document, _ in batch]
         try:
             refused = await settled(lambda repeated: self._insert_many(documents, repeated))
-        except (PyMongoError, TemporarilyUnavailable) as outage:
-            refused = dict.fromkeys(range(len(batch)), outage)
+        except TemporarilyUnavailable:
+            raise
+        except Exception as fault:  # noqa: BLE001 - raised where each waits, who would wait for ever else
+            self._refuse(batch, fault)
+            return
         for index, (_, future) in enumerate(batch):
             refusal = refused.get(index)
             if future.done():
@@ -222,6 +230,12 @@ class GroupCommit:
                 future.set_result(None)
             else:
                 future.set_exception(refusal)
+
+    @staticmethod
+    def _refuse(batch: list[tuple[Document, asyncio.Future[None]]], fault: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(fault)
 
     async def _insert_many(self, documents: list[Document], repeated: bool) -> dict[int, Exception]:
         try:
@@ -270,7 +284,7 @@ class GroupedFind:
         try:
             async with outage_is_unavailability():
                 found = await self._collection().find({"_id": {"$in": list(batch)}}).to_list(None)
-        except (PyMongoError, TemporarilyUnavailable) as error:
+        except Exception as error:  # noqa: BLE001 - raised where each waits, who would wait for ever else
             for future in (future for futures in batch.values() for future in futures if not future.done()):
                 future.set_exception(error)
             return

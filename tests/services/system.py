@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, quote_plus, urlsplit
 
 import orjson
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from contracts.apis import Api
 from contracts.clients import Client
@@ -275,9 +276,13 @@ async def open_system(
     clock: Clock | None = None,
     *,
     without: str = "",
+    wait: bool = True,
     **own: Any,
 ) -> AsyncIterator[System]:
-    """All five services (but for one) on one application, with a bus in this process unless another is given."""
+    """All five services (but for one) on one application, with a bus in this process unless another is given.
+
+    Ready, unless told not to wait for that.
+    """
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
     database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", clock or Clock()
 
@@ -291,7 +296,8 @@ async def open_system(
         if name != without:
             install(app, load, deps)
     heard, notified = Heard(deps), Notified(deps.bus)
-    async with running(app) as call:
+    async with running(app) if wait else TestClient(TestServer(app)) as caller:
+        call = caller if isinstance(caller, Caller) else Caller(caller)
         key = await make_operator(deps, Permission.ADMIN)
         yield System(deps, clock, call, call.with_key(key), heard, notified)
 

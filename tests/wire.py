@@ -1,0 +1,73 @@
+"""A way to a server that a test can cut: the server goes on, and nobody reaches it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Wire:
+    """Forwards connections to a server on this machine, until it is cut and again when it is mended."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._listener: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
+        self.port = 0
+        """Where to connect to; it stays the same."""
+
+    async def mend(self) -> None:
+        """Connections are taken again."""
+        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Every connection is broken, and new ones are refused."""
+        if self._listener is None:
+            return
+        self._listener.close()
+        self._listener = None
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
+        both = {writer, back}
+        self._writers |= both
+        try:
+            ways = [asyncio.create_task(_copy(*way)) for way in ((reader, back), (there, writer))]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        finally:
+            self._writers -= both
+            for end in both:
+                end.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+
+
+@asynccontextmanager
+async def wire(server_port: int) -> AsyncIterator[Wire]:
+    """A wire to this port, whole."""
+    made = Wire(server_port)
+    await made.mend()
+    try:
+        yield made
+    finally:
+        await made.cut()
