@@ -26,6 +26,7 @@ async def stack(
         with Stack(servers, home, Caller(http, "", Secrets())) as stack:
             await stack.ready()
             yield stack
+            assert stack.leaks() == {}, "what the tests sent and got is in logs"
 
 
 @pytest.fixture(scope="session")

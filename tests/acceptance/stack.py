@@ -76,6 +76,11 @@ class Stack:
         """What the process, or the `edge`, has printed since the tests began."""
         return self._edge.output if name == "edge" else self._programs[name].output
 
+    def leaks(self) -> dict[str, set[str]]:
+        """The secrets that are in logs, by whose log it is."""
+        found = {name: self.secrets.found_in(self.logs(name)) for name in (*INSTANCES, "edge")}
+        return {name: leaked for name, leaked in found.items() if leaked}
+
     def kill(self, name: str) -> None:
         """SIGKILL; gone when this returns."""
         self._programs[name].kill()
@@ -94,11 +99,12 @@ class Stack:
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
+            starting.push(self._edge)  # its files are there before it runs
             for program in self._programs.values():
                 starting.callback(program.close)
                 program.start()
             starting.callback(self._tell_all_to_stop)
-            starting.enter_context(self._edge)
+            self._edge.__enter__()
             self._running = starting.pop_all()
         return self
 
