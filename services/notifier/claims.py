@@ -22,6 +22,8 @@ LOOK_EVERY = timedelta(seconds=1)
 LOOK_AGAIN = timedelta(milliseconds=20)
 GIVE_UP_EVERY = timedelta(minutes=1)
 BATCH = 256
+FEEDS = 8
+"""Claims at once; the driver's threads are there for others, too."""
 STOP_WITHIN = 3.0
 """Seconds that a round gets to end."""
 
@@ -51,6 +53,7 @@ class Claims:
         self._ready: set[str] = set()
         """URLs of lanes that something waits for, and that may have room."""
         self._wake = asyncio.Event()
+        self._feeding = asyncio.Semaphore(FEEDS)
         self._next_look = self._next_give_up = now()
         self._loop: asyncio.Task[None] | None = None
         self.stopping = False
@@ -135,13 +138,14 @@ class Claims:
 
     async def _feed(self, url: str) -> None:
         """As many leased and on their way to this endpoint as there is room for."""
-        lane = self._lanes.of(url)
-        for api_id in random.sample(sorted(lane.waiting), len(lane.waiting)):
-            address = await address_of(self._catalog, api_id)
-            if address is None or address.on_key_change_url != url:
-                lane.waiting.discard(api_id)  # the next look finds where it belongs
-            elif places := self._lanes.take(lane, BATCH):
-                await self._claim(api_id, lane, places, address.shared_secret)
+        async with self._feeding:
+            lane = self._lanes.of(url)
+            for api_id in random.sample(sorted(lane.waiting), len(lane.waiting)):
+                address = await address_of(self._catalog, api_id)
+                if address is None or address.on_key_change_url != url:
+                    lane.waiting.discard(api_id)  # the next look finds where it belongs
+                elif places := self._lanes.take(lane, BATCH):
+                    await self._claim(api_id, lane, places, address.shared_secret)
 
     async def _claim(self, api_id: str, lane: Lane, places: int, shared_secret: SecretStr) -> None:
         free = places

@@ -76,7 +76,7 @@ class Sender:
         wait: timedelta | None = None
         try:
             response = await self._post(url, proof(shared_secret, webhook_id, body, at), body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as fault:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RuntimeError) as fault:
             error = self._told(fault)
         else:
             status = response.status
@@ -136,6 +136,8 @@ class Sender:
                 return "the connection was closed before an answer"
             case ValueError():
                 return "the URL or the shared secret cannot be sent"
+            case RuntimeError():
+                return "no connection: failed"  # uvloop's word for some faults of addresses
         return f"the answer is not HTTP ({type(fault).__name__})"
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from contracts.webhooks import DeliveryState
 from libs.bus.local import LocalBus
@@ -110,6 +111,21 @@ async def test_an_api_without_a_secret_gets_an_empty_header_and_no_signature(
     (webhook,) = endpoint.webhooks
     assert webhook.headers["X-Tyk-Shared-Secret"] == ""
     assert "webhook-signature" not in webhook.headers
+
+
+async def test_a_secret_that_no_header_can_carry_is_a_failure(service: Notifier, endpoint: Receiver) -> None:
+    """It is said so on record; it does not end up as a header of its own, and stops nobody else's webhooks."""
+    api = await api_to(service.deps, endpoint.url())
+    assert api.oauth is not None
+    assert api.oauth.notifications is not None
+    broken = api.oauth.notifications.model_copy(update={"shared_secret": SecretStr("two\r\nX-Lines: 1")})
+    changed = api.model_copy(update={"oauth": api.oauth.model_copy(update={"notifications": broken})})
+    assert await service.deps.store.apis.replace(api, changed, service.deps.origin("tests"))
+    event = token_event(api)
+    await service.publish(event)
+    (attempt,) = (await service.tried(event.id, 1)).attempts
+    assert (attempt.status, attempt.error) == (None, "the URL or the shared secret cannot be sent")
+    assert endpoint.webhooks == []
 
 
 async def test_an_endpoint_sets_no_cookies(service: Notifier, endpoint: Receiver) -> None:
@@ -230,7 +246,7 @@ async def test_no_log_line_has_a_secret(
     endpoint.behave(answering(500))
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
-    await service.tried(event.id, 1)
+    await service.heard.about(await service.tried(event.id, 1))
     told = capsys.readouterr().out
     assert "webhook_not_delivered" in told
     assert event.id in told
