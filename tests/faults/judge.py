@@ -34,7 +34,7 @@ class Committed:
 
 
 @dataclass(frozen=True)
-class Testimony:
+class Evidence:
     """All that was seen of one row."""
 
     holdings: Holdings
@@ -66,7 +66,7 @@ class Verdict:
         return not (self.lost or self.phantom or self.doubled)
 
 
-def judge(seen: Testimony) -> Verdict:
+def judge(seen: Evidence) -> Verdict:
     """The verdict on what was seen so far."""
     verdict = Verdict()
     values = _values(seen.holdings, verdict)
@@ -97,7 +97,7 @@ def _values(holdings: Holdings, verdict: Verdict) -> dict[Token, Held]:
     return values
 
 
-def _judge_webhooks(seen: Testimony, values: Mapping[Token, Held], committed: set[Token], verdict: Verdict) -> None:
+def _judge_webhooks(seen: Evidence, values: Mapping[Token, Held], committed: set[Token], verdict: Verdict) -> None:
     ids: dict[Token, set[str]] = defaultdict(set)
     taken: Counter[str] = Counter()
     for webhook in seen.webhooks:
@@ -117,7 +117,7 @@ def _judge_webhooks(seen: Testimony, values: Mapping[Token, Held], committed: se
 
 
 def _fault(
-    webhook: Webhook, place: Token, seen: Testimony, values: Mapping[Token, Held], committed: set[Token]
+    webhook: Webhook, place: Token, seen: Evidence, values: Mapping[Token, Held], committed: set[Token]
 ) -> str | None:
     """What is wrong with a webhook; None where its tokens are the ones that were issued."""
     if place not in committed:
@@ -131,7 +131,7 @@ def _fault(
     return None
 
 
-def _judge_events(seen: Testimony, heard: Sequence[Heard], committed: set[Token], verdict: Verdict) -> None:
+def _judge_events(seen: Evidence, heard: Sequence[Heard], committed: set[Token], verdict: Verdict) -> None:
     verdict.duplicate_events = len(heard) - len({event.id for event in heard})
     of_grants = [event for event in heard if event.stem in _GRANTS]
     verdict.events = len({event.id for event in of_grants})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
 from tests.faults.holders import Held, Holdings, Load
-from tests.faults.judge import Testimony, Verdict, judge
+from tests.faults.judge import Evidence, Verdict, judge
 from tests.faults.points import POINTS
 from tests.faults.stack import INSTANCES, USUAL, Arming
 from tests.faults.witnesses import redirecting
@@ -25,6 +25,8 @@ class Scale:
     holders: int
     pause: float
     """Seconds between two requests of a holder."""
+    calm: float
+    """The same in a row that takes a server away, so that it comes back on a machine that is not busy."""
     rounds: int
     """How often a row does what it does."""
     latest: int
@@ -40,10 +42,24 @@ class Scale:
     """Grants whose tokens are tried at the gateway."""
 
 
+FULL = Scale(
+    tokens=330,
+    holders=16,
+    pause=0.04,
+    calm=0.2,
+    rounds=3,
+    latest=25,
+    away=10.0,
+    trouble=5.0,
+    one_by_one=True,
+    settle_within=120.0,
+    sample=25,
+)
 SHORT = Scale(
     tokens=40,
     holders=8,
     pause=0.02,
+    calm=0.25,
     rounds=1,
     latest=4,
     away=2.0,
@@ -257,7 +273,7 @@ TROUBLES = {
 SWEEPERS = ("token-1", "authorization-1", "revocation-1")
 """Who publishes, beside token-2, what grants have left."""
 
-CRASHES = (
+CRASHES: tuple[Row, ...] = (
     _crash_row("token-2", "before-write"),
     _crash_row("token-2", "write-sent"),
     _crash_row("token-2", "committed"),
@@ -368,7 +384,7 @@ class Played:
         world, row, scene = self.scene.world, self.row, self.scene
         grants = await world.committed([tenant.client_id for tenant in scene.tenants])
         apis = {tenant.api_id for tenant in scene.tenants}
-        seen = Testimony(
+        seen = Evidence(
             scene.load.holdings,
             grants,
             [webhook for webhook in world.receiver.webhooks if webhook.path in self.paths],
@@ -395,7 +411,8 @@ async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
     paths = [f"/{row.name.replace(' ', '-')}/{number}" for number in range(len(row.troubles))]
     played = Played(row, scene, frozenset(paths))
     await _prepared(scene, row, paths)
-    scene.load = Load(scene.tenants, scale.holders, scale.pause, f"{seed}:{row.name}")
+    pause = scale.calm if row.during is not None else scale.pause
+    scene.load = Load(scene.tenants, scale.holders, pause, f"{seed}:{row.name}")
     seconds = _died_within(scale) * scale.rounds if row.crashes else scale.trouble
     for path, trouble in zip(paths, row.troubles, strict=True):
         if trouble is not None:

@@ -12,6 +12,7 @@ import orjson
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError
 from aiohttp import web
+from yarl import URL
 
 from libs.bus.port import Exchange
 from tests.notifications import Behaviour, answering
@@ -139,8 +140,9 @@ class Recorder:
                 await asyncio.sleep(0.1)
 
     async def _listen(self) -> None:
-        connection = await aio_pika.connect(self.amqp_url, timeout=5)
-        async with connection:
+        connection = aio_pika.Connection(URL(self.amqp_url))
+        async with connection:  # closed, too, when it cannot be made
+            await connection.connect(timeout=5)
             lost = asyncio.Event()
             connection.close_callbacks.add(lambda *_: lost.set())
             channel = await connection.channel()

@@ -1,0 +1,71 @@
+"""`make faults`: every row of the kill matrix, and the report."""
+
+import argparse
+import asyncio
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults import report
+from tests.faults.rows import ELECTIONS, FULL, ROWS, SHORT, Played, Result, Row, Scale, play
+from tests.faults.stack import USUAL
+from tests.faults.world import world
+from tests.provision import CannotProvide
+
+LATE = 8.0
+"""Seconds after the last row in which something may still come that should not: a sweep, and the lease of its lead."""
+
+
+async def _play(rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> list[Result]:
+    if not rows:
+        return []
+    async with world(USUAL, replica_set=replica_set) as where:
+        played: list[Played] = []
+        for row in rows:
+            played.append(await play(where, row, scale, seed))
+            say(report.line(await played[-1].judged()))
+        await asyncio.sleep(LATE)
+        return [await each.judged() for each in played]
+
+
+async def _run(rows: Sequence[Row], scale: Scale, seed: str) -> list[Result]:
+    usual = await _play([row for row in rows if row not in ELECTIONS], scale, seed, replica_set=False)
+    return usual + await _play([row for row in rows if row in ELECTIONS], scale, seed, replica_set=True)
+
+
+def say(text: str) -> None:
+    """Print, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Exits with 1 where anything differs from what is promised."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", default=secrets.token_hex(4), help="of an earlier run, to draw the same again")
+    parser.add_argument("--row", action="append", help="only rows whose name has this; may be repeated")
+    parser.add_argument("--short", action="store_true", help="as in `make test`")
+    parser.add_argument("--report", type=Path, help="write the report to this file")
+    arguments = parser.parse_args()
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the recorder's connection is lost on purpose
+    logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
+    wanted = [row for row in ROWS if not arguments.row or any(part in row.name for part in arguments.row)]
+    began = time.monotonic()
+    say(f"seed {arguments.seed}\n{report.heading()}")
+    try:
+        results = asyncio.run(_run(wanted, SHORT if arguments.short else FULL, arguments.seed))
+    except CannotProvide as reason:
+        sys.exit(str(reason))
+    say(f"{report.total(results)}\nseed {arguments.seed}, judged again after the last row")
+    if arguments.report:
+        arguments.report.write_text(report.document(results, arguments.seed, time.monotonic() - began))
+    complaints = [f"{result.row.name}: {each}" for result in results for each in result.complaints]
+    say("\n".join(complaints) or "nothing lost, nothing made up, nothing doubled")
+    sys.exit(bool(complaints))
+
+
+if __name__ == "__main__":
+    main()

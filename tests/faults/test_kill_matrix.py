@@ -1,0 +1,152 @@
+"""Short versions of every row of the kill matrix; those that do not get in each other's way share one.
+
+`make faults` has each row alone, several times over, with far more tokens (docs/faults.md).
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.faults.points import POINTS
+from tests.faults.rows import (
+    CRASHES,
+    FAILING,
+    OUTAGES,
+    ROWS,
+    SHORT,
+    TROUBLES,
+    Played,
+    Row,
+    Scene,
+    broker_away,
+    broker_frozen,
+    broker_killed,
+    mongo_killed,
+    play,
+    primary_killed,
+    stepped_down,
+)
+from tests.faults.stack import USUAL
+from tests.faults.world import World, world
+
+pytestmark = pytest.mark.timeout(240)
+
+
+async def mongodb_troubled(scene: Scene) -> None:
+    """The primary steps down; the next one dies; all die."""
+    for deed in (stepped_down, primary_killed, mongo_killed):
+        await deed(scene)
+
+
+async def rabbitmq_troubled(scene: Scene) -> None:
+    """It dies, it hangs, it is shut down."""
+    for deed in (broker_killed, broker_frozen, broker_away):
+        await deed(scene)
+
+
+def _named(*names: str) -> tuple[Row, ...]:
+    found = tuple(row for row in ROWS if row.name in names)
+    assert len(found) == len(names), names
+    return found
+
+
+TOGETHER = (
+    Row(
+        "before and while it is written",
+        "tokens, codes and deliveries",
+        crashes=(
+            ("token-1", "before-write"),
+            ("token-2", "write-sent"),
+            ("authorization-1", "committed"),
+            ("notifier-1", "before-add"),
+            ("notifier-2", "add-sent"),
+        ),
+    ),
+    Row(
+        "written and not told",
+        "tokens, revocations and deliveries",
+        crashes=(
+            ("token-1", "committed"),
+            ("token-2", "answered"),
+            ("revocation-1", "committed"),
+            ("notifier-1", "added"),
+            ("notifier-2", "before-post"),
+        ),
+    ),
+    Row(
+        "told and not known to be",
+        "events and webhooks",
+        crashes=(
+            ("token-1", "published"),
+            ("token-2", "public-copy-only"),
+            ("notifier-1", "posting"),
+            ("notifier-2", "posted"),
+        ),
+        delay=0.2,
+    ),
+    Row(
+        "known and not noted",
+        "events and webhooks",
+        crashes=(
+            ("token-1", "confirmed"),
+            ("token-2", "cleared"),
+            ("notifier-1", "recorded"),
+            ("notifier-2", "handing-over"),
+        ),
+    ),
+    Row(
+        "failed and to be tried again",
+        "webhooks",
+        crashes=(("notifier-1", "failure-recorded"), ("notifier-2", "claimed")),
+        troubles=(FAILING,),
+    ),
+    *_named("sweeper leading", "revocation reacted"),
+    Row("receivers in trouble", "each in another kind", troubles=tuple(TROUBLES.values()), flawless=True),
+    Row("mongodb in trouble", "step-down, primary killed, all killed", during=mongodb_troubled),
+    Row("rabbitmq in trouble", "killed, frozen, shut down", during=rabbitmq_troubled, flawless=True),
+    *_named("rolling restart", "rabbitmq wiped"),
+)
+SEED = secrets.token_hex(4)
+_played: list[Played] = []
+
+
+@pytest.fixture(scope="module", name="where")
+async def _where() -> AsyncIterator[World]:
+    """The system on a RabbitMQ and a replica set of its own."""
+    loggers = [logging.getLogger(name) for name in ("aiormq", "aio_pika")]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # a lost connection is what they are about to see
+    async with world(USUAL, replica_set=True) as running:
+        yield running
+    for logger in loggers:
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in TOGETHER])
+async def test_nothing_is_lost_made_up_or_doubled(where: World, row: Row) -> None:
+    """Every token is told of, by its event and by its webhook, under one id; no other is; nobody is refused wrongly."""
+    played = await play(where, row, SHORT, SEED)
+    _played.append(played)
+    result = await played.judged()
+    assert not result.complaints, f"seed {SEED}: {result.complaints}"
+    assert result.verdict.tokens >= SHORT.tokens
+
+
+async def test_nothing_came_late(where: World) -> None:
+    """What was right when a row ended is right when all have: nothing was made up or doubled in the meantime."""
+    assert where.receiver.webhooks
+    for played in _played:
+        result = await played.judged()
+        assert not result.complaints, f"seed {SEED}, {played.row.name}: {result.complaints}"
+
+
+def test_every_point_has_a_row() -> None:
+    """Every labelled place is in the full run, and in the short one; so is every trouble of a receiver."""
+    special = {"reacted"}  # armed by the deed of its row
+    for rows in (CRASHES, TOGETHER):
+        labels = {label for row in rows for _, label in (*row.crashes, *row.armed)}
+        assert labels | special == set(POINTS)
+    troubles = {trouble for row in OUTAGES for trouble in row.troubles if trouble is not None}
+    assert troubles == set(TROUBLES.values())
