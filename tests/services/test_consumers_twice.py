@@ -1,0 +1,184 @@
+"""Every consumer may get the same message twice: the second time changes nothing (at-least-once delivery)."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from contracts.clients import ClientDeletion
+from contracts.webhooks import DeliveryState
+from libs.bus.local import LocalBus
+from libs.bus.port import Delivery, Message, Subscription
+from tests.builders import make_client, settle
+from tests.deployment.wiring import SERVICES, wired
+from tests.notifications import answering, api_to, notifier, receiver, token_event
+from tests.services.system import System, open_system
+
+TESTED = {"revocation", "management", "audit", "notifier", "catalog", "event-stream"}
+VOLATILE = {"pending", "pending_since", "handover_since", "purge_at"}
+"""What the outbox does to a record while a test looks."""
+
+
+class Bus(LocalBus):
+    """A bus that keeps its subscriptions and whatever was published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.subscriptions: dict[str, Subscription] = {}
+        self.published: list[Message] = []
+
+    def subscribe(self, subscription: Subscription) -> None:
+        super().subscribe(subscription)
+        self.subscriptions[subscription.name] = subscription
+
+    async def publish(self, messages: Any) -> Any:
+        self.published += messages
+        return await super().publish(messages)
+
+    def last(self, kind: str) -> Message:
+        """The latest message of this type."""
+        return [message for message in self.published if message.type == f"io.tokenwire.{kind}"][-1]
+
+
+@pytest.fixture(name="bus")
+def _bus() -> Bus:
+    return Bus()
+
+
+@pytest.fixture(name="system")
+async def _system(mongodb_url: str, bus: Bus) -> AsyncIterator[System]:
+    async with open_system(mongodb_url, bus=bus) as system:
+        yield system
+
+
+async def state(system: System) -> dict[str, Any]:
+    """Every document of every collection."""
+    await settle(system.deps)
+    database = system.deps.store.mongo["grants"].database
+    names = [name for name in await database.list_collection_names() if name != "leases"]
+    return {
+        name: [
+            {field: value for field, value in document.items() if field not in VOLATILE}
+            for document in await database[name].find().sort("_id", 1).to_list(None)
+        ]
+        for name in sorted(names)
+    }
+
+
+async def again(system: System, bus: Bus, subscription: str, message: Message) -> None:
+    """The consumer gets the message once more, and nothing in MongoDB or on the bus changes."""
+    before, published = await state(system), len(bus.published)
+    system.clock.advance(1)
+    await bus.subscriptions[subscription].handler(Delivery(message, redelivered=True))
+    assert await state(system) == before
+    assert len(bus.published) == published
+
+
+def test_every_consumer_is_tested_here() -> None:
+    """A new subscription without a test that runs it twice is found."""
+    assert {each.name for service in SERVICES for each in wired(service).subscriptions} == TESTED
+
+
+@pytest.mark.parametrize("reason", list(ClientDeletion))
+async def test_a_clients_end_twice(system: System, bus: Bus, reason: ClientDeletion) -> None:
+    """The revocation of a deleted client's grants: each ends once, with one event."""
+    party = await system.party()
+    grants = [await system.grant_of((await party.tokens()).access) for _ in range(3)]
+    await system.deps.store.clients.delete(party.client, reason, system.deps.origin("tests"))
+    await settle(system.deps)
+    for grant in grants:
+        assert [event["type"] for event in await system.heard.about(grant.grant_id)].count(
+            "io.tokenwire.grant.revoked"
+        ) == 1
+    await again(system, bus, "revocation", bus.last("client.deleted"))
+
+
+async def test_revoke_all_twice(system: System, bus: Bus) -> None:
+    """The revocation of all tokens: what the client got since then lives on when the event comes again."""
+    party = await system.party()
+    await party.tokens()
+    answer = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke_all")
+    assert answer.status == 200
+    await settle(system.deps)
+    system.clock.advance(1)
+    later = await party.tokens()
+    await again(system, bus, "revocation", bus.last("client.tokens_revoked"))
+    assert (await party.verify(later.access)).status == 200
+
+
+async def test_an_apis_end_twice(system: System, bus: Bus) -> None:
+    """The deletion of a deleted API's clients: once; and an API made again keeps the clients it got since."""
+    party = await system.party()
+    await party.tokens()
+    at = system.deps.origin("tests")
+    assert await system.deps.store.apis.delete(party.api, at)
+    await settle(system.deps)
+    assert await system.deps.store.clients.get(party.id) is None
+    await again(system, bus, "management", bus.last("api.deleted"))
+
+    system.clock.advance(1)
+    made = replace_times(party.api, system)
+    api = await system.deps.store.apis.register(made, system.deps.origin("tests"))
+    system.clock.advance(1)
+    client, _ = await make_client(system.deps, api, created_at=system.clock())
+    await again(system, bus, "management", bus.last("api.deleted"))
+    assert await system.deps.store.clients.get(client.client_id) is not None
+
+
+def replace_times(record: Any, system: System) -> Any:
+    """The record as if made now."""
+    return record.model_copy(update={"created_at": system.clock(), "updated_at": system.clock()})
+
+
+async def test_an_event_is_recorded_once(system: System, bus: Bus) -> None:
+    """The recording of events: one document an event, whatever comes again."""
+    party = await system.party()
+    await party.tokens()
+    await settle(system.deps)
+    for kind in ("api.created", "client.created", "code.issued", "token.new"):
+        await again(system, bus, "audit", bus.last(kind))
+
+
+async def test_what_was_forgotten_is_forgotten_again(system: System, bus: Bus) -> None:
+    """The catalog reads anew after each invalidation, and knows the same."""
+    party = await system.party()
+    deps = system.deps
+    assert await deps.catalog.client(party.id) == party.client
+    await settle(deps)
+    for kind in ("client.created", "api.created"):
+        await again(system, bus, "catalog", bus.last(kind))
+    assert await deps.catalog.client(party.id) == party.client
+    assert await deps.catalog.api(party.api.api_id) == party.api
+
+
+async def test_the_stream_passes_on_what_comes(system: System, bus: Bus) -> None:
+    """The stream of events keeps nothing; who listens gets the same id again and can tell."""
+    await system.party()
+    await settle(system.deps)
+    message = bus.last("client.created")
+    async with system.call.http.get("/api/events/stream", headers=system.operator.headers) as response:
+        await response.content.readuntil(b": connected\n\n")
+        await again(system, bus, "event-stream", message)
+        frame = await response.content.readuntil(b"\n\n")
+    assert frame.startswith(b"id: " + message.id.encode())
+
+
+async def test_a_notification_is_accepted_once(mongodb_url: str, database_name: str) -> None:
+    """The notifier's intake: one delivery and one webhook, also when the command comes while it is under way."""
+    async with receiver() as endpoint, notifier(mongodb_url, database_name) as service:
+        event = token_event(await api_to(service.deps, endpoint.url()))
+        await service.publish(event)
+        delivered = await service.reached(event.id, DeliveryState.DELIVERED)
+        await service.publish(event)
+        await service.deps.bus.drain()
+        assert await service.delivery(event.id) == delivered
+        assert endpoint.ids() == [event.id]
+
+        endpoint.behave(answering(500), "/broken")
+        failing = token_event(await api_to(service.deps, endpoint.url("/broken")))
+        await service.publish(failing)
+        tried = await service.tried(failing.id, 1)
+        await service.publish(failing)
+        await service.deps.bus.drain()
+        assert await service.delivery(failing.id) == tried
+        assert endpoint.ids("/broken") == [failing.id]
