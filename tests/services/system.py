@@ -75,9 +75,10 @@ class Clock:
 class Notified:
     """The notifier's place on the bus: what was sealed for it, opened, by event id."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus | None) -> None:
         self.bodies: dict[str, dict[str, str]] = {}
-        bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), self._hear))
+        if bus is not None:
+            bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), self._hear))
 
     async def _hear(self, delivery: Delivery) -> None:
         command = orjson.loads(delivery.message.body)
@@ -277,11 +278,12 @@ async def open_system(
     *,
     without: str = "",
     wait: bool = True,
+    notifier: bool = True,
     **own: Any,
 ) -> AsyncIterator[System]:
     """All five services (but for one) on one application, with a bus in this process unless another is given.
 
-    Ready, unless told not to wait for that.
+    Ready, unless told not to wait for that. Without `notifier` nobody takes what is sealed.
     """
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
     database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", clock or Clock()
@@ -295,7 +297,7 @@ async def open_system(
     for name, install in INSTALLED.items():
         if name != without:
             install(app, load, deps)
-    heard, notified = Heard(deps), Notified(deps.bus)
+    heard, notified = Heard(deps), Notified(deps.bus if notifier else None)
     async with running(app) if wait else TestClient(TestServer(app)) as caller:
         call = caller if isinstance(caller, Caller) else Caller(caller)
         key = await make_operator(deps, Permission.ADMIN)
