@@ -20,7 +20,7 @@ from tests.ports import free_ports
 
 INSTANCES = {service: service for service in SERVICES} | {"token-2": "token"}
 """What each process runs: one of every service, and two of the busiest."""
-READY_WITHIN = 45.0
+READY_WITHIN = 90.0
 """Seconds until every process is ready; on two idle cores they take about six."""
 
 

@@ -127,6 +127,25 @@ def test_no_row_is_left_out() -> None:
     assert sorted(COMMANDS) == [1, 2, 3, 4, 5, 6, 7, 10]
 
 
+@pytest.mark.parametrize("place", ["my-api", "<api-id>"])
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_a_path_is_written_in_four_ways(my_api: MyApi, place: str, slash: str) -> None:
+    """With and without a slash at its end, under the listen path and under the API's id."""
+
+    def written(row: int) -> str:
+        command = COMMANDS[row].replace("<base>/my-api/", f"<base>/{place}/")
+        return re.sub(r"/ -H", f"{slash} -H", command, count=1)
+
+    assert (await my_api.paste(written(1))).status == 307
+    assert_tokens(await my_api.paste(written(3), code=(await my_api.paste(written(2))).body["code"]), refresh=True)
+    token = (await my_api.paste(written(4))).body["access_token"]
+    assert (await my_api.paste(written(7), token=token)).status == 200
+    revoke = f"curl <base>/{place}/oauth/revoke{slash} -u <id>:<secret> -d token=<token>"
+    assert (await my_api.paste(revoke, token=token)).status == 200
+    metadata = await my_api.paste(f"curl <base>/.well-known/oauth-authorization-server/{place}{slash}")
+    assert (metadata.status, metadata.body["issuer"]) == (200, f"{my_api.stack.url}/my-api")
+
+
 async def test_1_an_authorization_request_is_sent_on_to_the_login_page(my_api: MyApi) -> None:
     """307, so that the browser posts its form there, to the address as the definition has it."""
     answer = await my_api.paste(COMMANDS[1])
