@@ -22,7 +22,7 @@ LATE = 8.0
 async def _play(rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> list[Result]:
     if not rows:
         return []
-    async with world(USUAL, replica_set=replica_set) as where:
+    async with world(USUAL, replica_set=replica_set, quick=scale is SHORT) as where:
         played: list[Played] = []
         for row in rows:
             played.append(await play(where, row, scale, seed))

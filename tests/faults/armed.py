@@ -7,6 +7,7 @@ import argparse
 import functools
 import runpy
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 
 import services.notifier.app as notifier
@@ -23,14 +24,14 @@ def _shorten(lease: float | None, ladder: str | None) -> None:
         notifier.install = functools.partial(notifier.install, ladder=Ladder(rungs))
 
 
-def main() -> None:
-    """Become the service."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Become the service; the words are those of the command line if none are given."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.armed", description=__doc__)
     parser.add_argument("service", help="such as services.token")
     parser.add_argument("--at", metavar="LABEL[:NTH]", help=", ".join(POINTS))
     parser.add_argument("--lease", type=float, help="seconds a notifier's lease lasts beyond the attempt")
     parser.add_argument("--ladder", help="seconds between the attempts of a notifier, with commas")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.at:
         label, _, nth = arguments.at.partition(":")
         POINTS[label].arm(Fuse(int(nth or 1)))

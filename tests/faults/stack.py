@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from tests.acceptance.stack import READY_WITHIN, Keys, Servers
 from tests.deployment.edge import Edge
 from tests.deployment.wiring import SERVICES
 from tests.eventually import eventually
+from tests.faults.nursery import Child, Nursery
 from tests.ports import free_ports
 
 INSTANCES = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
@@ -51,15 +52,17 @@ class Arming:
 class Stack:
     """Processes behind the edge. `with` starts the edge; nothing that was launched outlives it."""
 
-    def __init__(self, servers: Servers, home: Path, caller: Caller) -> None:
+    def __init__(self, servers: Servers, home: Path, caller: Caller, nursery: Nursery | None = None) -> None:
+        """Processes are forked from the nursery where there is one, else started as their own command starts them."""
         self.servers = servers
+        self._nursery = nursery
         self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
         self._home = home
         self._keys = Keys.made_in(home, Secrets())
         ports = dict(zip(INSTANCES, free_ports(len(INSTANCES)), strict=True))
         self._ports: Mapping[str, int] = ports
         self._edge = Edge({service: [ports[name] for name in _instances_of(service)] for service in SERVICES})
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[str, Program | Child] = {}
         self._armed: dict[str, str] = {}
         self._running = ExitStack()
         self._caller = caller
@@ -88,13 +91,19 @@ class Stack:
     def launch(self, name: str, at: str = "") -> None:
         """Started, armed or not; not yet ready."""
         service = INSTANCES[name]
-        arguments = ["tests.faults.armed", f"services.{service}", *(["--at", at] if at else [])]
+        arguments = [f"services.{service}", *(["--at", at] if at else [])]
         if service == "notifier":
             arguments += ["--lease", str(LEASE), "--ladder", LADDER]
         environment = self._environment(service) | {"TOKENWIRE_PORT": str(self._ports[name])}
-        program = Program(*arguments, own_environment=environment, output=self._home / f"{name}.log")
+        self._programs[name], self._armed[name] = self._started(name, arguments, environment), at
+
+    def _started(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program | Child:
+        output = self._home / f"{name}.log"
+        if self._nursery is not None:
+            return self._nursery.start(arguments, environment, output)
+        program = Program("tests.faults.armed", *arguments, own_environment=environment, output=output)
         program.start()
-        self._programs[name], self._armed[name] = program, at
+        return program
 
     async def have(self, names: tuple[str, ...], armings: tuple[Arming, ...] = ()) -> None:
         """Exactly these processes run, armed as wanted, and are ready."""

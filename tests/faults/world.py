@@ -18,6 +18,7 @@ from tests.acceptance.caller import Caller
 from tests.acceptance.discretion import Secrets
 from tests.acceptance.stack import Servers
 from tests.faults.judge import Committed
+from tests.faults.nursery import Nursery
 from tests.faults.stack import Stack
 from tests.faults.witnesses import Receiver, Recorder, receiver, recorder
 from tests.provision import mongodb, rabbitmq
@@ -59,8 +60,8 @@ def _committed(document: dict[str, Any]) -> Committed:
 
 
 @asynccontextmanager
-async def world(names: tuple[str, ...], *, replica_set: bool = False) -> AsyncIterator[World]:
-    """These processes on a RabbitMQ and a MongoDB of their own; all gone at the end."""
+async def world(names: tuple[str, ...], *, replica_set: bool = False, quick: bool = False) -> AsyncIterator[World]:
+    """These processes on a RabbitMQ and a MongoDB of their own; all gone at the end. `quick`: they are forked."""
     async with AsyncExitStack() as opened:
         home = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="tokenwire-faults-")))
         broker = await asyncio.to_thread(rabbitmq.own)
@@ -79,7 +80,8 @@ async def world(names: tuple[str, ...], *, replica_set: bool = False) -> AsyncIt
             timeout=aiohttp.ClientTimeout(total=ASK_WITHIN),
         )
         http = await opened.enter_async_context(session)
-        stack = opened.enter_context(Stack(servers, home, Caller(http, "", Secrets())))
+        nursery = opened.enter_context(Nursery()) if quick else None
+        stack = opened.enter_context(Stack(servers, home, Caller(http, "", Secrets()), nursery))
         await stack.have(names)
         webhooks = await opened.enter_async_context(receiver())
         events = await opened.enter_async_context(recorder(broker.url))
