@@ -4,6 +4,7 @@
 PORT := 8080
 DATA := .data
 T :=
+SEED :=
 UPGRADE :=
 
 VENV := .venv
@@ -19,7 +20,7 @@ PIP_INSTALL := -m pip install --quiet --no-input --disable-pip-version-check --r
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench check contracts up down secrets lock clean
+.PHONY: help run demo test bench faults check contracts up down secrets lock clean
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -36,6 +37,9 @@ test: $(VENV)/.test ## Prove it all against a real MongoDB and a real RabbitMQ (
 
 bench: $(VENV)/.test ## Measure the token endpoint against a bare handler in the same run
 	@exec $(PYTHON) -m bench
+
+faults: $(VENV)/.test ## Kill everything under load and see that nothing is lost or doubled; 20 minutes (SEED=… as it was then)
+	@exec $(PYTHON) -m tests.faults --report docs/faults.md $(if $(SEED),--seed "$(SEED)")
 
 check: $(VENV)/.test ## Lint, types, import rules, drift of the generated contracts
 	$(PYTHON) -m ruff check .
