@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import logging
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults import report
@@ -19,21 +21,43 @@ LATE = 8.0
 """Seconds after the last row in which something may still come that should not: a sweep, and the lease of its lead."""
 
 
-async def _play(rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> list[Result]:
+@dataclass
+class Run:
+    """What came of all rows."""
+
+    results: list[Result] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
+    """Rows that could not be done, with the reason."""
+
+    @property
+    def complaints(self) -> list[str]:
+        """Whatever differs from what is promised."""
+        found = [f"{result.row.name}: {each}" for result in self.results for each in result.complaints]
+        return found + self.undone
+
+
+async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> None:
     if not rows:
-        return []
+        return
     async with world(USUAL, replica_set=replica_set, quick=scale is SHORT) as where:
         played: list[Played] = []
         for row in rows:
-            played.append(await play(where, row, scale, seed))
-            say(report.line(await played[-1].judged()))
+            try:
+                played.append(await play(where, row, scale, seed))
+            except AssertionError as reason:
+                run.undone.append(f"{row.name}: not done: {reason}")
+                say(run.undone[-1])
+            else:
+                say(report.line(await played[-1].judged()))
         await asyncio.sleep(LATE)
-        return [await each.judged() for each in played]
+        run.results += [await each.judged() for each in played]
 
 
-async def _run(rows: Sequence[Row], scale: Scale, seed: str) -> list[Result]:
-    usual = await _play([row for row in rows if row not in ELECTIONS], scale, seed, replica_set=False)
-    return usual + await _play([row for row in rows if row in ELECTIONS], scale, seed, replica_set=True)
+async def _run(rows: Sequence[Row], scale: Scale, seed: str) -> Run:
+    run = Run()
+    await _play(run, [row for row in rows if row not in ELECTIONS], scale, seed, replica_set=False)
+    await _play(run, [row for row in rows if row in ELECTIONS], scale, seed, replica_set=True)
+    return run
 
 
 def say(text: str) -> None:
@@ -50,21 +74,22 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="as in `make test`")
     parser.add_argument("--report", type=Path, help="write the report to this file")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends in order, as Ctrl-C does
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the recorder's connection is lost on purpose
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
     wanted = [row for row in ROWS if not arguments.row or any(part in row.name for part in arguments.row)]
     began = time.monotonic()
     say(f"seed {arguments.seed}\n{report.heading()}")
     try:
-        results = asyncio.run(_run(wanted, SHORT if arguments.short else FULL, arguments.seed))
+        run = asyncio.run(_run(wanted, SHORT if arguments.short else FULL, arguments.seed))
     except CannotProvide as reason:
         sys.exit(str(reason))
-    say(f"{report.total(results)}\nseed {arguments.seed}, judged again after the last row")
+    say(f"{report.total(run.results)}\nseed {arguments.seed}, judged again after the last row")
     if arguments.report:
-        arguments.report.write_text(report.document(results, arguments.seed, time.monotonic() - began))
-    complaints = [f"{result.row.name}: {each}" for result in results for each in result.complaints]
-    say("\n".join(complaints) or "nothing lost, nothing made up, nothing doubled")
-    sys.exit(bool(complaints))
+        seconds = time.monotonic() - began
+        arguments.report.write_text(report.document(run.results, run.complaints, arguments.seed, seconds))
+    say("\n".join(run.complaints) or "nothing lost, nothing made up, nothing doubled")
+    sys.exit(bool(run.complaints))
 
 
 if __name__ == "__main__":

@@ -71,9 +71,8 @@ NOT_APPLICABLE = {
 }
 
 
-def document(results: Sequence[Result], seed: str, seconds: float) -> str:
+def document(results: Sequence[Result], complaints: Sequence[str], seed: str, seconds: float) -> str:
     """docs/faults.md."""
-    complaints = [f"- {result.row.name}: {each}" for result in results for each in result.complaints]
     return "\n".join(
         [
             "# The kill matrix",
@@ -86,7 +85,7 @@ def document(results: Sequence[Result], seed: str, seconds: float) -> str:
             "",
             _table([COLUMNS, *map(_cells, results), _sums(results)]),
             "",
-            *(["Complaints:", "", *complaints, ""] if complaints else ["No complaints.", ""]),
+            *(["Complaints:", "", *(f"- {each}" for each in complaints), ""] if complaints else ["No complaints.", ""]),
             "## The rows",
             "",
             _table([("row", "what is done"), *((result.row.name, result.row.what) for result in results)]),

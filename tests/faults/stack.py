@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ USUAL = (
     "gateway-1",
 )
 """Those that run unless a row wants more."""
+STOPS_WITHIN = 10.0
+"""Seconds from SIGTERM to the end of a process."""
 WEBHOOK_TIMEOUT = 2
 LEASE = 2.0
 LADDER = "0.5,0.5,1,1,2,2,4,4,8,8"
@@ -132,9 +135,11 @@ class Stack:
 
     async def restart(self, name: str) -> None:
         """Stopped by SIGTERM, and started again; ready when this returns. Raises AssertionError for a bad end."""
+        told = time.monotonic()
         status = await self._programs[name].stop()
-        if status != 0:
-            raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")
+        took = time.monotonic() - told
+        if status != 0 or took > STOPS_WITHIN:
+            raise AssertionError(f"{name} ended with {status} after {took:.1f} s:\n{self.log(name)[-2000:]}")
         self.launch(name)
         await self.ready(name)
 
