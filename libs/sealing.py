@@ -103,10 +103,10 @@ class KeyRing:
     def decrypt(self, label: str, box: str, about: str) -> bytes:
         """Inverse of `encrypt`. Raises CannotOpen."""
         key_id, _, text = box.partition(".")
-        raw = decode(text)
         try:
+            raw = decode(text)
             return AESGCM(self.subkey(label, int(key_id))).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], about.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise CannotOpen("the value was changed, or belongs to another record") from error
 
 
