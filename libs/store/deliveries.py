@@ -118,6 +118,16 @@ class Deliveries(Ledger):
     def _made(self, since: datetime, until: datetime) -> Document:
         return {"_id": {"$gte": first_event_id(since), "$lt": first_event_id(until)}}
 
+    async def count_states(self, delivery_ids: Sequence[str]) -> Mapping[DeliveryState, int]:
+        """How many of these deliveries are where."""
+        pipeline: list[Document] = [
+            {"$match": {"_id": {"$in": list(delivery_ids)}}},
+            {"$group": {"_id": "$state", "count": {"$sum": 1}}},
+        ]
+        async with outage_is_unavailability():
+            found = await self._mongo.majority(self.name).aggregate(pipeline).to_list(None)
+        return {DeliveryState(document["_id"]): document["count"] for document in found}
+
     async def states(self, delivery_ids: Sequence[str]) -> Mapping[str, DeliveryState]:
         """Where these deliveries are, those that there are."""
         async with outage_is_unavailability():

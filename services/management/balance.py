@@ -15,7 +15,7 @@ from libs.store.ledger import RETENTION, Ledger, Standing
 from libs.store.store import Store
 from services.management.recorder import POOL
 
-BATCH = 2000
+BATCH = 1000
 """Records looked at together."""
 GRACE = timedelta(seconds=10)
 """An event this young may be on its way between two sights of it."""
@@ -151,8 +151,15 @@ class Auditor:
         number = sum(len(events) for _, events in published)
         counts["published"] += number
         counts["not_applicable"] += number - len(wanted)
+        if not wanted:
+            return
         # The grants were read before: what they carried no more then is a delivery by now.
-        states = await self._deliveries.states([event.id for _, event in wanted]) if wanted else {}
+        ids = [event.id for _, event in wanted]
+        reached = await self._deliveries.count_states(ids)
+        if sum(reached.values()) == len(set(ids)) == len(ids):
+            counts.update({state.value: count for state, count in reached.items()})
+            return
+        states = await self._deliveries.states(ids)
         for standing, event in wanted:
             if state := states.get(event.id):
                 counts[state.value] += 1
