@@ -27,6 +27,7 @@ async def stack(
             await stack.ready()
             yield stack
             assert stack.leaks() == {}, "what the tests sent and got is in logs"
+            assert stack.errors() == []
 
 
 @pytest.fixture(scope="session")

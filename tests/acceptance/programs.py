@@ -98,6 +98,13 @@ class Outcome:
     out: str
     complaints: str
 
+    @property
+    def complaint(self) -> str:
+        """The one line that it complained with."""
+        lines = self.complaints.splitlines()
+        assert len(lines) == 1, self.complaints
+        return lines[0]
+
 
 async def run(*command: str, own_environment: Mapping[str, str], within: float = RUN_WITHIN) -> Outcome:
     """The program has run to its end. Raises AssertionError where it has not in time, after killing it."""

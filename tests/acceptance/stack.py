@@ -81,6 +81,11 @@ class Stack:
         found = {name: self.secrets.found_in(self.logs(name)) for name in (*INSTANCES, "edge")}
         return {name: leaked for name, leaked in found.items() if leaked}
 
+    def errors(self) -> list[str]:
+        """The lines in logs by which a service says that it did not foresee something."""
+        lines = (line for name in INSTANCES for line in self.logs(name).splitlines())
+        return [line for line in lines if '"level":"error"' in line or '"level":"critical"' in line]
+
     def kill(self, name: str) -> None:
         """SIGKILL; gone when this returns."""
         self._programs[name].kill()
@@ -127,7 +132,7 @@ class Stack:
             assert answer.status == 200, f"{name}: {answer.raw.decode()}"
             return True
 
-        await eventually(answers, READY_WITHIN)
+        await eventually(answers, READY_WITHIN, every=0.1)
 
     def _environment(self, service: str, keys: "Keys") -> dict[str, str]:
         common = {

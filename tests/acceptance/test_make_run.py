@@ -139,8 +139,7 @@ async def test_what_is_in_the_way_is_said_in_one_line(tmp_path: Path) -> None:
         async def started(port: str, data: str) -> str:
             outcome = await run_python("services", "--port", port, "--data", data, settings={MARK: mark})
             assert outcome.status == 1, outcome
-            (line,) = outcome.complaints.splitlines()
-            return line
+            return outcome.complaint
 
         taken, in_use = await asyncio.gather(started(port, str(tmp_path / "other")), started(str(free_port()), data))
         assert taken == (
