@@ -9,13 +9,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 
-import structlog
 from aiohttp import web
 from aiohttp.hdrs import METH_ALL
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import Counter, Histogram
 
 from libs.http.errors import ErrorRenderer
+from libs.logging import access
 from libs.telemetry import LATENCY, REQUESTS
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -23,8 +23,6 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-
-log = structlog.get_logger("access")
 
 
 def _new_trace() -> str:
@@ -82,8 +80,7 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
         counter.inc()
         histogram.observe(seconds)
         if sample >= 1 or response.status >= 400 or random.random() < sample:  # noqa: S311 - sampling
-            log.info(
-                "request",
+            access(
                 method=request.method,
                 path=request.path,
                 status=response.status,

@@ -18,7 +18,6 @@ from contracts.events import (
     RefreshData,
     RevokedGrantData,
     RevokedTokenData,
-    TokenData,
     TokenNew,
     TokenRefresh,
     TokenRevoked,
@@ -123,8 +122,7 @@ def _token_data(grant: Grant, sealed: bytes | None) -> dict[str, object]:
 
 
 def _token_new(grant: Grant, at: Origin, sealed: bytes | None) -> PendingEvent:
-    data = TokenData.model_validate(_token_data(grant, sealed))
-    event = TokenNew.model_validate({**_attributes(grant, at), "data": data})
+    event = TokenNew.model_validate({**_attributes(grant, at), "data": _token_data(grant, sealed)})
     return pending(event, grant.api_id, grant.grant_id, sealed)
 
 

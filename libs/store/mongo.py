@@ -103,6 +103,7 @@ class Mongo:
         self._url = url
         self._database = database
         self._client: AsyncIOMotorClient[Document] | None = None
+        self._collections: dict[str, Collection] = {}
         self._wanted: list[tuple[str, Sequence[IndexModel]]] = []
         self._preparing: asyncio.Task[None] | None = None
         self._prepared = asyncio.Event()
@@ -160,11 +161,15 @@ class Mongo:
         if self._client:
             self._client.close()
             self._client = None
+            self._collections.clear()
 
     def __getitem__(self, name: str) -> Collection:
-        if self._client is None:
-            raise RuntimeError("Mongo is not open")
-        return self._client[self._database][name]
+        collection = self._collections.get(name)
+        if collection is None:
+            if self._client is None:
+                raise RuntimeError("Mongo is not open")
+            collection = self._collections[name] = self._client[self._database][name]
+        return collection
 
     def majority(self, name: str) -> Collection:
         """The collection, reading only what cannot be rolled back."""
