@@ -14,9 +14,9 @@ from contracts.webhooks import Delivery, DeliveryState
 from libs.bus.local import LocalBus
 from libs.bus.port import Message
 from libs.bus.rabbit import RabbitBus
-from libs.http.health import exposition
 from libs.runtime import Deps, new_application, new_deps, utc_now
 from libs.settings import Settings
+from libs.telemetry import exposition
 from services.management.audit import show
 from services.management.balance import Auditor
 from services.management.recorder import Recorder
@@ -234,7 +234,7 @@ async def test_every_notification_is_somewhere(system: System) -> None:
 
     found = await audit(system)
     assert {name: found["notifications"][name] for name in (*DeliveryState, "handover", "missing")} == {
-        **dict.fromkeys(DeliveryState, 1),
+        **{state.value: 1 for state in DeliveryState},
         "handover": 0,
         "missing": 1,
     }

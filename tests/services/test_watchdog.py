@@ -14,7 +14,7 @@ from libs.bus.port import Delivery, Drop, Exchange, Subscription
 from libs.bus.rabbit import RabbitBus
 from libs.bus.rabbit.declarations import ensure
 from libs.bus.rabbit.topology import DELIVERY_LIMIT, topology
-from libs.http.health import exposition
+from libs.telemetry import exposition
 from services.revocation.app import create_app
 from services.revocation.settings import RevocationSettings
 from tests.builders import Answer, Caller, running, settings
