@@ -39,7 +39,7 @@ class Run:
 async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> None:
     if not rows:
         return
-    async with world(USUAL, replica_set=replica_set, quick=scale is SHORT) as where:
+    async with world(USUAL, replica_set=replica_set) as where:
         played: list[Played] = []
         for row in rows:
             try:

@@ -120,7 +120,8 @@ the same code, the same refresh token. `make test` runs short versions of every 
 
 Nothing in the services knows of it: `tests/faults/armed.py` starts a service with one of its methods wrapped, which
 sends SIGKILL to its own process at the nth passage. The seed draws n and what each client does; `make faults SEED=…`
-draws the same again.
+draws the same again. So that a row takes seconds, processes are forked from one that has imported the services, a
+notifier's lease lasts two seconds beyond an attempt's time-out of two, and its ladder begins with half a second.
 
 Who judges is outside: a receiver that keeps every webhook, a subscriber with a durable queue of its own on
 `tokenwire.events`, and the clients that hold the tokens. MongoDB is asked one thing: which grants there are, since a

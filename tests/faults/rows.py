@@ -34,7 +34,7 @@ class Scale:
     away: float
     """Seconds for which a server is away, or frozen."""
     trouble: float
-    """Seconds for which a receiver is in trouble."""
+    """Seconds for which a receiver is in trouble, once, or again and again until everybody has died who is to."""
     one_by_one: bool
     """A rolling restart takes one process after the other; otherwise one of each service, all at once."""
     settle_within: float
@@ -50,7 +50,7 @@ FULL = Scale(
     rounds=2,
     latest=25,
     away=10.0,
-    trouble=5.0,
+    trouble=3.0,
     one_by_one=True,
     settle_within=120.0,
     sample=25,
@@ -412,10 +412,9 @@ async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
     await _prepared(scene, row, paths)
     pause = scale.calm if row.during is not None else scale.pause
     scene.load = Load(scene.tenants, scale.holders, pause, f"{seed}:{row.name}")
-    seconds = _died_within(scale) * scale.rounds if row.crashes else scale.trouble
     for path, trouble in zip(paths, row.troubles, strict=True):
         if trouble is not None:
-            world.receiver.behave(path, trouble.behaviour, seconds, takes=trouble.takes)
+            world.receiver.behave(path, trouble.behaviour, scale.trouble, takes=trouble.takes, again=bool(row.crashes))
     world.receiver.delay = row.delay
     try:
         await _under_load(scene, row)

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Self
 
 from tests.acceptance.caller import Caller
 from tests.acceptance.discretion import Secrets
-from tests.acceptance.programs import Program
 from tests.acceptance.stack import READY_WITHIN, Keys, Servers
 from tests.deployment.edge import Edge
 from tests.deployment.wiring import SERVICES
@@ -55,8 +54,7 @@ class Arming:
 class Stack:
     """Processes behind the edge. `with` starts the edge; nothing that was launched outlives it."""
 
-    def __init__(self, servers: Servers, home: Path, caller: Caller, nursery: Nursery | None = None) -> None:
-        """Processes are forked from the nursery where there is one, else started as their own command starts them."""
+    def __init__(self, servers: Servers, home: Path, caller: Caller, nursery: Nursery) -> None:
         self.servers = servers
         self._nursery = nursery
         self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
@@ -65,7 +63,7 @@ class Stack:
         ports = dict(zip(INSTANCES, free_ports(len(INSTANCES)), strict=True))
         self._ports: Mapping[str, int] = ports
         self._edge = Edge({service: [ports[name] for name in _instances_of(service)] for service in SERVICES})
-        self._programs: dict[str, Program | Child] = {}
+        self._programs: dict[str, Child] = {}
         self._armed: dict[str, str] = {}
         self._running = ExitStack()
         self._caller = caller
@@ -98,15 +96,8 @@ class Stack:
         if service == "notifier":
             arguments += ["--lease", str(LEASE), "--ladder", LADDER]
         environment = self._environment(service) | {"TOKENWIRE_PORT": str(self._ports[name])}
-        self._programs[name], self._armed[name] = self._started(name, arguments, environment), at
-
-    def _started(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program | Child:
-        output = self._home / f"{name}.log"
-        if self._nursery is not None:
-            return self._nursery.start(arguments, environment, output)
-        program = Program("tests.faults.armed", *arguments, own_environment=environment, output=output)
-        program.start()
-        return program
+        self._programs[name] = self._nursery.start(arguments, environment, self._home / f"{name}.log")
+        self._armed[name] = at
 
     async def have(self, names: tuple[str, ...], armings: tuple[Arming, ...] = ()) -> None:
         """Exactly these processes run, armed as wanted, and are ready."""

@@ -117,7 +117,7 @@ async def _where() -> AsyncIterator[World]:
     loggers = [logging.getLogger(name) for name in ("aiormq", "aio_pika")]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)  # a lost connection is what they are about to see
-    async with world(USUAL, replica_set=True, quick=True) as running:
+    async with world(USUAL, replica_set=True) as running:
         yield running
     for logger in loggers:
         logger.setLevel(logging.NOTSET)

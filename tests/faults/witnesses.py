@@ -42,14 +42,22 @@ class Webhook:
     """time.time()."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Endpoint:
-    """What a path does to its callers for a while; then it takes everything."""
+    """What a path does to its callers for a while, once or again and again; otherwise it takes everything."""
 
     behaviour: Behaviour
     takes: bool
     """Whether the behaviour is a 2xx."""
-    until: float
+    seconds: float
+    again: bool
+    """After twice as long."""
+    since: float
+
+    def troubled(self, now: float) -> bool:
+        """Whether it does it now."""
+        passed = now - self.since
+        return (passed % (3 * self.seconds) if self.again else passed) < self.seconds
 
 
 @dataclass
@@ -67,9 +75,11 @@ class Receiver:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def behave(self, path: str, behaviour: Behaviour, seconds: float, *, takes: bool = False) -> None:
-        """For so long from now on; after that it takes everything."""
-        self._endpoints[path] = Endpoint(behaviour, takes, time.time() + seconds)
+    def behave(
+        self, path: str, behaviour: Behaviour, seconds: float, *, takes: bool = False, again: bool = False
+    ) -> None:
+        """For so long from now on, and where it does it again, of every three times as long."""
+        self._endpoints[path] = Endpoint(behaviour, takes, seconds, again, time.time())
 
     def take_everything(self) -> None:
         """From now on, everywhere."""
@@ -81,7 +91,7 @@ class Receiver:
             return web.Response(status=204)
         raw = await request.read()
         endpoint = self._endpoints.get(request.path)
-        troubled = endpoint is not None and time.time() < endpoint.until
+        troubled = endpoint is not None and endpoint.troubled(time.time())
         taken = not troubled or (endpoint is not None and endpoint.takes)
         identifier = request.headers.get("webhook-id", "")
         self.webhooks.append(Webhook(identifier, request.path, orjson.loads(raw), taken, time.time()))

@@ -60,8 +60,8 @@ def _committed(document: dict[str, Any]) -> Committed:
 
 
 @asynccontextmanager
-async def world(names: tuple[str, ...], *, replica_set: bool = False, quick: bool = False) -> AsyncIterator[World]:
-    """These processes on a RabbitMQ and a MongoDB of their own; all gone at the end. `quick`: they are forked."""
+async def world(names: tuple[str, ...], *, replica_set: bool = False) -> AsyncIterator[World]:
+    """These processes on a RabbitMQ and a MongoDB of their own; all gone at the end."""
     async with AsyncExitStack() as opened:
         home = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="tokenwire-faults-")))
         broker = await asyncio.to_thread(rabbitmq.own)
@@ -80,7 +80,7 @@ async def world(names: tuple[str, ...], *, replica_set: bool = False, quick: boo
             timeout=aiohttp.ClientTimeout(total=ASK_WITHIN),
         )
         http = await opened.enter_async_context(session)
-        nursery = opened.enter_context(Nursery()) if quick else None
+        nursery = opened.enter_context(Nursery())
         stack = opened.enter_context(Stack(servers, home, Caller(http, "", Secrets()), nursery))
         await stack.have(names)
         webhooks = await opened.enter_async_context(receiver())
