@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.caller import Caller
 from tests.acceptance.discretion import Secrets
-from tests.acceptance.stack import Servers, Stack
+from tests.acceptance.stack import INSTANCES, Servers, Stack
 from tests.acceptance.tenants import NewTenant, new_tenant
 from tests.acceptance.webhooks import Receiver
 from tests.provision import rabbitmq
@@ -26,6 +26,7 @@ async def stack(
         with Stack(servers, home, Caller(http, "", Secrets())) as stack:
             await stack.ready()
             yield stack
+            assert await stack.stopped() == dict.fromkeys(INSTANCES, 0)
             assert stack.leaks() == {}, "what the tests sent and got is in logs"
             assert stack.errors() == []
 

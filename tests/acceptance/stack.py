@@ -94,9 +94,14 @@ class Stack:
         """Stopped in order, if it runs, and started again; ready when this returns."""
         program = self._programs[name]
         if program.running:
-            await program.stop()
+            assert await program.stop() == 0
         program.start()
         await self.ready(name)
+
+    async def stopped(self) -> dict[str, int]:
+        """The exit status of each process after SIGTERM, which comes to all at once."""
+        self._tell_all_to_stop()
+        return {name: await program.ended() for name, program in self._programs.items()}
 
     async def ready(self, *names: str) -> None:
         """These processes, all if none is named, are ready for requests."""
