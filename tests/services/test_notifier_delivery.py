@@ -84,7 +84,7 @@ async def test_a_2xx_counts_whatever_its_body_does(service: Notifier, endpoint: 
     endpoint.behave(behaviour)
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
-    delivery = await service.reached(event.id, DeliveryState.DELIVERED, within=5)
+    delivery = await service.reached(event.id, DeliveryState.DELIVERED, within=8)
     assert delivery.attempts[0].status == 200
     await eventually(lambda: endpoint.under_way == 0)
 

@@ -80,7 +80,7 @@ async def test_a_notifier_that_stops_gives_back_what_does_not_end(
         assert (await service.delivery(event.id)).lease_until is not None
     endpoint.behave(answering(204))
     async with notifier(mongodb_url, database_name) as after:
-        delivery = await after.reached(event.id, DeliveryState.DELIVERED, within=3)
+        delivery = await after.reached(event.id, DeliveryState.DELIVERED)
     assert (delivery.attempt_count, delivery.rung) == (1, 0)
 
 
@@ -122,5 +122,5 @@ async def test_what_is_due_later_is_found_without_being_told(
         due = utc_now() + timedelta(seconds=0.5)
         delivery = stored(api, utc_now(), next_attempt_at=due)
         await service.deps.store.deliveries.add(delivery)
-        after = await service.reached(delivery.delivery_id, DeliveryState.DELIVERED, within=5)
-        assert due <= after.attempts[0].at <= due + timedelta(seconds=2)
+        after = await service.reached(delivery.delivery_id, DeliveryState.DELIVERED, within=12)
+        assert due <= after.attempts[0].at <= due + timedelta(seconds=10)
