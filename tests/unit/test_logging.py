@@ -1,0 +1,218 @@
+"""Log lines: one JSON object each, and no secret in any of them, wherever somebody put it."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from libs.logging import redact
+
+ACCESS = "tw_at_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdEf"
+HIDDEN = "[redacted]"
+
+
+BEFORE = """
+import asyncio, logging, structlog
+from libs import logging as ours
+
+ours.configure({level!r}, {json}, "tests")
+log = structlog.get_logger("tests")
+library = logging.getLogger("some.library")
+ACCESS = {access!r}
+"""
+
+
+def output(code: str, level: str = "info", *, json: bool = True) -> str:
+    """What a process that logs so and does this says: logging is set up for a whole process, once."""
+    script = BEFORE.format(level=level, json=json, access=ACCESS) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def lines(code: str, level: str = "info") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output(code, level).splitlines()]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "secret",
+        "client_secret",
+        "shared_secret",
+        "password",
+        "token",
+        "access_token",
+        "refresh_token",
+        "old_refresh_token",
+        "code",
+        "auth_code",
+        "authorization",
+        "cookie",
+        "key",
+        "operator_key",
+        "code_verifier",
+        "sealed",
+        "body",
+    ],
+)
+def test_a_field_that_is_named_like_a_secret_is_taken_out(field: str) -> None:
+    """Whatever its value looks like, at the top or inside."""
+    assert redact(None, "", {field: "harmless"}) == {field: HIDDEN}
+    assert redact(None, "", {"request": {field: "harmless"}}) == {"request": {field: HIDDEN}}
+    assert redact(None, "", {"requests": [{field: "harmless"}]}) == {"requests": [{field: HIDDEN}]}
+
+
+@pytest.mark.parametrize(
+    "field", ["event", "token_id", "grant_id", "client_id", "code_lifetime", "keys_read", "status", "error", "path"]
+)
+def test_a_field_that_is_named_otherwise_stays(field: str) -> None:
+    """Ids and facts are what a log is for."""
+    assert redact(None, "", {field: "value"}) == {field: "value"}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        pytest.param(ACCESS, f"tw_at_{HIDDEN}", id="access-token"),
+        pytest.param(ACCESS.replace("tw_at_", "tw_rt_"), f"tw_rt_{HIDDEN}", id="refresh-token"),
+        pytest.param(ACCESS.replace("tw_at_", "tw_ac_"), f"tw_ac_{HIDDEN}", id="code"),
+        pytest.param(ACCESS.replace("tw_at_", "tw_ok_"), f"tw_ok_{HIDDEN}", id="operator-key"),
+        pytest.param("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"whsec_{HIDDEN}", id="webhook-secret"),
+        pytest.param(f"/orders?access_token={ACCESS}&x=1", f"/orders?access_token=tw_at_{HIDDEN}&x=1", id="in-a-url"),
+        pytest.param(f"'{ACCESS}', '{ACCESS}'", f"'tw_at_{HIDDEN}', 'tw_at_{HIDDEN}'", id="twice"),
+        pytest.param("amqp://token:s3cr3t@rabbitmq:5672/", f"amqp://{HIDDEN}@rabbitmq:5672/", id="url-with-password"),
+        pytest.param("mongodb://u:p%40@a,b/?x=1", f"mongodb://{HIDDEN}@a,b/?x=1", id="url-of-several-hosts"),
+        pytest.param(b"anything", HIDDEN, id="bytes"),
+        pytest.param("http://127.0.0.1:8080/@home", "http://127.0.0.1:8080/@home", id="at-in-a-path"),
+        pytest.param("tw_at_ is a prefix", "tw_at_ is a prefix", id="prefix-alone"),
+        pytest.param(12, 12, id="number"),
+        pytest.param(None, None, id="none"),
+        pytest.param(True, True, id="boolean"),
+    ],
+)
+def test_a_value_that_looks_like_a_secret_is_taken_out(value: object, shown: object) -> None:
+    """By its shape, under any name, in any text, at any depth; what only resembles one stays."""
+    assert redact(None, "", {"reason": value}) == {"reason": shown}
+    assert redact(None, "", {"facts": {"reasons": [value]}}) == {"facts": {"reasons": [shown]}}
+
+
+def test_a_line_is_one_json_object() -> None:
+    """With the event's name, what was said, the service, the level and the time in UTC."""
+    (line,) = lines("""log.info("token_issued", grant_id="g", scope="a b")""")
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "token_issued", "grant_id": "g", "scope": "a b", "service": "tests", "level": "info"}
+
+
+def test_a_line_is_never_two_and_never_lost() -> None:
+    """A line break forges no line, and what JSON cannot say is said as text."""
+    forged, odd = lines(
+        """
+        log.info("refused", detail='a\\n{"event":"forged"}')
+        log.info("odd", value=ValueError("odd"), kind=int)
+        """
+    )
+    assert forged["detail"] == 'a\n{"event":"forged"}'
+    assert (odd["value"], odd["kind"]) == ("odd", "<class 'int'>")
+
+
+def test_every_line_of_an_event_loop_is_written_in_order() -> None:
+    """Lines that are gathered in a turn of the loop come out in order, those of its last turn, too."""
+    said = lines(
+        """
+        async def main():
+            for turn in range(3):
+                for number in range(4):
+                    log.info("said", number=4 * turn + number)
+                await asyncio.sleep(0)
+            log.info("said", number=12)
+
+        asyncio.run(main())
+        log.info("said", number=13)
+        """
+    )
+    assert [line["number"] for line in said] == list(range(14))
+
+
+def test_a_traceback_holds_no_secret() -> None:
+    """An exception's text is a value like any other."""
+    (line,) = lines(
+        """
+        try:
+            raise ValueError(f"cannot read {ACCESS}")
+        except ValueError:
+            log.exception("failed")
+        """
+    )
+    assert line["exception"].endswith(f"ValueError: cannot read tw_at_{HIDDEN}")
+    assert ACCESS not in json.dumps(line)
+
+
+def test_an_access_line_holds_no_secret() -> None:
+    """The most frequent line of all has a way of its own, and hides the same."""
+    (line,) = lines("""ours.access(method="GET", path=f"/orders/{ACCESS}", status=200, ms=1.5, request_id="r")""")
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "request",
+        "service": "tests",
+        "level": "info",
+        "method": "GET",
+        "path": f"/orders/tw_at_{HIDDEN}",
+        "status": 200,
+        "ms": 1.5,
+        "request_id": "r",
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        pytest.param("debug", ["debugged", "informed", "request", "warned"], id="debug"),
+        pytest.param("info", ["informed", "request", "warned"], id="info"),
+        pytest.param("warning", ["warned"], id="warning"),
+        pytest.param("error", [], id="error"),
+    ],
+)
+def test_what_is_below_the_level_is_not_written(level: str, written: list[str]) -> None:
+    """The level of the settings is the least that is written, access lines included."""
+    code = """
+        log.debug("debugged")
+        log.info("informed")
+        ours.access(method="GET", path="/", status=200, ms=1, request_id="r")
+        log.warning("warned")
+        """
+    assert [line["event"] for line in lines(code, level)] == written
+
+
+def test_libraries_go_through_the_same_door() -> None:
+    """What a library logs is a line like ours, from `warning` on, its secrets taken out, too."""
+    warned, failed = lines(
+        """
+        library.info("chatter")
+        library.warning("cannot reach %s", "amqp://token:s3cr3t@rabbitmq/")
+        try:
+            raise ConnectionError("mongodb://root:s3cr3t@db/ refused")
+        except ConnectionError:
+            library.exception("it failed")
+        """
+    )
+    assert (warned["event"], warned["level"]) == ("library", "warning")
+    assert warned["message"] == f"cannot reach amqp://{HIDDEN}@rabbitmq/"
+    assert failed["error"] == f"ConnectionError('mongodb://{HIDDEN}@db/ refused')"
+
+
+def test_the_console_form_hides_the_same() -> None:
+    """For a person at a terminal the lines look different, and hold no secret either."""
+    said = output(
+        """
+        log.error("failed", reason=ACCESS, client_secret="s3cr3t")
+        ours.access(method="GET", path=f"/orders/{ACCESS}", status=200, ms=1, request_id="r")
+        """,
+        json=False,
+    )
+    assert said.count(f"tw_at_{HIDDEN}") == 2
+    assert ACCESS not in said
+    assert "s3cr3t" not in said
