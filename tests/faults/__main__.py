@@ -28,12 +28,14 @@ class Run:
     results: list[Result] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
     """Rows that could not be done, with the reason."""
+    unbalanced: list[str] = field(default_factory=list)
+    """What the balance sheet of the system says of the time of a row."""
 
     @property
     def complaints(self) -> list[str]:
         """Whatever differs from what is promised."""
         found = [f"{result.row.name}: {each}" for result in self.results for each in result.complaints]
-        return found + self.undone
+        return found + self.undone + self.unbalanced
 
 
 async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> None:
@@ -50,7 +52,9 @@ async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, repli
             else:
                 say(report.line(await played[-1].judged()))
         await asyncio.sleep(LATE)
-        run.results += [await each.judged() for each in played]
+        for each in played:
+            run.results.append(await each.judged())
+            run.unbalanced += [f"{each.row.name}: {complaint}" for complaint in await each.unbalanced()]
 
 
 async def _run(rows: Sequence[Row], scale: Scale, seed: str) -> Run:

@@ -5,7 +5,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
+from libs.runtime import utc_now
 from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
 from tests.faults.holders import Held, Holdings, Load
 from tests.faults.judge import Evidence, Verdict, judge
@@ -376,7 +378,22 @@ class Played:
     row: Row
     scene: Scene
     paths: frozenset[str]
+    since: datetime
+    until: datetime
     seconds: float = 0.0
+
+    async def unbalanced(self) -> list[str]:
+        """What the system's own balance sheet complains about. It is no judge; but it has to see what the judge sees.
+
+        Where the broker lost its disk it rightly misses what was lost with it.
+        """
+        if not self.row.keeps_queue:
+            return []
+        path = f"/api/events/audit?from={_written(self.since)}&to={_written(self.until)}"
+        answer = await self.scene.world.stack.operator("GET", path)
+        if answer.status == 200 and answer.body["balanced"]:
+            return []
+        return [f"the balance sheet: {answer.raw.decode()}"]
 
     async def judged(self) -> Result:
         """The result as it is now."""
@@ -408,7 +425,7 @@ async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
     began = time.monotonic()
     scene = Scene(world, scale, random.Random(f"{seed}:{row.name}"), [], Load((), 0, 0, ""))
     paths = [f"/{row.name.replace(' ', '-')}/{number}" for number in range(len(row.troubles))]
-    played = Played(row, scene, frozenset(paths))
+    since = utc_now()
     await _prepared(scene, row, paths)
     pause = scale.calm if row.during is not None else scale.pause
     scene.load = Load(scene.tenants, scale.holders, pause, f"{seed}:{row.name}")
@@ -425,8 +442,13 @@ async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
         await row.after(scene)
     await world.stack.ready(*row.processes)
     await _try_tokens(scene)
+    played = Played(row, scene, frozenset(paths), since, utc_now(), time.monotonic() - began)
     await played.settled()
-    return replace(played, seconds=time.monotonic() - began)
+    return replace(played, until=utc_now(), seconds=time.monotonic() - began)
+
+
+def _written(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 async def _prepared(scene: Scene, row: Row, paths: Sequence[str]) -> None:

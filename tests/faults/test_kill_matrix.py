@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.eventually import eventually
 from tests.faults.points import POINTS
 from tests.faults.rows import (
     CRASHES,
@@ -139,6 +140,19 @@ async def test_nothing_came_late(where: World) -> None:
     for played in _played:
         result = await played.judged()
         assert not result.complaints, f"seed {SEED}, {played.row.name}: {result.complaints}"
+
+
+async def test_the_books_balance(where: World) -> None:
+    """The system's own balance sheet of each row misses nothing, either, and has nothing too much."""
+    assert where.recorder.heard
+    for played in _played:
+
+        async def balanced(played: Played = played) -> bool:
+            unbalanced = await played.unbalanced()
+            assert not unbalanced, f"seed {SEED}, {played.row.name}: {unbalanced}"
+            return True
+
+        await eventually(balanced, within=20)
 
 
 def test_every_point_has_a_row() -> None:
