@@ -30,6 +30,8 @@ CLEAR_EVERY = 0.03
 SWEEP_EVERY = 1.0
 SWEEP_AFTER = timedelta(seconds=2)
 """Younger events belong to the process that wrote them."""
+CLOSE_WITHIN = 3.0
+"""Seconds to publish and clear what is waiting when the process stops."""
 
 log = structlog.get_logger("outbox")
 
@@ -111,7 +113,7 @@ class Outbox:
         if not self._tasks:
             return
         try:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(CLOSE_WITHIN):
                 await self.drain()
         except TimeoutError:
             log.info("outbox_left_to_sweeper", events=len(self._held))
@@ -189,6 +191,8 @@ class Outbox:
                 await source.clear(part)
             except TemporarilyUnavailable as error:
                 log.warning("outbox_not_cleared", collection=source.name, events=len(part), error=error.detail)
+            except Exception as error:
+                log.error("outbox_clear_failed", collection=source.name, events=len(part), exc_info=error)
             self._release(part)
 
     async def _sweep_forever(self) -> None:
@@ -199,6 +203,8 @@ class Outbox:
                     await self._sweep(source)
                 except TemporarilyUnavailable as error:
                     log.warning("outbox_not_swept", collection=source.name, error=error.detail)
+                except Exception as error:
+                    log.error("outbox_sweep_failed", collection=source.name, exc_info=error)
 
     async def _sweep(self, source: Source) -> None:
         """Publish what other processes, or this one in a bad moment, have left, the oldest first."""

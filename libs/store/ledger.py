@@ -197,6 +197,11 @@ class Ledger:
         An event is forgotten; one with a sealed part only once it is `handed_over`, so that a broker that loses its
         disk loses no notification. A record with no event left may be purged from now on.
         """
+        alone = [event for event in events if event.first and event.sealed is None]
+        if alone and await self._clear_alone(alone):
+            events = [event for event in events if event not in alone]
+        if not events:
+            return
         ids = [event.id for event in events]
         published = {"$in": ["$$this.id", ids]}
         forgotten = {"$and": [published, {"$not": ["$$this.sealed"]}]}
@@ -204,6 +209,17 @@ class Ledger:
         kept = {"$filter": {"input": "$pending", "cond": {"$not": [forgotten]}}}
         marked = {"$map": {"input": kept, "in": {"$cond": [published, sent, "$$this"]}}}
         await self._rewrite_pending(events, marked)
+
+    async def _clear_alone(self, events: Sequence[PendingEvent]) -> bool:
+        """Forget the only event of records that have not changed since they were made; whether all of them were such.
+
+        The same as the general way, for a fraction of what that costs the server.
+        """
+        query = {"_id": {"$in": [event.owner for event in events]}, "version": 1}
+        update = {"$unset": {"pending": "", "pending_since": ""}, "$rename": {"purge_after": "purge_at"}}
+        async with outage_is_unavailability():
+            result = await self._mongo.hasty(self.name).update_many(query, update)
+        return result.matched_count == len(events)
 
     async def awaiting_handover(self, before: datetime, limit: int) -> Sequence[PendingEvent]:
         """Events with a sealed part, published before `before`, that nobody said were handed over; the oldest first."""
@@ -227,7 +243,8 @@ class Ledger:
         owners = list({event.owner for event in events})
         ids = [event.id for event in events]
         async with outage_is_unavailability():
-            await self._mongo[self.name].update_many({"_id": {"$in": owners}, "pending.id": {"$in": ids}}, pipeline)
+            query = {"_id": {"$in": owners}, "pending.id": {"$in": ids}}
+            await self._mongo[self.name].update_many(query, pipeline)
 
     async def present(self, keys: Sequence[str]) -> frozenset[str]:
         """Which of these ids have a record, in whatever state."""

@@ -1,7 +1,7 @@
 """The connection to MongoDB, and how single reads and writes share round trips."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
 from typing import Any, TypeVar
@@ -10,7 +10,6 @@ import structlog
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import IndexModel
 from pymongo.errors import (
-    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     ExecutionTimeout,
@@ -20,6 +19,7 @@ from pymongo.errors import (
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
 
 from libs.oauth.errors import TemporarilyUnavailable
 
@@ -31,6 +31,7 @@ OPERATION_TIMEOUT_MS = 4000
 AMBIGUITY_DEADLINE = 6.0
 """Seconds for which a write whose outcome is unknown is repeated with the same values."""
 BATCH_LIMIT = 512
+DURABLE = {"w": "majority", "j": True}
 _NOT_NOW = frozenset({11600, 11602, 10107, 13435, 189, 91, 7, 6, 89, 9001, 262, 50, 64})
 """Server codes that mean: interrupted, not primary, shutting down, out of time."""
 
@@ -47,8 +48,6 @@ def is_outage(error: BaseException) -> bool:
     """Whether this error says that MongoDB is away or in transition, so that a write's outcome is unknown."""
     if isinstance(error, ConnectionFailure | ExecutionTimeout | WriteConcernError):
         return True
-    if isinstance(error, BulkWriteError):
-        return bool((error.details or {}).get("writeConcernErrors"))
     return isinstance(error, OperationFailure) and error.code in _NOT_NOW
 
 
@@ -175,6 +174,10 @@ class Mongo:
         """The collection, reading only what cannot be rolled back."""
         return self[name].with_options(read_concern=ReadConcern("majority"))
 
+    def hasty(self, name: str) -> Collection:
+        """The collection, for writes that may be lost and done again: not waiting for a majority, nor for the disk."""
+        return self[name].with_options(write_concern=WriteConcern(w=1, j=False))
+
     async def ping(self) -> None:
         """Return if the primary answers and the indexes exist. Raises TemporarilyUnavailable."""
         if self._client is None:
@@ -243,20 +246,26 @@ class GroupCommit:
                 future.set_exception(fault)
 
     async def _insert_many(self, documents: list[Document], repeated: bool) -> dict[int, Exception]:
-        try:
-            await self._collection().insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            if is_outage(error):
-                raise
-            return _refused(error, repeated)
-        return {}
+        # The plain command: `settled` repeats it, which the random ids make safe, so the driver's session, transaction
+        # number and bookkeeping for each document would only cost.
+        collection = self._collection()
+        answer = await collection.database.command(
+            "insert", collection.name, documents=documents, ordered=False, writeConcern=DURABLE
+        )
+        if doubt := answer.get("writeConcernError"):
+            raise WriteConcernError(doubt.get("errmsg", ""), doubt.get("code"), doubt)
+        return _refused(answer.get("writeErrors", ()), repeated)
 
 
-def _refused(error: BulkWriteError, repeated: bool) -> dict[int, Exception]:
+def _refused(entries: Iterable[Document], repeated: bool) -> dict[int, Exception]:
+    """Which documents were refused, and why; a repeated one that is there already was not. Raises for an outage."""
     refused: dict[int, Exception] = {}
-    for entry in (error.details or {}).get("writeErrors", []):
+    for entry in entries:
         if entry["code"] != 11000:
-            refused[entry["index"]] = OperationFailure(entry.get("errmsg", "write error"), entry["code"])
+            failure = OperationFailure(entry.get("errmsg", "write error"), entry["code"])
+            if is_outage(failure):
+                raise failure
+            refused[entry["index"]] = failure
         elif not repeated:
             refused[entry["index"]] = Conflict("taken")
     return refused
@@ -269,21 +278,27 @@ class GroupedFind:
         self._collection = collection
         self._waiting: dict[str, list[asyncio.Future[Document | None]]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._finders = 0
 
     async def find(self, key: str) -> Document | None:
         """The document, as it is on the primary. Raises TemporarilyUnavailable."""
         future: asyncio.Future[Document | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
-        if len(self._running) < 2:
+        if self._finders < 2:
+            self._finders += 1
             task = asyncio.create_task(self._work(), name="grouped-find")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return await future
 
     async def _work(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, {}
-            await self._answer(batch)
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, {}
+                await self._answer(batch)
+        finally:
+            # In the same turn of the loop that found nobody waiting: who comes next must not count on this one.
+            self._finders -= 1
 
     async def _answer(self, batch: Mapping[str, list[asyncio.Future[Document | None]]]) -> None:
         try:
