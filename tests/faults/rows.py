@@ -166,10 +166,17 @@ async def broker_frozen(scene: Scene) -> None:
 
 
 async def broker_wiped(scene: Scene) -> None:
-    """RabbitMQ back with an empty disk."""
+    """RabbitMQ back with an empty disk, on which were commands that no notifier had taken yet."""
+    stack = scene.world.stack
+    notifiers = [name for name in USUAL if name.startswith("notifier")]
+    for name in notifiers:
+        stack.kill(name)
+    await scene.more(scene.scale.tokens // 4)
     await asyncio.to_thread(scene.world.broker.wipe)
     await asyncio.to_thread(scene.world.broker.start)
-    await scene.world.stack.ready(*USUAL)
+    for name in notifiers:
+        stack.launch(name)
+    await stack.ready(*USUAL)
     await asyncio.to_thread(scene.world.broker.settle)
 
 
@@ -314,7 +321,8 @@ OUTAGES = (
     Row("rabbitmq frozen", "RabbitMQ is stopped by SIGSTOP, and goes on", during=broker_frozen, flawless=True),
     Row(
         "rabbitmq wiped",
-        "RabbitMQ comes back with an empty disk; the subscriber's queue was on it, so webhooks alone are judged",
+        "RabbitMQ comes back with an empty disk, after commands were confirmed that no notifier had taken, all of them "
+        "being dead; the subscriber's queue was on that disk, too, so webhooks alone are judged",
         during=broker_wiped,
         keeps_queue=False,
         flawless=True,
