@@ -1,8 +1,9 @@
 """A way to a server that a test can cut: the server goes on, and nobody reaches it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 
 class Wire:
@@ -39,21 +40,27 @@ class Wire:
         task.add_done_callback(self._carrying.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
-        both = {writer, back}
-        self._writers |= both
+        ends = {writer}
+        self._writers |= ends
         try:
-            ways = [asyncio.create_task(_copy(*way)) for way in ((reader, back), (there, writer))]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+            there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
+            ends.add(back)
+            self._writers.add(back)
+            await _until_either_ends(_copy(reader, back), _copy(there, writer))
         finally:
-            self._writers -= both
-            for end in both:
+            self._writers -= ends
+            for end in ends:
                 end.transport.abort()
+
+
+async def _until_either_ends(*ways: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.create_task(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
