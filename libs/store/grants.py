@@ -35,9 +35,11 @@ def _encode(grant: Grant) -> Document:
 
 
 def _decode(document: Document) -> Grant:
+    # Others who asked at the same time have the same document.
+    document = {**document, "grant_id": document["_id"]}
     if document.get("key_rules") is not None:
         document["key_rules"] = orjson.loads(document["key_rules"])
-    return Grant.model_validate({**document, "grant_id": document["_id"]})
+    return Grant.model_validate(document)
 
 
 class Grants(Ledger):
