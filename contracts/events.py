@@ -380,8 +380,6 @@ class PendingEvent(Contract):
     sealed: bytes | None = None
     """The webhook's body sealed to the notifier's public key; only for events that are notified."""
     at: Moment
-    first: bool = False
-    """True: its record carried no event before it."""
 
 
 class NotificationCommand(Contract):

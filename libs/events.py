@@ -34,9 +34,6 @@ def moment_of(event_id: str) -> datetime:
     return _EPOCH + timedelta(milliseconds=int(event_id[4:16], 16))
 
 
-FIRST = f"{1:010d}"
-
-
 def sequence_text(sequence: int) -> str:
     """Ten digits, so that it sorts as text."""
     return f"{sequence:010d}"
@@ -51,5 +48,4 @@ def pending(event: Event, word: str, owner: str, sealed: bytes | None = None) ->
         body=event.model_dump_json(exclude_none=True).encode(),
         sealed=sealed,
         at=event.time,
-        first=event.sequence == FIRST,
     )

@@ -19,7 +19,6 @@ from pymongo.errors import (
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
-from pymongo.write_concern import WriteConcern
 
 from libs.oauth.errors import TemporarilyUnavailable
 
@@ -173,10 +172,6 @@ class Mongo:
     def majority(self, name: str) -> Collection:
         """The collection, reading only what cannot be rolled back."""
         return self[name].with_options(read_concern=ReadConcern("majority"))
-
-    def hasty(self, name: str) -> Collection:
-        """The collection, for writes that may be lost and done again: not waiting for a majority, nor for the disk."""
-        return self[name].with_options(write_concern=WriteConcern(w=1, j=False))
 
     async def ping(self) -> None:
         """Return if the primary answers and the indexes exist. Raises TemporarilyUnavailable."""
