@@ -17,7 +17,7 @@ from contracts.events import (
     DeletedClientData,
 )
 from libs.events import Origin
-from libs.store.records import PAGE_SIZE, Page, Records
+from libs.store.records import PAGE_SIZE, Page, Records, Tombstone
 
 
 def _data(client: Client) -> ClientData:
@@ -48,10 +48,10 @@ class Clients(Records[Client]):
 
     async def register(self, client: Client, at: Origin) -> Client:
         """The client stored; grants of a deleted client of the same id stay dead. Raises Conflict."""
-        tombstone = await self._tombstone(client.client_id)
-        if tombstone:
-            client = client.model_copy(update={"revoked_before": tombstone.deleted_at})
         return await self._add(client, ClientCreated, _data(client), at)
+
+    def _made_again(self, record: Client, tombstone: Tombstone) -> Client:
+        return super()._made_again(record, tombstone).model_copy(update={"revoked_before": tombstone.deleted_at})
 
     async def edit(self, client: Client, changes: dict[str, object], at: Origin) -> Client | None:
         """The client with the changes; None if it changed in between."""

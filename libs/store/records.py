@@ -133,7 +133,7 @@ class Records(Ledger, Generic[M]):
         """A new record with its event, in place of its tombstone where there is one. Raises Conflict if it exists."""
         tombstone = await self._tombstone(self._id(record))
         if tombstone:
-            record = record.model_copy(update={"version": tombstone.version + 1})
+            record = self._made_again(record, tombstone)
         pending_event = self._event(event, data, record, at)
         document = {**self._encode(record), "last_event": pending_event.id}
         if tombstone is None:
@@ -143,6 +143,10 @@ class Records(Ledger, Generic[M]):
         if not await self._advance(self._id(record), tombstone.version, document, pending_event):
             raise Conflict(self._id(record))
         return record
+
+    def _made_again(self, record: M, tombstone: Tombstone) -> M:
+        """The record as it goes on where the deleted one of the same id ended."""
+        return record.model_copy(update={"version": tombstone.version + 1})
 
     async def _change(
         self, before: M, changes: dict[str, object], event: type[Event], data: BaseModel, at: Origin
