@@ -187,7 +187,7 @@ class Ledger:
         """How many records have unpublished events, and since when the oldest waits."""
         async with outage_is_unavailability():
             collection = self._mongo[self.name]
-            count = await collection.count_documents({"pending_since": {"$exists": True}}, hint="pending")
+            count = await collection.count_documents({"pending_since": {"$exists": True}})
             oldest = await collection.find_one({"pending_since": {"$exists": True}}, sort=[("pending_since", 1)])
         return count, oldest["pending_since"] if oldest else None
 

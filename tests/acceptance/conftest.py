@@ -15,7 +15,7 @@ from tests.acceptance.webhooks import Receiver
 from tests.provision import rabbitmq
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(
     mongodb_url: str, rabbitmq: rabbitmq.Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
@@ -31,14 +31,14 @@ async def stack(
             assert stack.errors() == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def receiver() -> AsyncIterator[Receiver]:
     """A resource owner service that takes every webhook and keeps it."""
     async with Receiver() as receiver:
         yield receiver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tenant_of(stack: Stack) -> NewTenant:
     """Makes an API with these changes to its definition, a client and a user (see `new_tenant`)."""
     return partial(new_tenant, stack.anybody, stack.operator)

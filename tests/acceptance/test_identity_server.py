@@ -81,12 +81,12 @@ async def login_for(tenant: Tenant, stack: Stack, key: str) -> AsyncIterator[Log
         yield Login(browser, tenant)
 
 
-@pytest.fixture(scope="session", name="tenant")
+@pytest.fixture(scope="package", name="tenant")
 async def _tenant(stack: Stack) -> Tenant:
     return await new_tenant(stack.anybody, stack.operator)
 
 
-@pytest.fixture(scope="session", name="authorize_key")
+@pytest.fixture(scope="package", name="authorize_key")
 async def _authorize_key(stack: Stack) -> str:
     registration = {"name": "identity server", "permissions": ["authorize"]}
     answer = await stack.operator("POST", "/api/operators", json=registration)
