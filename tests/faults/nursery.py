@@ -31,6 +31,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._listener: threading.Thread | None = None
         self._answers = threading.Condition()
         self._started: list[int] = []
         self._statuses: dict[int, int] = {}
@@ -44,13 +45,16 @@ class Nursery:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             end(self._process, within=END_WITHIN)
+        if self._listener is not None:
+            self._listener.join(END_WITHIN)
 
     def start(self, arguments: Sequence[str], own_environment: Mapping[str, str], output: Path) -> "Child":
         """`python -m …`, started; what it prints is added to the file."""
@@ -73,14 +77,18 @@ class Nursery:
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            told = json.loads(line)
-            with self._answers:
-                if "status" in told:
-                    self._statuses[told["pid"]] = told["status"]
-                else:
-                    self._started.append(told["pid"])
-                self._answers.notify_all()
+        with process.stdout as lines:
+            for line in lines:
+                self._note(json.loads(line))
+
+    def _note(self, told: Mapping[str, int]) -> None:
+        with self._answers:
+            if "status" in told:
+                self._statuses[told["pid"]] = told["status"]
+            else:
+                self._statuses.pop(told["pid"], None)  # of one that had this number long ago
+                self._started.append(told["pid"])
+            self._answers.notify_all()
 
 
 class Child:
