@@ -110,7 +110,7 @@ class RabbitNode:
     def __init__(self, server: Path) -> None:
         self._server = server
         self._home = Path(tempfile.mkdtemp(prefix="tokenwire-rabbitmq-"))
-        self._port, self._distribution_port = free_ports(2)
+        self._port, self._distribution_port, self.mapper_port = free_ports(3)
         self._name = f"tokenwire-{secrets.token_hex(4)}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._write_configuration()
@@ -205,6 +205,9 @@ class RabbitNode:
             "HOME": str(home),
             "LC_ALL": "C.UTF-8",
             "ERL_CRASH_DUMP_SECONDS": "0",
+            # A node looks every minute whether epmd runs, and starts an Erlang that starts it where it does not.
+            "ERL_AFLAGS": "-start_epmd false",
+            "ERL_EPMD_PORT": str(self.mapper_port),
             "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the node, so its pid is the node's
             "RABBITMQ_NODENAME": self._name,
             "RABBITMQ_CONF_ENV_FILE": str(home / "rabbitmq-env.conf"),

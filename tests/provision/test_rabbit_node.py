@@ -1,6 +1,7 @@
 """The tests' own RabbitMQ can be killed, frozen and wiped, comes back, and leaves nothing behind."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,6 +116,13 @@ async def test_nothing_is_left_of_a_closed_node() -> None:
         node.close()
     await eventually(lambda: not started_with(f"HOME={home}"))
     assert not home.exists()
+
+
+def test_a_node_starts_no_port_mapper_later(node: RabbitNode) -> None:
+    """It looks every minute whether one runs; the look does not leave one behind."""
+    node.ctl("eval", "rabbit_nodes:ensure_epmd().")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", node.mapper_port), timeout=5)
 
 
 def test_a_node_that_does_not_start_is_one_line() -> None:
