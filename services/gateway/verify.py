@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from aiohttp import web
 
 from libs.http.errors import NO_STORE, json_bytes
 from libs.oauth.errors import InvalidRequest
-from services.gateway.decision import AccessDecision, Admitted
+from services.gateway.decision import AccessDecision
+from services.gateway.identity import identity_headers
 from services.gateway.presented import Call
 from services.gateway.refusals import Denial
 
@@ -51,16 +51,6 @@ class VerifyEndpoint:
     async def verify(self, request: web.Request) -> web.Response:
         """Decide about the forwarded call."""
         outcome = await self.decision.decide(forwarded_call(request))
-        return outcome.response() if isinstance(outcome, Denial) else _admitted(outcome)
-
-
-def _admitted(admitted: Admitted) -> web.Response:
-    headers = {**NO_STORE, "X-Tokenwire-Api-Id": admitted.api.api_id}
-    if admitted.grant and admitted.access:
-        headers["X-Tokenwire-Client-Id"] = admitted.grant.client_id
-        headers["X-Tokenwire-Grant-Id"] = admitted.grant.grant_id
-        if admitted.grant.subject:
-            headers["X-Tokenwire-Subject"] = quote(admitted.grant.subject, safe="@+ ")
-        if admitted.access.scope:
-            headers["X-Tokenwire-Scope"] = admitted.access.scope
-    return json_bytes(b'{"status":"ok"}', headers=headers)
+        if isinstance(outcome, Denial):
+            return outcome.response()
+        return json_bytes(b'{"status":"ok"}', headers={**NO_STORE, **identity_headers(outcome)})
