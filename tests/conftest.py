@@ -15,6 +15,7 @@ CANNOT_PROVIDE = 3
 
 def pytest_configure() -> None:
     """SIGTERM ends the run as Ctrl-C does: in order, with every server stopped and its files removed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what runs in the background
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
