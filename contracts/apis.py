@@ -46,6 +46,26 @@ class TokenLocation(Contract):
     cookie: Name | None = None
 
 
+class Versioning(Contract):
+    """Where a call says which version of the API it is for."""
+
+    location: Literal["header", "url-param", "url"]
+    """A header, a parameter of the query, or the first segment after the listen path."""
+    key: Name = ""
+    """The name of the header or parameter."""
+    default: Name = ""
+    """What a call is for that does not say."""
+    names: tuple[Name, ...] = ()
+    """All versions; a first segment that is none of them is part of the path."""
+
+
+class RequestHeader(Contract):
+    """A header that the upstream gets; `$tyk_meta.<key>` in its value is the grant's metadata of that name."""
+
+    name: Name
+    value: Text = ""
+
+
 class Notifications(Contract):
     """Where the resource owner service hears of new tokens."""
 
@@ -95,6 +115,10 @@ class Api(Record):
     upstream_url: Text
     strip_authorization_data: bool = False
     token_location: TokenLocation = TokenLocation()
+    versioning: Versioning | None = None
+    """None: the API has no versions."""
+    request_headers: tuple[RequestHeader, ...] = ()
+    removed_request_headers: tuple[Name, ...] = ()
     oauth: OAuthSettings | None = None
     """None: this API issues no tokens."""
     auth_token: bool = False

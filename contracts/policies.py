@@ -6,12 +6,30 @@ from pydantic import ConfigDict, Field
 
 from contracts.base import Contract, Moment, Name, PublicId, Record, Response, Text
 
+Rate = Annotated[float, Field(ge=-1)]
+"""Requests, or the seconds they count in; 0: says nothing, -1: unlimited."""
+Quota = Annotated[int, Field(ge=-1)]
+"""Requests, or the seconds of the quota's window; 0: says nothing, -1: unlimited (a window: never renewed)."""
+
 
 class AllowedUrl(Contract):
     """A path (a regular expression) and the methods allowed on it."""
 
     url: Text
+    """RE2's syntax, as in Tyk; found anywhere in the path of the request unless it is anchored."""
     methods: tuple[Name, ...] = ()
+    """Empty: every method."""
+
+
+class ApiLimit(Contract):
+    """A limit of one API's own, counted apart from the grant's others; extra fields of Tyk's are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rate: Rate = 0
+    per: Rate = 0
+    quota_max: Quota = 0
+    quota_renewal_rate: Quota = 0
 
 
 class AccessRight(Contract):
@@ -22,7 +40,21 @@ class AccessRight(Contract):
     api_id: PublicId
     api_name: Name = ""
     versions: tuple[Name, ...] = ()
+    """Of an API with versions, those that are open."""
     allowed_urls: tuple[AllowedUrl, ...] = ()
+    """Empty: the whole API."""
+    limit: ApiLimit | None = None
+
+
+class Partitions(Contract):
+    """Which parts of a policy count beside others; none of them: all."""
+
+    quota: bool = False
+    rate_limit: bool = False
+    acl: bool = False
+    complexity: bool = False
+    per_api: bool = False
+    """The limits count for each API apart."""
 
 
 class Policy(Record):
@@ -34,12 +66,13 @@ class Policy(Record):
     active: bool = True
     is_inactive: bool = False
     access_rights: dict[PublicId, AccessRight] = {}
-    rate: Annotated[float, Field(ge=-1)] = 0
-    """Requests per `per` seconds; 0 or -1: unlimited."""
-    per: Annotated[float, Field(ge=-1)] = 0
-    quota_max: Annotated[int, Field(ge=-1)] = -1
-    quota_renewal_rate: Annotated[int, Field(ge=-1)] = -1
-    """Seconds of the quota's window."""
+    rate: Rate = 0
+    """Requests in any `per` seconds."""
+    per: Rate = 0
+    quota_max: Quota = 0
+    quota_renewal_rate: Quota = 0
+    """Seconds of the quota's window, which begins with its first request."""
+    partitions: Partitions = Partitions()
     tags: tuple[Name, ...] = ()
     meta_data: dict[str, Any] = {}
 
@@ -55,10 +88,11 @@ class PolicyDocument(Contract):
     active: bool = True
     is_inactive: bool = False
     access_rights: dict[PublicId, AccessRight] = {}
-    rate: Annotated[float, Field(ge=-1)] = 0
-    per: Annotated[float, Field(ge=-1)] = 0
-    quota_max: Annotated[int, Field(ge=-1)] = -1
-    quota_renewal_rate: Annotated[int, Field(ge=-1)] = -1
+    rate: Rate = 0
+    per: Rate = 0
+    quota_max: Quota = 0
+    quota_renewal_rate: Quota = 0
+    partitions: Partitions = Partitions()
     tags: tuple[Name, ...] = ()
     meta_data: dict[str, Any] = {}
 
@@ -78,6 +112,7 @@ class PolicyView(Response):
     per: float
     quota_max: int
     quota_renewal_rate: int
+    partitions: Partitions
     tags: tuple[str, ...]
     meta_data: dict[str, Any]
     created_at: Moment

@@ -1,9 +1,10 @@
 """APIs, clients, policies and operators as this process knows them: read once, kept until the bus says they changed.
 
-With the bus up a change is seen within milliseconds; without it an entry is trusted for TTL seconds. What is not there
-is never remembered as missing, so that what was just made is found at once.
+With the bus up a change is seen within milliseconds; without it an entry is trusted for `ttl` seconds. What is not
+there is never remembered as missing, so that what was just made is found at once.
 """
 
+import asyncio
 import re
 import time
 from collections import OrderedDict
@@ -20,7 +21,6 @@ from libs.bus.port import Delivery, Exchange, Mode, Subscription
 from libs.store.operators import key_digest
 from libs.store.store import Store
 
-TTL = 5.0
 SIZE = 10_000
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]{1,255}")
 """What a listen path may begin with; anything else is no API's, and no question for the database."""
@@ -31,23 +31,39 @@ V = TypeVar("V")
 class _Shelf(Generic[V]):
     """Values by key, bounded in number and age."""
 
-    def __init__(self, load: Callable[[str], Awaitable[V | None]], clock: Callable[[], float]) -> None:
+    def __init__(self, load: Callable[[str], Awaitable[V | None]], ttl: float, clock: Callable[[], float]) -> None:
         self._load = load
+        self._ttl = ttl
         self._clock = clock
         self._entries: OrderedDict[str, tuple[float, V]] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[V | None]] = {}
         self._epoch = 0
 
     async def get(self, key: str) -> V | None:
         entry = self._entries.get(key)
         if entry is not None and entry[0] > self._clock():
             return entry[1]
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.create_task(self._loaded(key), name="catalog")
+            loading.add_done_callback(lambda done: self._load_ended(key, done))
+        # Others may wait for the same load when this one gives up.
+        return await asyncio.shield(loading)
+
+    def _load_ended(self, key: str, loading: "asyncio.Task[V | None]") -> None:
+        if self._loading.get(key) is loading:
+            del self._loading[key]
+        if not loading.cancelled():
+            loading.exception()  # whoever waited has it; nobody may have
+
+    async def _loaded(self, key: str) -> V | None:
         epoch = self._epoch
         value = await self._load(key)
         if value is None:
             self._entries.pop(key, None)
         elif epoch == self._epoch:
             # A change heard of while loading may not be in what was loaded.
-            self._entries[key] = (self._clock() + TTL, value)
+            self._entries[key] = (self._clock() + self._ttl, value)
             self._entries.move_to_end(key)
             if len(self._entries) > SIZE:
                 self._entries.popitem(last=False)
@@ -56,22 +72,24 @@ class _Shelf(Generic[V]):
     def forget(self) -> None:
         self._epoch += 1
         self._entries.clear()
+        self._loading.clear()
 
     def forget_one(self, key: str) -> None:
         self._epoch += 1
         self._entries.pop(key, None)
+        self._loading.pop(key, None)
 
 
 class Catalog:
     """The read-mostly records of the system. One a process."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._apis_at = _Shelf(store.apis.at, clock)
-        self._paths = _Shelf(store.apis.under, clock)
-        self._apis = _Shelf(store.apis.get, clock)
-        self._clients = _Shelf(store.clients.get, clock)
-        self._policies = _Shelf(store.policies.get, clock)
-        self._operators = _Shelf(store.operators.with_digest, clock)
+    def __init__(self, store: Store, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._apis_at = _Shelf(store.apis.at, ttl, clock)
+        self._paths = _Shelf(store.apis.under, ttl, clock)
+        self._apis = _Shelf(store.apis.get, ttl, clock)
+        self._clients = _Shelf(store.clients.get, ttl, clock)
+        self._policies = _Shelf(store.policies.get, ttl, clock)
+        self._operators = _Shelf(store.operators.with_digest, ttl, clock)
 
     async def api_at(self, place: str) -> Api | None:
         """The API that answers on this path (without outer slashes): its listen path, or its id."""

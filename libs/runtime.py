@@ -46,6 +46,8 @@ class Deps:
     catalog: Catalog
     keys: KeyRing
     codec: TokenCodec
+    changes: list[Callable[[str, str], None]]
+    """Told the routing key and subject of every event that this process commits, before anybody hears of it."""
     health: Health = field(default_factory=Health)
     now: Callable[[], datetime] = utc_now
 
@@ -67,17 +69,22 @@ def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Call
         )
     outbox = Outbox(bus, now)
 
+    changes: list[Callable[[str, str], None]] = []
+
     def announce(ledger: Source, event: PendingEvent) -> None:
-        catalog.changed(event.key, event.owner)
+        for changed in changes:
+            changed(event.key, event.owner)
         outbox.announce(ledger, event)
 
     store = Store.over(mongo, keys, announce)
-    catalog = Catalog(store)
+    catalog = Catalog(store, settings.cache_ttl)
+    changes.append(catalog.changed)
     return Deps(
         store=store,
         bus=bus,
         outbox=outbox,
         catalog=catalog,
+        changes=changes,
         keys=keys,
         codec=TokenCodec(keys.subkeys("token tag"), keys.current, os.urandom),
         now=now,

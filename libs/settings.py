@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     keys: Annotated[SecretStr, AfterValidator(_key_ring)] = Field(
         ..., description="Key ring: <id>:<base64 of 32 bytes>[,…]; the first is current."
     )
+    cache_ttl: float = Field(
+        5.0, ge=0, le=300, description="Seconds for which what is kept in memory is trusted while the bus is away."
+    )
     linger: float = Field(
         2.5, ge=0, le=30, description="Seconds for which a stopping service still answers, so that the edge moves on."
     )

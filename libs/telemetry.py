@@ -16,6 +16,7 @@ OUTBOX_BACKLOG = Gauge("tokenwire_outbox_backlog", "Records with unpublished eve
 OUTBOX_AGE = Gauge("tokenwire_outbox_oldest_seconds", "Age of the oldest unpublished event.", ("collection",))
 MESSAGES_WAITING = Gauge("tokenwire_waiting_messages", "Messages of a pool that nobody handles yet.", ("pool",))
 MESSAGES_PARKED = Gauge("tokenwire_parked_messages", "Messages that a pool gave up on.", ("pool",))
+CACHED_TOKENS = Gauge("tokenwire_cached_tokens", "Access tokens whose grants this process keeps in memory.")
 AUDIT_EVENTS = Gauge(
     "tokenwire_audit_events",
     "Committed events of the records made in the audited time, and what became of them.",

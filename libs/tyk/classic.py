@@ -16,6 +16,7 @@ from libs.tyk.access import (
 )
 from libs.tyk.document import json_text
 from libs.tyk.part import Part
+from libs.tyk.transforms import classic_headers, classic_versioning
 
 _WRAPPER = "api_definition"
 _ACCESS_TYPES = (*GrantType, "assertion", "__implicit")
@@ -45,6 +46,7 @@ def read_classic(
     access = _access(definition)
     proxy = definition.part("proxy")
     own_id = definition.public_id("api_id", api_id)
+    added, removed = classic_headers(definition)
     return Api(
         api_id=own_id,
         version=version,
@@ -56,6 +58,9 @@ def read_classic(
         upstream_url=proxy.required_url("target_url"),
         strip_authorization_data=definition.flag("strip_auth_data"),
         token_location=access.token_location,
+        versioning=classic_versioning(definition),
+        request_headers=added,
+        removed_request_headers=removed,
         oauth=access.oauth,
         auth_token=access.auth_token,
         format=DefinitionFormat.CLASSIC,

@@ -19,6 +19,7 @@ from libs.tyk.access import (
 from libs.tyk.document import json_text
 from libs.tyk.errors import InvalidDefinition
 from libs.tyk.part import Part
+from libs.tyk.transforms import oas_headers, oas_versioning
 
 _EXTENSION = "x-tyk-api-gateway"
 _FLOWS = {
@@ -59,6 +60,7 @@ def read_oas(document: Any, *, api_id: str, now: datetime, created_at: datetime 
     info, server, upstream = extension.part("info"), extension.part("server"), extension.part("upstream")
     access = _access(whole, server)
     own_id = info.public_id("id", api_id)
+    added, removed = oas_headers(extension)
     return Api(
         api_id=own_id,
         version=version,
@@ -70,6 +72,9 @@ def read_oas(document: Any, *, api_id: str, now: datetime, created_at: datetime 
         upstream_url=upstream.required_url("url"),
         strip_authorization_data=server.part("authentication").flag("stripAuthorizationData"),
         token_location=access.token_location,
+        versioning=oas_versioning(info),
+        request_headers=added,
+        removed_request_headers=removed,
         oauth=access.oauth,
         auth_token=access.auth_token,
         format=DefinitionFormat.OAS,

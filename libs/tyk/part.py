@@ -71,6 +71,14 @@ class Part:
                 raise self.wrong(f"{key}[{index}]", f"one of {', '.join(known)} is expected")
         return tuple(words)
 
+    def field_names(self, key: str) -> tuple[str, ...]:
+        """The names of headers in the array there; an absent one is empty."""
+        names = self._typed(key, list, "an array") or []
+        for index, name in enumerate(names):
+            if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name):
+                raise self.wrong(f"{key}[{index}]", "the name of a header is expected")
+        return tuple(names)
+
     def text(self, key: str) -> str:
         """The string there; an absent one is empty."""
         return self._checked(key, _TEXT, "a string of at most 4096 characters without control characters is expected")

@@ -4,15 +4,20 @@ from aiohttp import web
 
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from services.gateway.decision import AccessDecision
+from services.gateway.rights import Rights
 from services.gateway.settings import GatewaySettings
+from services.gateway.token_grants import TokenGrants
 from services.gateway.verify import VerifyEndpoint
 
 
 def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None:
     """Put the token check on the application."""
-    decision = AccessDecision(deps.catalog, deps.store.grants, deps.codec, deps.now)
+    tokens = TokenGrants(deps.store.grants, deps.codec, settings.cache_ttl)
+    decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), deps.now)
     verify = VerifyEndpoint(decision)
     both_slashes(app, "GET", "/verify", verify.verify)
+    deps.changes.append(tokens.changed)
+    deps.bus.subscribe(tokens.subscription())
 
 
 def create_app(settings: GatewaySettings, deps: Deps | None = None) -> web.Application:

@@ -8,11 +8,11 @@ from services.gateway.decision import Admitted
 def identity_headers(admitted: Admitted) -> dict[str, str]:
     """`X-Tokenwire-*` of an admitted call."""
     headers = {"X-Tokenwire-Api-Id": admitted.api.api_id}
-    if admitted.grant and admitted.access:
-        headers["X-Tokenwire-Client-Id"] = admitted.grant.client_id
-        headers["X-Tokenwire-Grant-Id"] = admitted.grant.grant_id
-        if admitted.grant.subject:
-            headers["X-Tokenwire-Subject"] = quote(admitted.grant.subject, safe="@+ ")
-        if admitted.access.scope:
-            headers["X-Tokenwire-Scope"] = admitted.access.scope
+    if grant := admitted.grant:
+        headers["X-Tokenwire-Client-Id"] = grant.client_id
+        headers["X-Tokenwire-Grant-Id"] = grant.grant_id
+        if grant.subject:
+            headers["X-Tokenwire-Subject"] = quote(grant.subject, safe="@+ ")
+        if grant.scope:
+            headers["X-Tokenwire-Scope"] = grant.scope
     return headers

@@ -12,6 +12,8 @@ from libs.http.errors import NO_STORE, json_bytes
 class Denial:
     """One way to be refused."""
 
+    reason: str
+    """Its name in analytics."""
     status: int
     message: str
     error: str | None = None
@@ -24,12 +26,13 @@ class Denial:
         return json_bytes(orjson.dumps({"error": self.message}), self.status, headers)
 
 
-MISSING = Denial(400, "Authorization field missing")
-MALFORMED = Denial(400, "Bearer token malformed", "invalid_request")
-UNKNOWN_TOKEN = Denial(403, "Key not authorised", "invalid_token")
-CLIENT_GONE = Denial(403, "Key not authorised. OAuth client access was revoked", "invalid_token")
-EXPIRED = Denial(401, "Key has expired, please renew", "invalid_token")
-API_DISALLOWED = Denial(403, "Access to this API has been disallowed", "insufficient_scope")
-INACTIVE = Denial(403, "Key is inactive, please renew", "invalid_token")
-AMBIGUOUS = Denial(400, "The path may be read as that of more than one API", "invalid_request")
-NO_API = Denial(404, "There is no such API")
+MISSING = Denial("missing", 400, "Authorization field missing")
+MALFORMED = Denial("malformed", 400, "Bearer token malformed", "invalid_request")
+UNKNOWN_TOKEN = Denial("unknown_token", 403, "Key not authorised", "invalid_token")
+CLIENT_GONE = Denial("client_gone", 403, "Key not authorised. OAuth client access was revoked", "invalid_token")
+EXPIRED = Denial("expired", 401, "Key has expired, please renew", "invalid_token")
+API_DISALLOWED = Denial("api_disallowed", 403, "Access to this API has been disallowed", "insufficient_scope")
+URL_DISALLOWED = Denial("url_disallowed", 403, "Access to this resource has been disallowed", "insufficient_scope")
+INACTIVE = Denial("inactive", 403, "Key is inactive, please renew", "invalid_token")
+AMBIGUOUS = Denial("ambiguous", 400, "The path may be read as that of more than one API", "invalid_request")
+NO_API = Denial("no_api", 404, "There is no such API")

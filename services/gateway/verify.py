@@ -53,4 +53,4 @@ class VerifyEndpoint:
         outcome = await self.decision.decide(forwarded_call(request))
         if isinstance(outcome, Denial):
             return outcome.response()
-        return json_bytes(b'{"status":"ok"}', headers={**NO_STORE, **identity_headers(outcome)})
+        return json_bytes(b'{"status":"ok"}', headers={**NO_STORE, **identity_headers(outcome), **outcome.injected})

@@ -8,10 +8,11 @@ from typing import Any
 from aiohttp import web
 
 from contracts.operators import Permission
-from contracts.policies import Policy, PolicyDocument, PolicyList, PolicyView
+from contracts.policies import Partitions, Policy, PolicyDocument, PolicyList, PolicyView
 from libs.access import Access
 from libs.events import Origin
 from libs.http.errors import BadRequest, NotFound, Taken
+from libs.policies import first_unusable
 from libs.runtime import both_slashes
 from libs.store.apis import Apis
 from libs.store.mongo import Conflict
@@ -111,7 +112,15 @@ def read_policy(said: dict[str, Any]) -> PolicyDocument:
     for api_id, right in policy.access_rights.items():
         if right.api_id != api_id:
             raise BadRequest(f"access_rights.{api_id}.api_id: another API than the one it is filed under")
+    if fault := first_unusable(policy.access_rights.values()):
+        raise BadRequest(fault)
+    _require_compatible(policy.partitions)
     return policy
+
+
+def _require_compatible(partitions: Partitions) -> None:
+    if partitions.per_api and (partitions.quota or partitions.rate_limit or partitions.acl or partitions.complexity):
+        raise BadRequest("partitions: per_api goes with none of the others")
 
 
 def _filed(api_id: str, right: Any) -> Any:

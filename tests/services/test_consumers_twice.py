@@ -14,7 +14,7 @@ from tests.deployment.wiring import SERVICES, wired
 from tests.notifications import answering, api_to, notifier, receiver, token_event
 from tests.services.system import System, open_system
 
-TESTED = {"revocation", "management", "audit", "notifier", "catalog", "event-stream"}
+TESTED = {"revocation", "management", "audit", "notifier", "catalog", "token-grants", "event-stream"}
 VOLATILE = {"pending", "pending_since", "handover_since", "purge_at"}
 """What the outbox does to a record while a test looks."""
 
@@ -149,6 +149,19 @@ async def test_what_was_forgotten_is_forgotten_again(system: System, bus: Bus) -
         await again(system, bus, "catalog", bus.last(kind))
     assert await deps.catalog.client(party.id) == party.client
     assert await deps.catalog.api(party.api.api_id) == party.api
+
+
+async def test_a_token_that_ended_is_forgotten_again(system: System, bus: Bus) -> None:
+    """The gateway's grants: refused, and a later pair of the same grant is not disturbed for long."""
+    party = await system.party()
+    tokens = await party.tokens()
+    assert (await party.verify(tokens.access)).status == 200
+    later = await party.refreshed(tokens.refresh)
+    await settle(system.deps)
+    assert (await party.verify(later.access)).status == 200
+    await again(system, bus, "token-grants", bus.last("token.refresh"))
+    assert (await party.verify(later.access)).status == 200
+    assert (await party.verify(tokens.access)).status == 403
 
 
 async def test_the_stream_passes_on_what_comes(system: System, bus: Bus) -> None:

@@ -76,6 +76,7 @@ async def test_a_policy_in_tyks_words_is_taken(service: Management, api_id: str)
         "per": 60,
         "quota_max": 1000,
         "quota_renewal_rate": 3600,
+        "partitions": dict.fromkeys(("quota", "rate_limit", "acl", "complexity", "per_api"), False),
         "tags": [],
         "meta_data": {},
         "access_rights": {

@@ -25,6 +25,7 @@ WRONG = {
     "MONGODB_DATABASE": ["", "a b", "a/b", "a.b", "$a", "a" * 39],
     "DECLARE_TOPOLOGY": ["perhaps", "2"],
     "KEYS": ["", KEY, "1:", "1:c2hvcnQ=", f"256:{KEY}", f"-1:{KEY}", f"1:{KEY},1:{KEY}", f"1:{KEY},", "1:not base64!"],
+    "CACHE_TTL": ["-1", "301", "soon"],
     "LINGER": ["-1", "31", "long"],
     "LOG_LEVEL": ["loud", "INFO", "infos"],
     "LOG_FORMAT": ["xml"],
