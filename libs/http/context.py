@@ -25,8 +25,15 @@ traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
+_names = random.Random(os.urandom(32))  # noqa: S311 - ids to find a request by; nothing is protected by them
+
+
+def _new_id() -> str:
+    return f"{_names.getrandbits(64):016x}"
+
+
 def _new_trace() -> str:
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
+    return f"00-{_names.getrandbits(128) or 1:032x}-{_names.getrandbits(64) or 1:016x}-00"
 
 
 @lru_cache(maxsize=4096)
@@ -56,9 +63,9 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
     async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         given = request.headers.get("X-Request-Id", "")
-        identifier = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+        identifier = given if given and _REQUEST_ID.fullmatch(given) else _new_id()
         trace = request.headers.get("traceparent", "")
-        traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else _new_trace())
+        traceparent.set(trace if trace and _TRACEPARENT.fullmatch(trace) else _new_trace())
         request_id.set(identifier)
         try:
             response = await handler(request)

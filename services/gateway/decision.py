@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from contracts.apis import Api
+from contracts.clients import Client
 from libs.catalog import Catalog
 from services.gateway.paths import readings
 from services.gateway.presented import Call, presented_token
@@ -21,6 +23,13 @@ from services.gateway.refusals import (
 from services.gateway.rights import Right, Rights
 from services.gateway.token_grants import TokenGrant, TokenGrants
 from services.gateway.versions import requested_version
+
+
+class Bearer(NamedTuple):
+    """Who holds a living access token."""
+
+    grant: TokenGrant
+    client: Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +62,13 @@ class AccessDecision:
         token = presented_token(call, api.token_location, bare=api.auth_token)
         if isinstance(token, Denial):
             return token
-        grant = await self.bearer(token)
-        if isinstance(grant, Denial):
-            return grant
-        right = await self.right(grant, api)
+        bearer = await self.bearer(token)
+        if isinstance(bearer, Denial):
+            return bearer
+        right = await self.rights.of(bearer.grant, bearer.client, api)
         if isinstance(right, Denial):
             return right
-        return _refusal(right, call, api, paths) or Admitted(api, grant, right.injected)
+        return _refusal(right, call, api, paths) or Admitted(api, bearer.grant, right.injected)
 
     async def _api(self, paths: Collection[str]) -> Api | Denial:
         """The API that the call goes to, whichever way the proxy in front reads the path."""
@@ -69,8 +78,8 @@ class AccessDecision:
         api = found[0]
         return api if api and api.active else NO_API
 
-    async def bearer(self, token: str) -> TokenGrant | Denial:
-        """The grant of an access token that is alive."""
+    async def bearer(self, token: str) -> Bearer | Denial:
+        """Who holds an access token that is alive."""
         grant = self.tokens.held(token) or await self.tokens.read(token)
         if grant is None:
             return UNKNOWN_TOKEN
@@ -79,12 +88,7 @@ class AccessDecision:
             return CLIENT_GONE
         if not grant.live or (client.revoked_before is not None and grant.created_at <= client.revoked_before):
             return UNKNOWN_TOKEN
-        return EXPIRED if grant.expires_at <= self.now() else grant
-
-    async def right(self, grant: TokenGrant, api: Api) -> Right | Denial:
-        """What the grant may do on the API."""
-        client = await self.catalog.client(grant.client_id)
-        return CLIENT_GONE if client is None else await self.rights.of(grant, client, api)
+        return EXPIRED if grant.expires_at <= self.now() else Bearer(grant, client)
 
 
 def _refusal(right: Right, call: Call, api: Api, paths: Collection[str]) -> Denial | None:
