@@ -46,6 +46,8 @@ class Client(Record):
     """What it may ask for; None: not restricted."""
     meta_data: dict[str, Any] = {}
     secrets: tuple[ClientSecret, ...] = ()
+    resource_server: bool = False
+    """True: it stands for its API, and may introspect every access token that the API accepts (RFC 7662)."""
     revoked_before: Moment | None = None
     """Grants created up to this moment are dead, whatever their own document says."""
 
@@ -71,6 +73,8 @@ class ClientRegistration(AdminRequest):
     meta_data: dict[str, Any] | None = None
     description: Text | None = None
     client_name: Name | None = None
+    resource_server: bool = False
+    """True: it stands for its API, and may introspect every access token that the API accepts."""
 
 
 class ClientEdit(AdminRequest):
@@ -88,6 +92,7 @@ class ClientEdit(AdminRequest):
     meta_data: dict[str, Any] | None = None
     description: Text | None = None
     client_name: Name | None = None
+    resource_server: bool | None = None
     public: bool | None = None
     created_at: Moment | None = None
     updated_at: Moment | None = None
@@ -116,6 +121,7 @@ class OAuthClient(Response):
     description: str
     client_name: str
     public: bool
+    resource_server: bool
     created_at: Moment
     updated_at: Moment
 

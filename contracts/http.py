@@ -11,6 +11,8 @@ from contracts.operators import Permission
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 YAML = "application/yaml"
+ANY_METHOD = "*"
+"""The method of an operation that answers every method."""
 
 
 class Service(enum.StrEnum):
@@ -32,6 +34,8 @@ class Caller(enum.Enum):
     """A client app: HTTP Basic, or `client_id` and `client_secret` in the body (RFC 6749 §2.3.1)."""
     OPERATOR = "operator"
     """The holder of an operator key with the operation's permission."""
+    CLIENT_OR_OPERATOR = "client or operator"
+    """Either; an operator with the operation's permission."""
     TOKEN_HOLDER = "token holder"  # noqa: S105 - a role
     """Whoever brings the access token that the operation is about."""
 

@@ -9,10 +9,12 @@ class ServerMetadata(Response):
     issuer: str
     token_endpoint: str
     revocation_endpoint: str
+    introspection_endpoint: str
     grant_types_supported: tuple[str, ...]
     response_types_supported: tuple[str, ...] = ()
     token_endpoint_auth_methods_supported: tuple[str, ...]
     revocation_endpoint_auth_methods_supported: tuple[str, ...]
+    introspection_endpoint_auth_methods_supported: tuple[str, ...]
     authorization_endpoint: str | None = None
     response_modes_supported: tuple[str, ...] | None = None
     code_challenge_methods_supported: tuple[str, ...] | None = None

@@ -23,7 +23,8 @@ from contracts.grants import (
     TokenResponse,
 )
 from contracts.health import Readiness, Status
-from contracts.http import FORM, JSON, YAML, Answer, Body, Caller, Operation, Parameters, Service
+from contracts.http import ANY_METHOD, FORM, JSON, YAML, Answer, Body, Caller, Operation, Parameters, Service
+from contracts.introspection import Introspection, IntrospectionRequest
 from contracts.metadata import ServerMetadata
 from contracts.operators import OperatorList, OperatorRegistration, OperatorView, Permission
 from contracts.policies import PolicyDocument, PolicyList, PolicyView
@@ -41,6 +42,7 @@ PATH_PARAMETERS: Mapping[str, tuple[Any, str]] = {
     "username": (Username, "The resource owner's name."),
     "operator_id": (PublicId, "The operator's id."),
     "delivery_id": (PublicId, "The delivery's id, which is the id of the token event."),
+    "uri": (Annotated[str, Field(min_length=1)], "The path of the call that is asked about, without its first slash."),
 }
 """Each parameter of a path: what it may be, and what it is."""
 
@@ -69,10 +71,12 @@ class StreamQuery(AdminRequest):
 
 
 class ForwardedCall(AdminRequest):
-    """The headers in which a reverse proxy names the call that it asks about; one of the two URIs is needed."""
+    """The headers in which a reverse proxy names the call that it asks about; one of the two URIs is needed,
+    unless the question is the call itself.
+    """
 
     forwarded_uri: Annotated[str | None, Field(alias="X-Forwarded-Uri")] = None
-    """Path and query of the call (Traefik, Envoy)."""
+    """Path and query of the call (Traefik)."""
     original_uri: Annotated[str | None, Field(alias="X-Original-URI")] = None
     """Path and query of the call (nginx)."""
     forwarded_method: Annotated[str | None, Field(alias="X-Forwarded-Method")] = None
@@ -480,36 +484,73 @@ _NOTIFIER = (
 )
 # fmt: on
 
+_REFUSAL = {"X-Tokenwire-Refusal": "The body again, for a proxy that passes on no more of a refusal than headers."}
 _GATEWAY_REFUSALS = {
-    400: Answer(about="There is no token, or it is malformed.", models=(GatewayErrorBody, OAuthErrorBody)),
-    401: Answer(about="The token has expired.", models=(GatewayErrorBody,), headers=_CHALLENGE),
-    403: Answer(about="The token is not valid here.", models=(GatewayErrorBody,), headers=_CHALLENGE),
-    404: Answer(about="No API answers on this path.", models=(GatewayErrorBody,)),
+    400: Answer(
+        about="There is no token, or it is malformed.", models=(GatewayErrorBody, OAuthErrorBody), headers=_REFUSAL
+    ),
+    401: Answer(about="The token has expired.", models=(GatewayErrorBody,), headers=_CHALLENGE | _REFUSAL),
+    403: Answer(about="The token is not valid here.", models=(GatewayErrorBody,), headers=_CHALLENGE | _REFUSAL),
+    404: Answer(about="No API answers on this path.", models=(GatewayErrorBody,), headers=_REFUSAL),
     **_refusals(_OAUTH, 503),
 }
-_GATEWAY = (
-    Operation(
+_ADMITTED = Answer(
+    about="It may.",
+    models=(Status,),
+    headers={
+        "X-Tokenwire-Api-Id": "The API.",
+        "X-Tokenwire-Client-Id": "The client app; absent, as all below, where the API asks for no token.",
+        "X-Tokenwire-Grant-Id": "The grant.",
+        "X-Tokenwire-Subject": "Who authorized it, percent-encoded; absent where nobody did.",
+        "X-Tokenwire-Scope": "What for; absent where it is not limited.",
+    },
+)
+
+
+def _verification(method: str, path: str, name: str, summary: str, parameters: Parameters | None = None) -> Operation:
+    return Operation(
         service=Service.GATEWAY,
         tag="Token check",
-        method="GET",
-        path="/verify",
-        name="verify",
-        summary="May this call pass? The token is where the API's definition says, in the call's own headers or URI.",
+        method=method,
+        path=path,
+        name=name,
+        summary=summary,
         caller=Caller.TOKEN_HOLDER,
-        parameters=Parameters(model=ForwardedCall, place="header"),
+        parameters=parameters,
+        answers={200: _ADMITTED, **_GATEWAY_REFUSALS},
+    )
+
+
+_GATEWAY = (
+    _verification(
+        "GET",
+        "/verify",
+        "verify",
+        "May this call pass? The token is where the API's definition says, in the call's own headers or URI.",
+        Parameters(model=ForwardedCall, place="header"),
+    ),
+    _verification(
+        ANY_METHOD,
+        "/verify/{uri}",
+        "verifyItself",
+        "The same, of the call itself with `/verify` before its path (Envoy); what headers say must not differ.",
+    ),
+    Operation(
+        service=Service.GATEWAY,
+        tag="Introspection",
+        method="POST",
+        path="/oauth/introspect",
+        name="introspect",
+        summary="What a token is (RFC 7662), for operators, its own client, and resource servers that it opens.",
+        caller=Caller.CLIENT_OR_OPERATOR,
+        permission=READ,
+        body=Body(model=IntrospectionRequest, media_types=_PARAMETERS, fields=("token",)),
         answers={
             200: Answer(
-                about="It may.",
-                models=(Status,),
-                headers={
-                    "X-Tokenwire-Api-Id": "The API.",
-                    "X-Tokenwire-Client-Id": "The client app; absent, as all below, where the API asks for no token.",
-                    "X-Tokenwire-Grant-Id": "The grant.",
-                    "X-Tokenwire-Subject": "Who authorized it, percent-encoded; absent where nobody did.",
-                    "X-Tokenwire-Scope": "What for; absent where it is not limited.",
-                },
+                about="What it is; `active` alone where it is not active, or not for the caller to know.",
+                models=(Introspection,),
             ),
-            **_GATEWAY_REFUSALS,
+            **_refusals(_OAUTH, 400, 401, 403, 413, 503),
         },
     ),
 )

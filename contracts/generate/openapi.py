@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from contracts import VERSION
 from contracts.generate.schemas import Components, Mode, Schema, of_model, of_type
-from contracts.http import JSON, Answer, Body, Caller, Operation, Parameters, Service
+from contracts.http import ANY_METHOD, JSON, Answer, Body, Caller, Operation, Parameters, Service
 from contracts.operations import PATH_PARAMETERS, WEBHOOK, operations_of
 
 _TITLES = {
@@ -75,12 +75,18 @@ def openapi_document(service: Service) -> dict[str, Any]:
     if webhooks:
         document["webhooks"] = {"tokenNotification": {"post": writer.webhook(WEBHOOK)}}
     callers = {operation.caller for operation in operations}
-    schemes = {name: _SECURITY_SCHEMES[name] for caller, name in _SCHEMES.items() if caller in callers}
+    used = {name for caller in callers for name in _SCHEMES.get(caller, ())}
+    schemes = {name: scheme for name, scheme in _SECURITY_SCHEMES.items() if name in used}
     document["components"] = {"schemas": components.definitions} | ({"securitySchemes": schemes} if schemes else {})
     return document
 
 
-_SCHEMES = {Caller.CLIENT: "client", Caller.OPERATOR: "operator", Caller.TOKEN_HOLDER: "token"}
+_SCHEMES = {
+    Caller.CLIENT: ("client",),
+    Caller.OPERATOR: ("operator",),
+    Caller.CLIENT_OR_OPERATOR: ("client", "operator"),
+    Caller.TOKEN_HOLDER: ("token",),
+}
 
 
 def _read(bodies: Iterable[Body]) -> Iterator[tuple[type[BaseModel] | None, Mode]]:
@@ -96,14 +102,10 @@ def _written(operations: Iterable[Operation]) -> Iterator[tuple[type[BaseModel] 
 
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
-    match operation.caller:
-        case Caller.ANYBODY:
-            return []
-        case Caller.OPERATOR:
-            return [{"operator": [str(operation.permission)]}]
-        case Caller.CLIENT | Caller.TOKEN_HOLDER:
-            # Or none of the standard ways: in the body, in the query, in a cookie.
-            return [{_SCHEMES[operation.caller]: []}, {}]
+    roles = {"operator": [str(operation.permission)]}
+    ways = [{name: roles.get(name, [])} for name in _SCHEMES.get(operation.caller, ())]
+    # Or in none of the standard ways: in the body, in the query, in a cookie.
+    return ways if operation.caller in {Caller.ANYBODY, Caller.OPERATOR} else [*ways, {}]
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
@@ -161,7 +163,9 @@ class _Writer:
             item = paths.setdefault(operation.path, {})
             if parameters := _path_parameters(operation.path):
                 item.setdefault("parameters", parameters)
-            item[operation.method.lower()] = self._operation(operation)
+            if operation.method == ANY_METHOD:
+                item["description"] = "Every method is answered like GET."
+            item["get" if operation.method == ANY_METHOD else operation.method.lower()] = self._operation(operation)
         return paths
 
     def webhook(self, body: Body) -> dict[str, Any]:

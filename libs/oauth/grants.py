@@ -364,3 +364,13 @@ def live_access_token(grant: Grant, presented: Handle) -> AccessToken | None:
     if presented.generation != grant.generation or not hmac.compare_digest(access.digest, presented.digest):
         return None
     return access
+
+
+def live_refresh_token(grant: Grant, presented: Handle) -> RefreshToken | None:
+    """The grant's refresh token, if this is it and nothing but time can have ended it."""
+    token = grant.refresh
+    if grant.state is not GrantState.ACTIVE or token is None:
+        return None
+    if presented.generation != grant.generation or not hmac.compare_digest(token.digest, presented.digest):
+        return None
+    return token

@@ -10,8 +10,8 @@ from libs.catalog import Catalog
 from libs.http.errors import NO_STORE
 from libs.http.forms import once, parse_query, read_parameters
 from libs.oauth.errors import CannotRedirect, InvalidRequest, OAuthError, Redirected
+from libs.oauth.issuer import issuer_of
 from libs.oauth.redirect_uris import with_raw_query
-from services.authorization.metadata import issuer_of
 from services.authorization.proof import approve, prove
 
 

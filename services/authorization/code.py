@@ -19,11 +19,11 @@ from libs.http.errors import NO_STORE, NotFound, first_fault, json_bytes, oauth_
 from libs.http.forms import read_parameters
 from libs.oauth.errors import InvalidRequest, OAuthError, TemporarilyUnavailable, UnknownApi
 from libs.oauth.grants import issue_code
+from libs.oauth.issuer import issuer_of
 from libs.oauth.redirect_uris import with_query
 from libs.oauth.tokens import TokenCodec, TokenKind, new_grant_id
 from libs.store.grants import Grants
 from services.authorization.key_rules import parse_key_rules
-from services.authorization.metadata import issuer_of
 from services.authorization.proof import Proven, approve, prove
 
 

@@ -4,16 +4,12 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from contracts.apis import Api, GrantType, OAuthSettings
+from contracts.apis import GrantType, OAuthSettings
 from contracts.metadata import ServerMetadata
 from libs.access import issuing_api
 from libs.catalog import Catalog
 from libs.http.errors import json_bytes
-
-
-def issuer_of(public_url: str, api: Api) -> str:
-    """The issuer identifier of an API: the public URL and its listen path, without a slash at the end."""
-    return public_url + api.listen_path.rstrip("/")
+from libs.oauth.issuer import issuer_of
 
 
 def _grants(settings: OAuthSettings) -> list[str]:
@@ -45,9 +41,11 @@ class MetadataEndpoint:
             issuer=issuer,
             token_endpoint=f"{issuer}/oauth/token",
             revocation_endpoint=f"{issuer}/oauth/revoke",
+            introspection_endpoint=f"{self.public_url}/oauth/introspect",
             grant_types_supported=tuple(_grants(settings)),
             token_endpoint_auth_methods_supported=methods,
             revocation_endpoint_auth_methods_supported=methods,
+            introspection_endpoint_auth_methods_supported=("client_secret_basic", "client_secret_post"),
             **(code_grant if GrantType.AUTHORIZATION_CODE in settings.grant_types else {}),
         )
         body = metadata.model_dump_json(exclude_none=True).encode()

@@ -2,8 +2,10 @@
 
 from aiohttp import web
 
+from libs.access import Access, ClientAccess
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from services.gateway.decision import AccessDecision
+from services.gateway.introspection import IntrospectionEndpoint, Introspector
 from services.gateway.rights import Rights
 from services.gateway.settings import GatewaySettings
 from services.gateway.token_grants import TokenGrants
@@ -15,7 +17,13 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     tokens = TokenGrants(deps.store.grants, deps.codec, settings.cache_ttl)
     decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), deps.now)
     verify = VerifyEndpoint(decision)
+    introspector = Introspector(decision, deps.catalog, deps.store.grants, deps.codec, deps.now, settings.public_url)
+    introspection = IntrospectionEndpoint(
+        Access(deps.catalog), ClientAccess(deps.catalog, deps.keys, deps.now), introspector
+    )
     both_slashes(app, "GET", "/verify", verify.verify)
+    both_slashes(app, "*", "/verify/{uri:.+}", verify.verify)
+    both_slashes(app, "POST", "/oauth/introspect", introspection.introspect)
     deps.changes.append(tokens.changed)
     deps.bus.subscribe(tokens.subscription())
 

@@ -43,6 +43,14 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A living access token, and the APIs that it opens, the issuing one first."""
+
+    grant: TokenGrant
+    apis: tuple[Api, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AccessDecision:
     """Decides from what this process knows of tokens, clients and policies; a hit waits for nothing."""
 
@@ -89,6 +97,23 @@ class AccessDecision:
         if not grant.live or (client.revoked_before is not None and grant.created_at <= client.revoked_before):
             return UNKNOWN_TOKEN
         return EXPIRED if grant.expires_at <= self.now() else Bearer(grant, client)
+
+    async def standing(self, token: str) -> Standing | Denial:
+        """Where some call with this token would be admitted, limits aside: nothing is counted."""
+        bearer = await self.bearer(token)
+        if isinstance(bearer, Denial):
+            return bearer
+        reachable = await self._reachable(bearer)
+        opened = [api for api in reachable if isinstance(await self.rights.of(bearer.grant, bearer.client, api), Right)]
+        return Standing(bearer.grant, tuple(opened)) if opened else API_DISALLOWED
+
+    async def _reachable(self, bearer: Bearer) -> list[Api]:
+        """The active APIs that ask for a token and are the issuing one, or named in a policy."""
+        grant = bearer.grant
+        policies = [await self.catalog.policy(policy_id) for policy_id in grant.policy_ids or bearer.client.policy_ids]
+        named = {api_id for policy in policies if policy for api_id in policy.access_rights}
+        apis = [await self.catalog.api(api_id) for api_id in (grant.api_id, *sorted(named - {grant.api_id}))]
+        return [api for api in apis if api and api.active and (api.oauth or api.auth_token)]
 
 
 def _refusal(right: Right, call: Call, api: Api, paths: Collection[str]) -> Denial | None:

@@ -1,4 +1,4 @@
-"""GET /verify: forward authentication, for a reverse proxy that asks before it lets a call through."""
+"""/verify: forward authentication, for a reverse proxy that asks before it lets a call through."""
 
 import re
 from dataclasses import dataclass
@@ -14,28 +14,46 @@ from services.gateway.refusals import Denial
 
 
 def forwarded_call(request: web.Request) -> Call:
-    """The call that the proxy asks about (nginx `X-Original-*`, Traefik and Envoy `X-Forwarded-*`).
+    """The call that the proxy asks about: headers name it (nginx `X-Original-*`, Traefik `X-Forwarded-*`), or the
+    question is the call itself, with `/verify` before its path (Envoy).
 
-    Raises InvalidRequest where the request does not say.
+    Raises InvalidRequest where the request does not say, or says two things.
     """
-    uri = _told(request, "X-Forwarded-Uri", "X-Original-URI")
+    own_uri, own_method = _own_line(request)
+    uri = _told(request, own_uri, "X-Forwarded-Uri", "X-Original-URI")
     if uri is None:
         raise InvalidRequest("X-Forwarded-Uri or X-Original-URI must name the call to verify")
     if not _ORIGIN_FORM.fullmatch(uri):
         raise InvalidRequest("the forwarded URI is not a path with a query (RFC 9112 §3.2.1)")
     path, _, query = uri.partition("?")
-    method = _told(request, "X-Forwarded-Method", "X-Original-Method") or "GET"
+    method = _told(request, own_method, "X-Forwarded-Method", "X-Original-Method") or "GET"
     return Call(method.upper(), path, query, request.headers, request.cookies)
 
 
-def _told(request: web.Request, *names: str) -> str | None:
-    """What the proxy says under any of these names. Raises InvalidRequest where two of them differ.
+def _own_line(request: web.Request) -> tuple[str, str] | tuple[None, None]:
+    """URI and method of the call where the question is the call itself, with `/verify` before its path; as they came.
 
-    A proxy that sets only one of them lets the other through as the caller sent it.
+    Raises InvalidRequest where `/verify` is spelled in another way.
+    """
+    if "uri" not in request.match_info:
+        return None, None
+    if not request.raw_path.startswith("/verify/"):
+        raise InvalidRequest("the path of the question does not begin with /verify/")
+    return request.raw_path.removeprefix("/verify"), request.method
+
+
+def _told(request: web.Request, own: str | None, *names: str) -> str | None:
+    """What the question's own line says, or what the proxy says under any of these names.
+
+    Raises InvalidRequest where two of them differ: a proxy that sets only one of them lets the others through as the
+    caller sent them.
     """
     values = {value for name in names for value in request.headers.getall(name, ()) if value}
+    values |= {own} if own else set()
     if len(values) > 1:
-        raise InvalidRequest(f"{' and '.join(names)} differ")
+        raise InvalidRequest(
+            f"{' and '.join(names)} differ" + (", or differ from the question's own line" if own else "")
+        )
     return next(iter(values), None)
 
 
@@ -52,5 +70,11 @@ class VerifyEndpoint:
         """Decide about the forwarded call."""
         outcome = await self.decision.decide(forwarded_call(request))
         if isinstance(outcome, Denial):
-            return outcome.response()
+            return _with_body_in_header(outcome.response())
         return json_bytes(b'{"status":"ok"}', headers={**NO_STORE, **identity_headers(outcome), **outcome.injected})
+
+
+def _with_body_in_header(refusal: web.Response) -> web.Response:
+    """The refusal with its body also in a header, for a proxy that passes on no more of a refusal (nginx)."""
+    refusal.headers["X-Tokenwire-Refusal"] = (refusal.text or "").rstrip()
+    return refusal

@@ -63,8 +63,7 @@ class ClientEndpoints:
         await self.access.require(request, Permission.WRITE)
         api = await self._api(request)
         registration = await read_document(request, ClientRegistration)
-        if api.oauth is None:
-            raise BadRequest("this API issues no tokens: OAuth is not enabled on it")
+        _require_use(api, registration)
         at = self.origin()
         client, secret = self._new(registration, api, at)
         await require_policies(self.store.policies, client.policy_ids)
@@ -178,3 +177,9 @@ class ClientEndpoints:
         except CannotOpen as error:
             log.warning("client_secret_not_shown", client_id=client.client_id, reason=str(error))
             return None
+
+
+def _require_use(api: Api, registration: ClientRegistration) -> None:
+    """Raises BadRequest where the client could do nothing: neither get tokens here nor introspect them."""
+    if api.oauth is None and not (registration.resource_server and api.auth_token):
+        raise BadRequest("this API issues no tokens: OAuth is not enabled on it")

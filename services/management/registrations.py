@@ -26,6 +26,7 @@ def registered(
     require_same("api_id", registration.api_id, api.api_id)
     if client_id in _RESERVED:
         raise BadRequest(f"client_id: '{client_id}' is reserved")
+    _require_credentials(resource_server=registration.resource_server, public=secret is None)
     redirect_uris = _agreed("redirect_uri", _split(registration.redirect_uri), registration.redirect_uris)
     policy_ids = _agreed("policy_id", _alone(registration.policy_id), registration.policy_ids)
     return Client(
@@ -38,6 +39,7 @@ def registered(
         scope=registration.scope,
         meta_data=registration.meta_data or {},
         secrets=(secret,) if secret else (),
+        resource_server=registration.resource_server,
         created_at=now,
         updated_at=now,
     )
@@ -53,6 +55,7 @@ def changes_of(edit: ClientEdit, client: Client) -> dict[str, object]:
     require_same("api_id", edit.api_id, client.api_id)
     if edit.public is not None and edit.public != is_public(client):
         raise BadRequest("public: a client stays what it was registered as; register another")
+    _require_credentials(resource_server=bool(edit.resource_server), public=is_public(client))
     wanted = {
         "redirect_uris": _edited_redirect_uris(edit, client),
         "policy_ids": _edited_policy_ids(edit, client),
@@ -91,6 +94,7 @@ def view(client: Client, secret: str | None) -> OAuthClient:
         description=client.description,
         client_name=client.name,
         public=is_public(client),
+        resource_server=client.resource_server,
         created_at=client.created_at,
         updated_at=client.updated_at,
     )
@@ -102,12 +106,19 @@ def require_same(name: str, given: str | None, expected: str) -> None:
         raise BadRequest(f"{name}: the path says '{expected}'")
 
 
+def _require_credentials(*, resource_server: bool, public: bool) -> None:
+    # RFC 7662 §2.1: "the endpoint MUST also require some form of authorization".
+    if resource_server and public:
+        raise BadRequest("resource_server: a public client cannot prove to be one")
+
+
 def _plain_fields(edit: ClientEdit) -> dict[str, object]:
     values = {
         "scope": ("scope", edit.scope),
         "meta_data": ("meta_data", edit.meta_data or {}),
         "description": ("description", edit.description or ""),
         "client_name": ("name", edit.client_name or ""),
+        "resource_server": ("resource_server", edit.resource_server or False),
     }
     return dict(values[name] for name in values if name in edit.model_fields_set)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.services.system import (
     CHALLENGE,
@@ -46,6 +47,7 @@ async def test_the_issuer_is_the_url_it_is_found_by(system: System) -> None:
     assert found["authorization_endpoint"] == f"{base}/oauth/authorize"
     assert found["token_endpoint"] == f"{base}/oauth/token"
     assert found["revocation_endpoint"] == f"{base}/oauth/revoke"
+    assert found["introspection_endpoint"] == "http://127.0.0.1:8080/oauth/introspect"
 
 
 @pytest.mark.parametrize("spelling", ["{at}", "{at}/", "/{id}", "/{id}/"])
@@ -114,6 +116,12 @@ async def test_every_advertised_way_to_authenticate_works(system: System) -> Non
     for credentials in ({"client_id": party.id, "client_secret": party.secret}, {"client_id": public.id}):
         answer = await system.call("POST", party.at("oauth/revoke"), data=revoked | credentials)
         assert answer.status == 200
+    assert set(found["introspection_endpoint_auth_methods_supported"]) == ways - {"none"}
+    path = URL(found["introspection_endpoint"]).path
+    assert (await system.call("POST", path, data={"token": "x"}, headers=party.basic)).status == 200
+    posted = {"token": "x", "client_id": party.id, "client_secret": party.secret}
+    assert (await system.call("POST", path, data=posted)).status == 200
+    assert (await system.call("POST", path, data={"token": "x", "client_id": public.id})).status == 401
 
 
 async def test_every_advertised_challenge_method_works(system: System) -> None:

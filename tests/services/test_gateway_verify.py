@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from contracts.clients import ClientDeletion
@@ -16,7 +17,9 @@ def denied(answer: Answer, status: int, message: str, error: str | None) -> bool
     assert answer.headers["Cache-Control"] == "no-store"
     challenge = answer.headers["WWW-Authenticate"]
     assert challenge == 'Bearer realm="tokenwire"' + (f', error="{error}"' if error else "")
-    assert not [name for name in answer.headers if name.lower().startswith("x-tokenwire")]
+    told = {name for name in answer.headers if name.lower().startswith("x-tokenwire")}
+    assert told == {"X-Tokenwire-Refusal"}
+    assert orjson.loads(answer.headers["X-Tokenwire-Refusal"]) == answer.body
     return True
 
 
@@ -443,6 +446,54 @@ async def test_a_caller_cannot_name_another_call_beside_the_proxy(system: System
     assert answer.startswith(b"HTTP/1.1 400 ")
     same = {"X-Original-URI": opened.at("x"), "X-Forwarded-Uri": opened.at("x")}
     assert (await system.call("GET", "/verify", headers=same)).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
+async def test_a_question_may_be_the_call_itself(system: System, method: str) -> None:
+    """Envoy's: the call's own method and headers, and its path and query with `/verify` before them."""
+    party = await with_sources(system, "header", "query")
+    token = (await party.tokens()).access
+    asked = f"/verify{party.at('a%20b')}?x=1"
+    admitted = await system.call(method, asked, headers={"Authorization": f"Bearer {token}"})
+    assert (admitted.status, admitted.headers["X-Tokenwire-Client-Id"]) == (200, party.id)
+    assert (await system.call(method, f"{asked}&access_token={token}")).status == 200
+    assert denied(await system.call(method, asked), *MISSING)
+
+
+async def test_a_question_that_is_the_call_itself_is_the_gateway_s(system: System) -> None:
+    """Whatever the call's path would mean without `/verify` before it."""
+    party = await system.party()
+    for path in ("oauth/token", "oauth/revoke", "oauth/authorize", "tyk/oauth/authorize-client"):
+        assert denied(await system.call("POST", f"/verify{party.at(path)}"), *MISSING)
+    answer = await system.call("GET", f"/verify/api/apis/{party.api.api_id}", headers=system.operator.headers)
+    assert (answer.status, answer.body) == (404, {"error": "There is no such API"})
+
+
+@pytest.mark.parametrize("path", ["/%76erify{at}", "//verify{at}", "http://x/verify{at}", "/verify{at}\xc3\xa9"])
+async def test_a_question_with_a_line_of_another_spelling_is_refused(system: System, path: str) -> None:
+    """Never a decision about something else than what the proxy will send on."""
+    opened = await system.party(keyless())
+    line = f"GET {path.format(at=opened.at('x'))} HTTP/1.1\r\n".encode("latin-1")
+    answer = await raw(system.call, line + b"Host: x\r\nConnection: close\r\n\r\n")
+    assert answer[9:12] in {b"400", b"404"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"X-Forwarded-Uri": "{open}"}, id="forwarded-uri"),
+        pytest.param({"X-Original-URI": "{open}"}, id="original-uri"),
+        pytest.param({"X-Forwarded-Method": "POST"}, id="forwarded-method"),
+        pytest.param({"X-Original-Method": "POST"}, id="original-method"),
+    ],
+)
+async def test_a_caller_cannot_name_another_call_than_the_question_is(system: System, headers: dict[str, str]) -> None:
+    """Where the question is the call itself, a header that says another one is refused, not chosen between."""
+    closed, opened = await system.party(), await system.party(keyless())
+    said = {name: value.format(open=opened.at("x")) for name, value in headers.items()}
+    token = (await closed.tokens()).access
+    answer = await system.call("GET", f"/verify{closed.at('x')}", headers={**said, "Authorization": f"Bearer {token}"})
+    assert (answer.status, answer.body["error"]) == (400, "invalid_request")
 
 
 async def test_the_uri_of_the_question_decides_nothing(system: System) -> None:

@@ -88,6 +88,7 @@ async def test_a_registration_needs_nothing_but_a_redirect_uri(service: Manageme
         "description": "",
         "client_name": "",
         "public": False,
+        "resource_server": False,
         "updated_at": client["created_at"],
     }
     assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client

@@ -114,7 +114,8 @@ def test_an_operation_says_what_may_happen(operation: Operation) -> None:
     """Each has a way to go well, describes its path's parameters, and one for operators names the permission."""
     assert any(status < 400 for status in operation.answers)
     assert set(re.findall(r"{(\w+)}", operation.path)) <= PATH_PARAMETERS.keys()
-    assert (operation.permission is not None) == (operation.caller is Caller.OPERATOR)
+    for_operators = operation.caller in {Caller.OPERATOR, Caller.CLIENT_OR_OPERATOR}
+    assert (operation.permission is not None) == for_operators
     for body in filter(None, [operation.body]):
         known = set(body.model.model_fields) if body.model else set()
         assert set(body.fields) <= known
