@@ -66,6 +66,7 @@ async def test_without_mongodb_every_endpoint_says_when_to_come_back(tmp_path: P
                 party.revoke(tokens.refresh),
                 system.call("POST", party.at("oauth/revoke_all"), headers=party.basic),
                 party.verify(tokens.access),
+                system.call("POST", "/oauth/introspect", data={"token": tokens.refresh}, headers=party.basic),
                 party.authorize_client(),
                 system.operator("POST", f"{base}/revoke", data={"token": tokens.access}),
                 system.operator("POST", f"{base}/revoke_all"),
