@@ -18,8 +18,8 @@ from tests.deployment.wiring import SERVICES
 from tests.eventually import eventually
 from tests.ports import free_ports
 
-INSTANCES = {service: service for service in SERVICES} | {"token-2": "token"}
-"""What each process runs: one of every service, and two of the busiest."""
+INSTANCES = {service: service for service in SERVICES} | {"token-2": "token", "gateway-2": "gateway"}
+"""What each process runs: one of every service, and two of the busiest two."""
 READY_WITHIN = 90.0
 """Seconds until every process is ready; on two idle cores they take about six."""
 

@@ -1,4 +1,4 @@
-"""The edge as the containers run it, but for where it listens and where the services are; and services that echo."""
+"""nginx for the tests: the edge as the containers run it, and the example of forward auth, but for the addresses."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from libs.processes import end, tied_to_us
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 from tests.provision.nginx import nginx
 
 EDGE = Path(__file__).parents[2] / "edge"
@@ -20,26 +20,26 @@ START_WITHIN = 10.0
 _PLACE = re.compile(r"server (\w+):8080 resolve (.*);")
 
 
-class Edge:
-    """nginx with the files of `edge/`, in front of services on these ports of 127.0.0.1."""
+class Nginx:
+    """nginx with a configuration in a directory of its own. Subclasses say where it listens, and write the files."""
 
-    def __init__(self, ports: Mapping[str, Sequence[int]]) -> None:
-        self._home = Path(tempfile.mkdtemp(prefix="tokenwire-edge-"))
-        self.port, inside = free_ports(2)
+    def __init__(self, name: str) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix=f"tokenwire-{name}-"))
+        self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
-        files = shutil.copytree(EDGE, self._home / "edge")
-        (files / "listen.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
-        (files / "upstreams.conf").write_text(placed((EDGE / "upstreams.conf").read_text(), ports))
-        main = (files / "nginx.conf").read_text().replace("127.0.0.1:8081", f"127.0.0.1:{inside}")
-        (files / "nginx.conf").write_text(main)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def configuration(self) -> Path:
+        """The file that nginx starts with."""
+        return self._home / "nginx.conf"
+
+    @property
     def output(self) -> str:
-        """Access lines and complaints; access lines come with a second's delay."""
+        """Access lines and complaints; access lines may come with a second's delay."""
         return (self._home / "output").read_text(errors="replace")
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class Edge:
         with (self._home / "output").open("wb") as output:
             self._process = subprocess.Popen(
                 tied_to_us(
-                    [str(nginx()), "-e", "stderr", "-p", str(self._home), "-c", f"{self._home}/edge/nginx.conf", *user],
+                    [str(nginx()), "-e", "stderr", "-p", str(self._home), "-c", str(self.configuration), *user],
                     ending=signal.SIGTERM,  # SIGKILL would leave the workers behind
                 ),
                 stdin=subprocess.DEVNULL,
@@ -74,6 +74,46 @@ class Edge:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"nginx did not get going:\n{self.output}") from None
                 time.sleep(0.02)
+
+
+class Edge(Nginx):
+    """The files of `edge/`, in front of services on these ports of 127.0.0.1."""
+
+    def __init__(self, ports: Mapping[str, Sequence[int]]) -> None:
+        super().__init__("edge")
+        self.port, inside = free_ports(2)
+        files = shutil.copytree(EDGE, self._home / "edge")
+        (files / "listen.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
+        (files / "upstreams.conf").write_text(placed((EDGE / "upstreams.conf").read_text(), ports))
+        main = (files / "nginx.conf").read_text().replace("127.0.0.1:8081", f"127.0.0.1:{inside}")
+        self.configuration.write_text(main)
+
+    @property
+    def configuration(self) -> Path:
+        return self._home / "edge/nginx.conf"
+
+
+class ForwardAuth(Nginx):
+    """`edge/examples/nginx.conf`, in front of a protected API, with these gateways behind it."""
+
+    def __init__(self, gateways: Sequence[int], api: int) -> None:
+        super().__init__("forward-auth")
+        self.port = free_port()
+        text = (EDGE / "examples/nginx.conf").read_text()
+        asked = "".join(f"server 127.0.0.1:{port};" for port in gateways)
+        for old, new in {
+            "listen 80;": f"listen 127.0.0.1:{self.port};",
+            "server gateway-1:8080;": asked,
+            "server gateway-2:8080;": "",
+            "server orders:9001;": f"server 127.0.0.1:{api};",
+            "http {": f"http {{ {_TEMPORARY}",
+        }.items():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        self.configuration.write_text(f"daemon off;\n{text}")
+
+
+_TEMPORARY = " ".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 
 
 def placed(upstreams: str, ports: Mapping[str, Sequence[int]]) -> str:
