@@ -121,8 +121,8 @@ async def running() -> AsyncIterator[Guarded]:
 @pytest.fixture
 def guarded(running: Guarded) -> Guarded:
     """Everybody as at first."""
-    running.gateway.__init__()  # type: ignore[misc]
-    running.api.__init__()  # type: ignore[misc]
+    vars(running.gateway).update(vars(Gateway()))
+    vars(running.api).update(vars(Api()))
     return running
 
 
