@@ -5,6 +5,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
 
+FIRST_YEAR, LAST_YEAR = 1971, 9000
+"""Of a moment: whatever is added to or taken from it, and wherever it is on the clock, is a moment still."""
+
 
 class Contract(BaseModel):
     """A value: equal by content, never changed in place."""
@@ -36,6 +39,8 @@ def _printable(text: str) -> str:
 
 
 def _whole_milliseconds(moment: datetime) -> datetime:
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise ValueError(f"a moment in the years {FIRST_YEAR} to {LAST_YEAR} is expected")
     if moment.tzinfo is UTC and moment.microsecond % 1000 == 0:
         return moment
     moment = moment.astimezone(UTC)

@@ -29,6 +29,7 @@ from contracts.metadata import ServerMetadata
 from contracts.operators import OperatorList, OperatorRegistration, OperatorView, Permission
 from contracts.policies import PolicyDocument, PolicyList, PolicyView
 from contracts.resource_owners import ResourceOwnerDocument, ResourceOwnerList, ResourceOwnerView, Username
+from contracts.usage import UsageAnswer, UsageQuery
 from contracts.webhooks import DeliveryList, DeliveryQuery, DeliveryView, RedeliveryRequest, TokenNotification
 
 PATH_PARAMETERS: Mapping[str, tuple[Any, str]] = {
@@ -442,6 +443,18 @@ _MANAGEMENT = (
         AuditAnswer,
         400,
         parameters=Parameters(model=AuditQuery),
+    ),
+    _operators(
+        Service.MANAGEMENT,
+        "Analytics",
+        "GET",
+        "/api/analytics/clients",
+        "getClientUsage",
+        "What was issued, refreshed, revoked, verified and refused, by client app, API and hour, day or in total.",
+        READ,
+        UsageAnswer,
+        400,
+        parameters=Parameters(model=UsageQuery),
     ),
 )
 

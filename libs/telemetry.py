@@ -27,6 +27,10 @@ AUDIT_NOTIFICATIONS = Gauge(
 )
 AUDIT_BALANCED = Gauge("tokenwire_audit_balanced", "1: nothing audited was missing, phantom or doubled; 0: something.")
 AUDITED_AT = Gauge("tokenwire_audit_time_seconds", "When the last audit was made (Unix time).")
+USAGE_LOST = Counter("tokenwire_usage_lost_total", "Calls that the usage analytics do not count.")
+USAGE_WAITING = Gauge(
+    "tokenwire_usage_waiting", "Numbers of calls that wait to be written, by API, client and outcome."
+)
 WEBHOOKS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
 WEBHOOKS_UNDER_WAY = Gauge("tokenwire_webhooks_under_way", "Webhook attempts that have begun and are not recorded yet.")
 WEBHOOK_LATENCY = Histogram(

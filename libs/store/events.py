@@ -10,7 +10,9 @@ from pymongo import ASCENDING, IndexModel
 
 from contracts.audit import RecordedEvent
 from libs.events import first_event_id
-from libs.store.mongo import Conflict, GroupCommit, Mongo, outage_is_unavailability
+from libs.store.mongo import Conflict, Mongo, outage_is_unavailability
+from libs.store.recording import Recording
+from libs.store.usage import Usage
 
 KEPT = timedelta(days=8)
 """How long the record of an event is there, counted from the event."""
@@ -33,16 +35,16 @@ class RecordedEvents:
         IndexModel("time", name="purge", expireAfterSeconds=int(KEPT.total_seconds())),
     )
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, usage: Usage) -> None:
         self._mongo = mongo
-        self._group = GroupCommit(lambda: mongo[self.name])
+        self.recording = Recording(mongo, self.name, usage, KEPT)
         mongo.want(self.name, self.indexes)
 
     async def add(self, event: RecordedEvent) -> None:
-        """The event recorded, by one write shared with others; once, however often. Raises TemporarilyUnavailable."""
+        """The event recorded and counted, with others together; once, however often. Raises TemporarilyUnavailable."""
         document = event.model_dump(exclude={"id"}, exclude_none=True)
         with suppress(Conflict):
-            await self._group.insert({"_id": event.id, **document})
+            await self.recording.insert({"_id": event.id, **document})
 
     async def about(self, collection: str, subjects: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
         """Every recorded event of these records, by record."""

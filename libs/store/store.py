@@ -13,6 +13,7 @@ from libs.store.mongo import Mongo
 from libs.store.operators import Operators
 from libs.store.policies import Policies
 from libs.store.resource_owners import ResourceOwners
+from libs.store.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Store:
     operators: Operators
     deliveries: Deliveries
     events: RecordedEvents
+    usage: Usage
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
@@ -45,6 +47,7 @@ class Store:
     @classmethod
     def over(cls, mongo: Mongo, keys: KeyRing, announce: Announce) -> "Store":
         """The collections over this connection; `announce` hears of every committed event."""
+        usage = Usage(mongo)
         return cls(
             mongo=mongo,
             grants=Grants(mongo, announce),
@@ -54,5 +57,6 @@ class Store:
             resource_owners=ResourceOwners(mongo, announce),
             operators=Operators(mongo, announce),
             deliveries=Deliveries(mongo, announce),
-            events=RecordedEvents(mongo),
+            events=RecordedEvents(mongo, usage),
+            usage=usage,
         )

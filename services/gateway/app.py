@@ -9,12 +9,16 @@ from services.gateway.introspection import IntrospectionEndpoint, Introspector
 from services.gateway.rights import Rights
 from services.gateway.settings import GatewaySettings
 from services.gateway.token_grants import TokenGrants
+from services.gateway.usage import USAGE, UsageCounter
 from services.gateway.verify import VerifyEndpoint
 
 
 def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None:
     """Put the token check on the application."""
     tokens = TokenGrants(deps.store.grants, deps.codec, settings.cache_ttl)
+    usage = UsageCounter(deps.store.usage, deps.now)
+    app[USAGE] = usage
+    app.cleanup_ctx.append(usage.running)
     decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), deps.now)
     verify = VerifyEndpoint(decision)
     introspector = Introspector(decision, deps.catalog, deps.store.grants, deps.codec, deps.now, settings.public_url)

@@ -6,6 +6,7 @@ from libs.access import Access
 from libs.events import Origin
 from libs.passwords import PasswordHasher
 from libs.runtime import Deps, new_application, new_deps
+from services.management.analytics import Analytics
 from services.management.apis import ApiEndpoints
 from services.management.audit import Audit
 from services.management.balance import Auditor
@@ -42,6 +43,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     events = EventStream(access, listeners)
     events.add_to(app)
     Audit(access, Auditor(store, deps.bus, deps.now), deps.now).add_to(app)
+    Analytics(access, store.usage, deps.now).add_to(app)
     app.on_shutdown.append(events.stop)
     app.on_cleanup.append(close_passwords)
     bootstrap = Bootstrap(settings.bootstrap_operator_key, store.operators, origin)
@@ -49,7 +51,9 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     deps.health.register("bootstrap operator", bootstrap.ping)
     deps.bus.subscribe(Reactions(store.apis, store.clients, deps.now).subscription())
     deps.bus.subscribe(listeners.subscription())
-    deps.bus.subscribe(Recorder(store.events).subscription())
+    recorder = Recorder(store.events)
+    deps.bus.subscribe(recorder.subscription())
+    app.cleanup_ctx.append(recorder.running)
     for collection in (store.apis, store.clients, store.policies, store.resource_owners, store.operators):
         deps.outbox.watch(collection)
 

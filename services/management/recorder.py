@@ -1,9 +1,13 @@
-"""Records every event that the bus brings, so that the audit can count what went out."""
+"""Records every event that the bus brings, for the audit to count what went out, and counts tokens by client."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import orjson
+import structlog
+from aiohttp import web
 from pydantic import ValidationError
 
 from contracts.audit import RecordedEvent
@@ -27,6 +31,11 @@ COLLECTIONS: Mapping[str, str] = {
     "notification": "deliveries",
 }
 """Whose events begin with this word."""
+LEFT_BEHIND = timedelta(seconds=10)
+"""A batch that nobody has gone on with for so long is finished by any process."""
+LOOK_EVERY = 10.0
+
+log = structlog.get_logger("management")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Recorder:
     events: RecordedEvents
 
     async def record(self, delivery: Delivery) -> None:
-        """The event is recorded. Raises Drop for what is none, and Retry while MongoDB is away."""
+        """The event is recorded and counted. Raises Drop for what is none, and Retry while MongoDB is away."""
         event = read(delivery.message.body)
         try:
             await self.events.add(event)
@@ -46,6 +55,23 @@ class Recorder:
     def subscription(self) -> Subscription:
         """To everything."""
         return Subscription(POOL, Exchange.EVENTS, ("#",), self.record, prefetch=PREFETCH)
+
+    async def running(self, _: web.Application) -> AsyncIterator[None]:
+        """While the application runs, what processes left half-done when they died is finished."""
+        task = asyncio.create_task(self._finish_forever(), name="recorder")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _finish_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                await self.events.recording.finish_left_behind(LEFT_BEHIND)
+            except TemporarilyUnavailable as error:
+                log.warning("batches_not_finished", error=error.detail)
+            except Exception as error:
+                log.error("batches_not_finished", exc_info=error)
 
 
 def read(body: bytes) -> RecordedEvent:
