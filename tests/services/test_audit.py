@@ -1,5 +1,6 @@
 """GET /api/events/audit: what was committed, against what the bus and the webhooks brought."""
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -266,6 +267,7 @@ async def test_what_is_recorded_says_which_and_not_what(system: System) -> None:
     grant = await system.grant_of(tokens.access)
     await settle(system.deps)
     document = await recorded(system, subject=grant.grant_id, sequence=2)
+    assert re.fullmatch(r"[0-9a-f]{16}\.[0-9]+", document.pop("batch"))
     assert document == {
         "_id": grant.last_event,
         "type": "token.new",

@@ -25,6 +25,7 @@ class Lossy:
         self._to = (parts.hostname or "127.0.0.1", parts.port or 27017)
         self._port = 0
         self._losing: tuple[str, str] | None = None
+        self._passing = 0
         self._victim: object = None
         self._questions: set[int] = set()
         """Ids of the requests whose answers are to be lost."""
@@ -37,12 +38,12 @@ class Lossy:
         """Straight to the one server, not to the address that its replica set knows."""
         return f"mongodb://127.0.0.1:{self._port}/?directConnection=true"
 
-    def lose(self, command: str, what: str) -> None:
+    def lose(self, command: str, what: str, *, after: int = 0) -> None:
         """Lose the `question` or the `answer` of the next write of this name, also where the driver repeats it.
 
-        What is sent anew by whoever asked the driver is another write, and passes.
+        `after` so many have passed. What is sent anew by whoever asked the driver is another write, and passes.
         """
-        self._losing, self._victim = (command, what), None
+        self._losing, self._passing, self._victim = (command, what), after, None
         self.lost.clear()
 
     @contextmanager
@@ -123,6 +124,9 @@ class Lossy:
         body = _body(message)
         command, what = self._losing
         if command not in body:
+            return None
+        if self._passing:
+            self._passing -= 1
             return None
         # The driver repeats a retryable write under the same number, and no other.
         identity = (bytes(body["lsid"]["id"]), body["txnNumber"]) if "txnNumber" in body else object()

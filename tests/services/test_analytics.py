@@ -1,0 +1,273 @@
+"""GET /api/analytics/clients: what the clients did is what is counted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from contracts.clients import ClientDeletion
+from contracts.operators import Permission
+from libs.bus.rabbit import RabbitBus
+from libs.store.usage import UsageKey, hour_of, new_source
+from tests.builders import make_operator, settle
+from tests.eventually import eventually
+from tests.services.system import Party, System, open_system
+
+PATH = "/api/analytics/clients"
+KINDS = ("issued", "refreshed", "revoked", "verified", "refused")
+
+
+@pytest.fixture(name="system")
+async def _system(mongodb_url: str) -> AsyncIterator[System]:
+    """On a database of its own: the totals are about everything in it."""
+    async with open_system(mongodb_url) as system:
+        # Later in the same hour is part of most stories.
+        system.clock.advance((hour_of(system.clock()) + timedelta(hours=1) - system.clock()).total_seconds())
+        yield system
+
+
+async def usage(system: System, **query: str) -> dict[str, Any]:
+    """What is answered, once what was announced has arrived."""
+    await settle(system.deps)
+    answer = await system.operator("GET", PATH, params={"to": after(system), **query})
+    assert answer.status == 200, answer.body
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert set(answer.body) == {"from", "to", "per", "total", "clients", "next"}
+    return dict(answer.body)
+
+
+def after(system: System) -> str:
+    return (system.clock() + timedelta(milliseconds=1)).isoformat()
+
+
+def numbers(counts: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(counts[kind] for kind in KINDS)
+
+
+async def story(party: Party) -> None:
+    """Issued 2, refreshed 3, revoked 2."""
+    tokens = await party.tokens()
+    for _ in range(3):
+        tokens = await party.refreshed(tokens.refresh)
+    assert (await party.revoke(tokens.access)).status == 200
+    assert (await party.revoke(tokens.refresh)).status == 200
+    assert (await party.token({"grant_type": "client_credentials"})).status == 200
+
+
+async def test_token_events_are_counted_by_client(system: System) -> None:
+    """As many as there were of each, for each client on its API in its hour, and all of them in the total."""
+    one, other = await system.party(), await system.party()
+    await story(one)
+    await story(one)
+    await story(other)
+    system.clock.advance(3600)
+    await other.code()
+    await other.tokens()
+    found = await usage(system)
+    began = hour_of(system.clock())
+    rows = {(row["at"], row["api_id"], row["client_id"]): numbers(row) for row in found["clients"]}
+    assert rows == {
+        (as_text(began - timedelta(hours=1)), one.api.api_id, one.id): (4, 6, 4, 0, 0),
+        (as_text(began - timedelta(hours=1)), other.api.api_id, other.id): (2, 3, 2, 0, 0),
+        (as_text(began), other.api.api_id, other.id): (1, 0, 0, 0, 0),
+    }
+    assert numbers(found["total"]) == (7, 9, 6, 0, 0)
+    assert [row["at"] for row in found["clients"]] == sorted(row["at"] for row in found["clients"])
+
+
+def as_text(moment: Any) -> str:
+    return str(moment.isoformat().replace("+00:00", "Z"))
+
+
+async def test_every_grant_that_ends_is_revoked(system: System) -> None:
+    """Also one of which only a code was issued: the number is that of the events, which whoever listens can count."""
+    party = await system.party()
+    for _ in range(3):
+        await party.tokens()
+    await party.code()
+    assert (await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke_all")).status == 200
+
+    async def ended() -> dict[str, Any]:
+        found = await usage(system, client_id=party.id)
+        assert found["total"]["revoked"] == 4
+        return found
+
+    assert numbers((await eventually(ended))["total"]) == (3, 0, 4, 0, 0)
+
+
+async def test_what_a_deleted_client_did_stays(system: System) -> None:
+    """Its numbers are there until their time is over, and the revocation of its grants is among them."""
+    party = await system.party()
+    await party.tokens()
+    deletion = ClientDeletion.CLIENT_DELETED
+    assert await system.deps.store.clients.delete(party.client, deletion, system.deps.origin("tests"))
+
+    async def ended() -> tuple[int, ...]:
+        found = numbers((await usage(system, client_id=party.id))["total"])
+        assert found[2] == 1
+        return found
+
+    assert await eventually(ended) == (1, 0, 1, 0, 0)
+
+
+async def test_verifications_and_refusals_are_in_the_same_rows(system: System) -> None:
+    """What the gateways count is added to what the bus brings; a call of nobody's has a row of its own."""
+    party = await system.party()
+    await party.tokens()
+    hour, api = hour_of(system.clock()), party.api.api_id
+    for _ in range(2):
+        batch = {
+            UsageKey(hour, api, party.id): {"verified": 5, "refused_expired": 1, "refused_rate_limit": 2},
+            UsageKey(hour, api, None): {"refused_missing": 3},
+            UsageKey(hour, None, None): {"refused_no_api": 1},
+        }
+        await system.deps.store.usage.add(new_source(), 1, batch)
+    found = await usage(system)
+    assert found["clients"] == [
+        {
+            "issued": 0,
+            "refreshed": 0,
+            "revoked": 0,
+            "verified": 0,
+            "refused": 2,
+            "reasons": {"no_api": 2},
+            "at": as_text(hour),
+            "api_id": None,
+            "client_id": None,
+        },
+        {
+            "issued": 0,
+            "refreshed": 0,
+            "revoked": 0,
+            "verified": 0,
+            "refused": 6,
+            "reasons": {"missing": 6},
+            "at": as_text(hour),
+            "api_id": api,
+            "client_id": None,
+        },
+        {
+            "issued": 1,
+            "refreshed": 0,
+            "revoked": 0,
+            "verified": 10,
+            "refused": 6,
+            "reasons": {"expired": 2, "rate_limit": 4},
+            "at": as_text(hour),
+            "api_id": api,
+            "client_id": party.id,
+        },
+    ]
+    assert (await usage(system, client_id=party.id))["total"]["reasons"] == {"expired": 2, "rate_limit": 4}
+
+
+async def test_the_usual_time_is_a_day(system: System) -> None:
+    """Without `from` and `to` the last 24 hours, from the beginning of an hour on; with `to` the day before it."""
+    party = await system.party()
+    await party.tokens()
+    first = system.clock()
+    await settle(system.deps)
+
+    async def issued(**query: str) -> tuple[int, str]:
+        answer = await system.operator("GET", f"{PATH}/", params=query)
+        return answer.body["total"]["issued"], answer.body["from"]
+
+    system.clock.advance(24 * 3600 + 3599)
+    assert await issued() == (1, as_text(first))
+    system.clock.advance(1)
+    assert await issued() == (0, as_text(first + timedelta(hours=1)))
+    assert await issued(to=as_text(first)) == (0, as_text(first - timedelta(days=1)))
+    assert await issued(to=as_text(first + timedelta(seconds=1))) == (1, as_text(first - timedelta(days=1)))
+    assert await issued(**{"from": as_text(first + timedelta(minutes=59))}) == (1, as_text(first))
+    assert await issued(**{"from": (first + timedelta(hours=2)).isoformat(), "api_id": party.api.api_id}) == (
+        0,
+        as_text(first + timedelta(hours=2)),
+    )
+
+
+async def test_pages_and_periods(system: System) -> None:
+    """`limit` rows, and `next` to go on; `per` says what a row is."""
+    parties = [await system.party() for _ in range(3)]
+    for _ in range(2):
+        for party in parties:
+            await party.tokens()
+        system.clock.advance(3600)
+    first = await usage(system, limit="4")
+    rest = await usage(system, limit="4", after=first["next"])
+    assert (len(first["clients"]), len(rest["clients"]), rest["next"]) == (4, 2, None)
+    assert first["total"] == rest["total"]
+    total = await usage(system, per="total")
+    assert [(row["at"], row["issued"]) for row in total["clients"]] == [(None, 2)] * 3
+    assert {row["client_id"] for row in total["clients"]} == {party.id for party in parties}
+    days = await usage(system, per="day", client_id=parties[0].id)
+    assert sum(row["issued"] for row in days["clients"]) == 2
+    assert all(row["at"].endswith("T00:00:00Z") for row in days["clients"])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("from=yesterday", id="no-moment"),
+        pytest.param("from=2026-01-01T00:00:00", id="no-time-zone"),
+        pytest.param("from=", id="empty-moment"),
+        pytest.param("from=0001-01-01T00:00:00%2B14:00", id="before-time-began"),
+        pytest.param("to=0001-01-01T00:00:00Z", id="ends-before-time-began"),
+        pytest.param("to=9999-12-31T23:59:59-14:00", id="after-time-ends"),
+        pytest.param("from=2999-01-01T00:00:00Z", id="begins-after-its-end"),
+        pytest.param("from=2026-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", id="no-time-at-all"),
+        pytest.param("per=minute", id="unknown-period"),
+        pytest.param("per=", id="empty-period"),
+        pytest.param("api_id=a.b", id="no-api-id"),
+        pytest.param("client_id=a%20b", id="no-client-id"),
+        pytest.param("client_id=", id="empty-client-id"),
+        pytest.param("limit=0", id="no-rows"),
+        pytest.param("limit=1001", id="too-many-rows"),
+        pytest.param("limit=ten", id="no-number"),
+        pytest.param("after=%24where", id="no-row"),
+        pytest.param("after=%00", id="nul"),
+        pytest.param("after=" + "a" * 300, id="endless-row"),
+        pytest.param("client=abc", id="unknown-parameter"),
+        pytest.param("api_id=a&api_id=b", id="repeated-parameter"),
+    ],
+)
+async def test_a_bad_question_is_refused(shared: System, query: str) -> None:
+    """400 in the Dashboard's envelope, in one line that names the parameter."""
+    answer = await shared.operator("GET", f"{PATH}?{query}")
+    assert answer.status == 400, answer.body
+    assert answer.message.startswith((f"{query.partition('=')[0]}: ", "a parameter is repeated"))
+    assert "\n" not in answer.message
+
+
+@pytest.fixture(scope="module", name="shared")
+async def _shared(mongodb_url: str) -> AsyncIterator[System]:
+    async with open_system(mongodb_url) as system:
+        yield system
+
+
+async def test_it_is_for_operators_with_read(shared: System) -> None:
+    """Nobody else learns who uses what."""
+    deps = shared.deps
+    assert (await shared.call("GET", PATH)).status == 401
+    for permission in Permission:
+        caller = shared.call.with_key(await make_operator(deps, permission))
+        expected = 200 if permission in {Permission.READ, Permission.ADMIN} else 403
+        assert (await caller("GET", PATH)).status == expected, permission
+
+
+async def test_two_recorders_on_the_broker(mongodb_url: str, database_name: str, amqp_url: str) -> None:
+    """Instances that share the queue count each event once, whichever of them it comes to."""
+
+    def instance(number: int) -> Any:
+        return open_system(mongodb_url, database_name, bus=RabbitBus(amqp_url, instance_name=f"usage-test-{number}"))
+
+    async with instance(1) as one, instance(2) as other:
+        party = await one.party()
+        await asyncio.gather(*(story(party) for _ in range(20)))
+
+        async def counted() -> bool:
+            found = await usage(other, client_id=party.id)
+            return numbers(found["total"]) == (40, 60, 40, 0, 0)
+
+        await eventually(counted)
