@@ -42,11 +42,10 @@ Counts = Mapping[UsageKey, Mapping[str, int]]
 _HOUR, _DAY = len("2026-03-01T12"), len("2026-03-01")
 _REST: Document = {"$substrBytes": ["$_id", _HOUR, -1]}
 _ROWS: Mapping[UsagePeriod, Any] = {
-    UsagePeriod.HOUR: "$_id",
     UsagePeriod.DAY: {"$concat": [{"$substrBytes": ["$_id", 0, _DAY]}, _REST]},
     UsagePeriod.TOTAL: _REST,
 }
-"""The row that the numbers of a document belong to."""
+"""The row that the numbers of a document belong to, where it is not a row itself."""
 
 
 def hour_of(moment: datetime) -> datetime:
@@ -106,17 +105,18 @@ class Usage:
 
     async def sums(self, query: UsageQuery, since: datetime, until: datetime) -> UsageAnswer:
         """What was asked for, from the hour that begins at `since` on. Raises TemporarilyUnavailable."""
-        pipeline = [{"$match": _filter(query, since, until)}, *_summing(query)]
+        where = {"$match": _filter(query, since, until)}
         async with outage_is_unavailability():
             with pymongo.timeout(SUM_WITHIN):
-                (found,) = await self._mongo[self.name].aggregate(pipeline).to_list(None)
-        rows, more = found["rows"][: query.limit], len(found["rows"]) > query.limit
+                total = await self._mongo[self.name].aggregate([where, *_summed({"$literal": ""})]).to_list(None)
+                found = await self._mongo[self.name].aggregate([where, *_page(query)]).to_list(None)
+        rows, more = found[: query.limit], len(found) > query.limit
         return UsageAnswer.model_validate(
             {
                 "from": since,
                 "to": until,
                 "per": query.per,
-                "total": _numbers(found["total"]),
+                "total": _numbers(total[0]["numbers"] if total else ()),
                 "clients": [_client(row["_id"], row["numbers"]) for row in rows],
                 "next": rows[-1]["_id"] if more else None,
             }
@@ -143,28 +143,26 @@ def _filter(query: UsageQuery, since: datetime, until: datetime) -> Document:
     return {"hour": {"$gte": since, "$lt": until}, **whose}
 
 
-def _summing(query: UsageQuery) -> Sequence[Document]:
-    """Each number of each row, and from these the rows of the page and the total."""
-    number = {"k": "$_id.name", "v": "$sum"}
+def _summed(row: Any) -> Sequence[Document]:
+    """The sums of the numbers of each row."""
     return [
-        {"$project": {"row": _ROWS[query.per], "number": {"$objectToArray": "$counts"}}},
+        {"$project": {"row": row, "number": {"$objectToArray": "$counts"}}},
         {"$unwind": "$number"},
         {"$group": {"_id": {"row": "$row", "name": "$number.k"}, "sum": {"$sum": "$number.v"}}},
-        {
-            "$facet": {
-                "total": [
-                    {"$group": {"_id": "$_id.name", "sum": {"$sum": "$sum"}}},
-                    {"$project": {"k": "$_id", "v": "$sum"}},
-                ],
-                "rows": [
-                    {"$match": {"_id.row": {"$gt": query.after}}},
-                    {"$group": {"_id": "$_id.row", "numbers": {"$push": number}}},
-                    {"$sort": {"_id": ASCENDING}},
-                    {"$limit": query.limit + 1},
-                ],
-            }
-        },
+        {"$group": {"_id": "$_id.row", "numbers": {"$push": {"k": "$_id.name", "v": "$sum"}}}},
     ]
+
+
+def _page(query: UsageQuery) -> Sequence[Document]:
+    """The rows of the page, and one more if there is one."""
+    page: Sequence[Document] = [
+        {"$match": {"_id": {"$gt": query.after}}},
+        {"$sort": {"_id": ASCENDING}},
+        {"$limit": query.limit + 1},
+    ]
+    if query.per is UsagePeriod.HOUR:
+        return [*page, {"$project": {"numbers": {"$objectToArray": "$counts"}}}]
+    return [*_summed(_ROWS[query.per]), *page]
 
 
 def _numbers(found: Iterable[Document]) -> dict[str, Any]:

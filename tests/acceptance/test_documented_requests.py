@@ -3,7 +3,7 @@
 import base64
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -273,6 +273,28 @@ async def test_10_the_protected_call(my_api: MyApi) -> None:
     assert_refused(await my_api.call("tw_at_" + "A" * 76))
     bare = await pasted(f"curl {my_api.stack.url}/verify -H 'X-Forwarded-Uri: /my-api/orders/1'")
     assert_refused(bare, 400, "Authorization field missing")
+
+
+async def test_the_analytics_count_what_was_asked(my_api: MyApi) -> None:
+    """After rows 3 to 7 a client's numbers are what these did; nothing is counted twice or left out."""
+    client_id, secret = await register_client(my_api.stack.operator, my_api.api_id, redirect_uri=REDIRECT_URI)
+    client = replace(my_api, client_id=client_id, secret=secret)
+    pair = await client.pair()
+    await client.paste(COMMANDS[4])
+    await client.paste(COMMANDS[5])
+    refreshed = await client.paste(COMMANDS[6], refresh_token=pair["refresh_token"])
+    await client.paste(COMMANDS[7], token=refreshed.body["access_token"])
+
+    async def counted() -> bool:
+        answer = await my_api.stack.operator("GET", f"/api/analytics/clients?per=total&client_id={client_id}")
+        assert answer.status == 200, answer.raw
+        assert len(answer.body["clients"]) == 1
+        row = answer.body["clients"][0]
+        assert (row["api_id"], row["client_id"]) == (my_api.api_id, client_id)
+        assert (row["issued"], row["refreshed"], row["revoked"]) == (3, 1, 1)
+        return True
+
+    await eventually(counted)
 
 
 @pytest.mark.parametrize(

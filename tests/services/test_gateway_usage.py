@@ -193,6 +193,9 @@ async def test_what_waits_is_bounded(tmp_path: Path) -> None:
 
         rows = await eventually(written, within=30)
         assert [(row[2], row[3]) for row in rows] == [("one", 3), ("two", 2)]
+        for client in ("three", "four", "five"):
+            count.verified("api-1", client)
+        assert USAGE_LOST._value.get() - lost == 2
 
 
 # In a running gateway

@@ -202,6 +202,17 @@ async def test_a_process_that_dies_in_the_middle_of_an_insert(start: Start) -> N
     assert await alive.counted() == {"issued": 5}
 
 
+async def test_a_note_that_comes_late_does_not_take_the_place_of_the_next(start: Start) -> None:
+    """What was sent once more, and is executed when the process has gone on, hides nothing from whoever finishes."""
+    dead, alive = await start(), await start()
+    first, events = batch_of(dead, several(3)), several()
+    await done(dead, first, *STEPS)
+    await done(dead, batch_of(dead, events), "note", "put")
+    await dead.recording.note(first)
+    await alive.finish()
+    assert await alive.counted() == {"issued": 8}
+
+
 async def test_only_what_is_old_enough_is_left_behind(start: Start) -> None:
     """A batch that is under way elsewhere is let be."""
     busy, other = await start(), await start()

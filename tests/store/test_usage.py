@@ -81,19 +81,20 @@ async def test_an_earlier_batch_that_comes_late_counts_nothing(shelf: Shelf) -> 
     assert await shelf.numbers() == {"issued": 2}
 
 
-async def test_sources_count_beside_each_other(shelf: Shelf) -> None:
-    """Batches of many processes for the same client in the same new hour all count, each once."""
+async def test_sources_count_beside_each_other(shelf: Shelf, mongodb_url: str, database_name: str) -> None:
+    """Batches of many processes for the same clients in the same new hour all count, each once."""
+    clients = [KEY._replace(client_id=f"client-{number}") for number in range(200)]
+    async with opened(mongodb_url, database_name) as second, opened(mongodb_url, database_name) as third:
 
-    async def process(source: str) -> None:
-        for number in range(1, 6):
-            batch = {KEY: {"issued": 1}, KEY._replace(client_id=source): {"issued": 1}}
-            await asyncio.gather(*(shelf.usage.add(source, number, batch) for _ in range(2)))
+        async def process(usage: Usage, source: str) -> None:
+            for start in range(0, len(clients), 20):
+                batch = {client: {"issued": 1} for client in clients[start : start + 20]}
+                await asyncio.gather(*(usage.add(source, start + 1, batch) for _ in range(2)))
 
-    sources = [new_source() for _ in range(20)]
-    await asyncio.gather(*(process(source) for source in sources))
-    assert await shelf.numbers() == {"issued": 100}
-    for source in sources:
-        assert await shelf.numbers(KEY._replace(client_id=source)) == {"issued": 5}
+        shelves = (shelf, second, third) * 10
+        await asyncio.gather(*(process(each.usage, new_source()) for each in shelves))
+    for client in clients:
+        assert await shelf.numbers(client) == {"issued": len(shelves)}
 
 
 async def test_a_large_batch_is_one_batch(shelf: Shelf) -> None:
