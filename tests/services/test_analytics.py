@@ -10,7 +10,10 @@ import pytest
 from contracts.clients import ClientDeletion
 from contracts.operators import Permission
 from libs.bus.rabbit import RabbitBus
+from libs.events import new_event_id
+from libs.store.events import RecordedEvents
 from libs.store.usage import UsageKey, hour_of, new_source
+from services.management import recorder
 from tests.builders import make_operator, settle
 from tests.eventually import eventually
 from tests.services.system import Party, System, open_system
@@ -254,6 +257,29 @@ async def test_it_is_for_operators_with_read(shared: System) -> None:
         caller = shared.call.with_key(await make_operator(deps, permission))
         expected = 200 if permission in {Permission.READ, Permission.ADMIN} else 403
         assert (await caller("GET", PATH)).status == expected, permission
+
+
+async def test_what_a_dead_process_left_is_finished(mongodb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running service finishes what was recorded and not counted, without being asked."""
+    monkeypatch.setattr(recorder, "LEFT_BEHIND", timedelta(0))
+    monkeypatch.setattr(recorder, "LOOK_EVERY", 0.05)
+    async with open_system(mongodb_url) as system:
+        party = await system.party()
+        dead = RecordedEvents(system.deps.store.mongo, system.deps.store.usage).recording
+        now = system.clock()
+        batch = dead.next_batch(
+            [
+                {"_id": new_event_id(now), "type": kind, "time": now, "api_id": party.api.api_id, "client_id": party.id}
+                for kind in ("token.new", "token.new", "token.refresh")
+            ]
+        )
+        await dead.note(batch)
+        await dead.put(batch)
+
+        async def counted() -> bool:
+            return numbers((await usage(system, client_id=party.id))["total"]) == (2, 1, 0, 0, 0)
+
+        await eventually(counted)
 
 
 async def test_two_recorders_on_the_broker(mongodb_url: str, database_name: str, amqp_url: str) -> None:

@@ -320,6 +320,8 @@ async def test_only_records_of_the_time_asked_for_count(system: System) -> None:
         pytest.param("from=2999-01-01T00:00:00Z", id="begins-after-its-end"),
         pytest.param("since=2026-01-01T00:00:00Z", id="unknown-parameter"),
         pytest.param("to=", id="empty"),
+        pytest.param("from=0001-01-01T00:00:00%2B14:00", id="before-time-began"),
+        pytest.param("to=0001-01-01T00:00:00Z", id="ends-before-time-began"),
     ],
 )
 async def test_a_bad_question_is_refused(system: System, query: str) -> None:
