@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from libs.sealing import KeyRing
 from libs.store.apis import Apis
 from libs.store.clients import Clients
+from libs.store.counters import Counters
 from libs.store.deliveries import Deliveries
 from libs.store.events import RecordedEvents
 from libs.store.grants import Grants
@@ -28,6 +29,7 @@ class Store:
     operators: Operators
     deliveries: Deliveries
     events: RecordedEvents
+    counters: Counters
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
@@ -55,4 +57,5 @@ class Store:
             operators=Operators(mongo, announce),
             deliveries=Deliveries(mongo, announce),
             events=RecordedEvents(mongo),
+            counters=Counters(mongo),
         )
