@@ -26,6 +26,10 @@ PURGED_LATER = 60.0
 """Seconds by which the purge is put off at once, so that not every reservation moves it in its index."""
 EDGE = 2
 """Milliseconds that every moment is put off, because the server's clock shows whole ones."""
+MOST = 2**53
+"""Of calls in one interval or window: as many as are counted exactly."""
+LONGEST_PER = 20 * 365 * 86_400.0
+"""Seconds; no call is remembered longer."""
 _NEVER = 10**13
 _TAKEN = 11000
 
@@ -106,7 +110,7 @@ class Count:
     @property
     def rate_left(self) -> int:
         """Calls that may still be reserved now, as far as the rate goes."""
-        since = self.now - _ms(self._limits.per)
+        since = self.now - _per(self._limits)
         held: int = sum(entry["n"] for entry in self._held if entry["end"] > since)
         rate: int = self._limits.rate
         used: int = sum(self._used.values())
@@ -116,8 +120,8 @@ class Count:
     def rate_frees_at(self) -> int:
         """When the first of the calls and slices that count against the rate ceases to."""
         ends = chain(map(int, self._used), (entry["end"] for entry in self._held))
-        since = self.now - _ms(self._limits.per)
-        return min((end for end in ends if end > since), default=since) + _ms(self._limits.per)
+        since = self.now - _per(self._limits)
+        return min((end for end in ends if end > since), default=since) + _per(self._limits)
 
     @property
     def quota_left(self) -> int:
@@ -129,8 +133,7 @@ class Count:
     def renews_at(self) -> int | None:
         """When this window ends; None: never."""
         since: int | None = self._quota.get("since")
-        renewal = self._limits.quota_renewal_rate
-        return None if since is None or not renewal else since + renewal * 1000
+        return None if since is None or not self._limits.quota_renewal_rate else since + _renewal(self._limits)
 
     def others_hold(self, own: frozenset[str]) -> bool:
         """Whether somebody else has slices that may be given back."""
@@ -254,12 +257,12 @@ class Counters:
         constants: Document = {
             "slice_id": reservation.slice_id,
             "waiting": reservation.waiting,
-            "size": reservation.size,
-            "rate": limits.rate,
-            "per": _ms(limits.per) if has_rate(limits) else 0,
-            "quota_max": limits.quota_max,
-            "renewal": limits.quota_renewal_rate * 1000 or _NEVER,
-            "kept": _ms(LONGEST_GRANT if not limits.quota_renewal_rate else limits.quota_renewal_rate),
+            "size": min(reservation.size, MOST),
+            "rate": min(limits.rate, MOST),
+            "per": _per(limits) if has_rate(limits) else 0,
+            "quota_max": min(limits.quota_max, MOST),
+            "renewal": _renewal(limits),
+            "kept": min(_renewal(limits), _ms(LONGEST_GRANT)),
         }
         pipeline = [{"$set": {"now": {"$toLong": self._now()}}}, *_PIPELINES[has_rate(limits), has_quota(limits)]]
         return {"q": {"_id": scope}, "u": pipeline, "c": constants, "upsert": True}
@@ -302,11 +305,19 @@ def _ms(seconds: float) -> int:
     return ceil(seconds * 1000)
 
 
+def _per(limits: Limits) -> int:
+    return _ms(min(limits.per, LONGEST_PER))
+
+
+def _renewal(limits: Limits) -> int:
+    return min(limits.quota_renewal_rate * 1000, _NEVER) or _NEVER
+
+
 def _standing(limits: Limits, counter: Document) -> Standing:
-    remaining, renews = max(limits.quota_max, -1), 0
+    remaining, renews = limits.quota_max, 0
     quota = counter.get("quota")
     if has_quota(limits) and quota:
-        ends = quota["since"] + (limits.quota_renewal_rate * 1000 or _NEVER)
+        ends = quota["since"] + _renewal(limits)
         if counter["at"] < ends:
             remaining = max(0, limits.quota_max - quota["used"])
             renews = ceil(ends / 1000) if limits.quota_renewal_rate else 0

@@ -251,7 +251,7 @@ class Budget:
     def _slice(self, reservation: Reservation, count: Count, sent: float) -> Slice:
         until = sent + HOLD
         if count.renews_at is not None and self.quota_max:
-            until = min(until, sent + (count.renews_at - count.began) / 1000)
+            until = min(until, sent + (count.renews_at - count.began - EDGE) / 1000)
         return Slice(reservation.slice_id, reservation.limits, count.given, count.began, sent, until)
 
     def _put(self, given: Slice, now: float) -> None:
