@@ -107,6 +107,7 @@ class Budget:
         "_spare",
         "ahead",
         "current",
+        "exchanges",
         "limits",
         "quota_max",
         "refusal",
@@ -133,6 +134,7 @@ class Budget:
         """A slice is wanted before somebody waits for it."""
         self.urgent = False
         """What is to be settled is not to wait for the next reservation."""
+        self.exchanges = 0
         self.serving: asyncio.Task[None] | None = None
         self._grown = Grown(0, now)
         self._adopt(limits)

@@ -132,12 +132,17 @@ class Limiter:
 
     async def standing(self, scope: str, limits: Limits) -> Standing:
         """What is left of the limits; nothing is counted. Raises TemporarilyUnavailable."""
-        standing = (await self._counters.standings({scope: limits}))[scope]
-        budget = self._budgets.get(scope)
-        if budget is None or (limits.quota_renewal_rate and not standing.quota_renews):
-            return standing
-        remaining = min(standing.quota_max, standing.quota_remaining + budget.unused)
-        return standing.model_copy(update={"quota_remaining": remaining})
+        while True:
+            budget = self._budgets.get(scope)
+            if budget is not None and budget.serving is not None:
+                await asyncio.wait({budget.serving})
+            before = budget.exchanges if budget is not None else 0
+            standing = (await self._counters.standings({scope: limits}))[scope]
+            if budget is None or (limits.quota_renewal_rate and not standing.quota_renews):
+                return standing
+            if budget.serving is None and budget.exchanges == before:
+                remaining = min(standing.quota_max, standing.quota_remaining + budget.unused)
+                return standing.model_copy(update={"quota_remaining": remaining})
 
     # Slices
 
@@ -180,6 +185,7 @@ class Limiter:
         sent = self._clock()  # before the counter's own clock is read
         reservation = budget.demand(uuid4().hex, sent)
         settlements, budget.returns, budget.urgent = budget.returns, [], False
+        budget.exchanges += 1
         if reservation is not None and self._budgets.get(budget.scope) is budget:
             self._budgets[budget.scope] = self._budgets.pop(budget.scope)
         if reservation is None and not settlements:
