@@ -296,6 +296,32 @@ async def test_no_schedule_exceeds_a_limit(mongodb_url: str, admissions: Admissi
         assert len(moments) >= min(limits.rate, 20)
 
 
+@pytest.mark.parametrize(
+    ("limits", "usable"),
+    [
+        pytest.param(Limits(rate=100, per=1), HOLD, id="its-hold"),
+        pytest.param(Limits(quota_max=100, quota_renewal_rate=2), 2.0, id="its-window"),
+    ],
+)
+async def test_a_slice_is_not_used_after_its_time(mongodb_url: str, limits: Limits, usable: float) -> None:
+    """Counted from before it was asked for, however long the answer takes: others may have it then."""
+    now = Time()
+    async with counters_at(mongodb_url, now.server) as counters:
+        one = limiter(counters, clock=lambda: now.seconds)
+        await calls(one, "g", limits, 8)
+        await calls(one, "g", limits, 4)
+        asked = asyncio.create_task(calls(one, "g", limits, 4))
+        await asyncio.sleep(0)
+        now.seconds += 0.5
+        await asked
+        assert isinstance(one.take("g", limits), Ticket)
+        now.seconds += usable - 0.51
+        assert isinstance(one.take("g", limits), Ticket)
+        now.seconds += 0.01
+        assert one.take("g", limits) is None
+        await one.close()
+
+
 def most_in_a_window(moments: list[float], limits: Limits) -> int:
     """The most admissions in a window that begins with the first admission after the last one."""
     most, rest = 0, moments
