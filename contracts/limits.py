@@ -17,3 +17,15 @@ class Limits(Contract):
     """Requests in one window; -1: not limited."""
     quota_renewal_rate: Annotated[int, Field(ge=0)] = 0
     """Seconds of the window, which begins with its first request; 0: it never ends."""
+
+
+class Standing(Contract):
+    """How much of its limits a grant has left, on one API or on all of them together."""
+
+    rate: int
+    per: float
+    quota_max: int
+    quota_remaining: int
+    """Requests left in the window; what a gateway holds in reserve counts as made until it is given back."""
+    quota_renews: int
+    """When the window ends (Unix time); 0 where it never does, or has not begun."""

@@ -39,6 +39,13 @@ WEBHOOK_LATENCY = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
+LIMIT_RESERVATIONS = Counter(
+    "tokenwire_limit_reservations_total", "Slices asked of the shared limit counters.", ("outcome",)
+)
+LIMIT_REFUSALS = Counter("tokenwire_limit_refusals_total", "Calls that a limit refused.", ("kind",))
+LIMIT_UNCOUNTED = Counter("tokenwire_limit_uncounted_total", "Calls let through uncounted, the counters being away.")
+LIMIT_WAITING = Gauge("tokenwire_limit_waiting", "Calls that wait for the shared limit counters.")
+
 
 def exposition() -> bytes:
     """Every metric in Prometheus' text format."""

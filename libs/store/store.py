@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from libs.sealing import KeyRing
 from libs.store.apis import Apis
 from libs.store.clients import Clients
+from libs.store.counters import Counters
 from libs.store.deliveries import Deliveries
 from libs.store.events import RecordedEvents
 from libs.store.grants import Grants
@@ -30,6 +31,7 @@ class Store:
     deliveries: Deliveries
     events: RecordedEvents
     usage: Usage
+    counters: Counters
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
@@ -59,4 +61,5 @@ class Store:
             deliveries=Deliveries(mongo, announce),
             events=RecordedEvents(mongo, usage),
             usage=usage,
+            counters=Counters(mongo),
         )

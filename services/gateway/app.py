@@ -6,6 +6,7 @@ from libs.access import Access, ClientAccess
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from services.gateway.decision import AccessDecision
 from services.gateway.introspection import IntrospectionEndpoint, Introspector
+from services.gateway.limits import Limiter
 from services.gateway.rights import Rights
 from services.gateway.settings import GatewaySettings
 from services.gateway.token_grants import TokenGrants
@@ -15,6 +16,7 @@ from services.gateway.verify import VerifyEndpoint
 
 def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None:
     """Put the token check on the application."""
+    limiter = Limiter(deps.store.counters, settings.limits_on_failure)
     tokens = TokenGrants(deps.store.grants, deps.codec, settings.cache_ttl)
     usage = UsageCounter(deps.store.usage, deps.now)
     app[USAGE] = usage
@@ -30,6 +32,7 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     both_slashes(app, "POST", "/oauth/introspect", introspection.introspect)
     deps.changes.append(tokens.changed)
     deps.bus.subscribe(tokens.subscription())
+    limiter.add_to(app)
 
 
 def create_app(settings: GatewaySettings, deps: Deps | None = None) -> web.Application:

@@ -38,6 +38,7 @@ WRONG = {
     "PER_ENDPOINT_CONCURRENCY": ["0", "4097", "many"],
     "TOTAL_CONCURRENCY": ["1", "16385", "many"],
     "CLIENT_SECRETS": ["sometimes"],
+    "LIMITS_ON_FAILURE": ["perhaps", "Allow"],
     "BOOTSTRAP_OPERATOR_KEY": ["short", "a key with spaces and 24 characters", "x" * 513],
 }
 ANY_TEXT = {"HOST", "MONGODB_URL", "AMQP_URL"}
