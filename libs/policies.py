@@ -181,6 +181,11 @@ class ApiAccess:
         return all(version in versions for versions in self.versions)
 
 
+def counted_under(grant_id: str, api_id: str, access: ApiAccess) -> str:
+    """The name of the counter of the grant's calls: its own, or its own on this API."""
+    return f"{grant_id}.{api_id}" if access.own_limits else grant_id
+
+
 def access_on(
     api: Api, issued_by: str, policies: Sequence[Policy] | None, rules: KeyRules | None, meta_data: dict[str, Any]
 ) -> ApiAccess | None:

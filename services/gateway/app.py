@@ -21,7 +21,7 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     usage = UsageCounter(deps.store.usage, deps.now)
     app[USAGE] = usage
     app.cleanup_ctx.append(usage.running)
-    decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), deps.now)
+    decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), limiter, usage, deps.now)
     verify = VerifyEndpoint(decision)
     introspector = Introspector(decision, deps.catalog, deps.store.grants, deps.codec, deps.now, settings.public_url)
     introspection = IntrospectionEndpoint(

@@ -1,13 +1,16 @@
 """May this call pass? The one decision behind every door of the gateway."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
 from contracts.apis import Api
 from contracts.clients import Client
 from libs.catalog import Catalog
+from libs.policies import counted_under
+from services.gateway.limits import Limiter
+from services.gateway.outcomes import UNLIMITED, Exceeded, Kind, Ticket
 from services.gateway.paths import readings
 from services.gateway.presented import Call, presented_token
 from services.gateway.refusals import (
@@ -16,13 +19,19 @@ from services.gateway.refusals import (
     CLIENT_GONE,
     EXPIRED,
     NO_API,
+    QUOTA,
+    RATE_LIMIT,
+    UNCOUNTED,
     UNKNOWN_TOKEN,
     URL_DISALLOWED,
     Denial,
 )
 from services.gateway.rights import Right, Rights
 from services.gateway.token_grants import TokenGrant, TokenGrants
+from services.gateway.usage import UsageCounter
 from services.gateway.versions import requested_version
+
+_OVER = {Kind.RATE: RATE_LIMIT, Kind.QUOTA: QUOTA, Kind.UNAVAILABLE: UNCOUNTED}
 
 
 class Bearer(NamedTuple):
@@ -40,6 +49,8 @@ class Admitted:
     grant: TokenGrant | None = None
     injected: Mapping[str, str] = field(default_factory=dict)
     """Headers that the upstream gets."""
+    figures: Ticket = UNLIMITED
+    """What is left of its quota."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,16 @@ class Standing:
     apis: tuple[Api, ...]
 
 
+class _Case:
+    """What is known of a call so far: whom it is counted for, however it ends."""
+
+    __slots__ = ("api_id", "client_id")
+
+    def __init__(self) -> None:
+        self.api_id: str | None = None
+        self.client_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class AccessDecision:
     """Decides from what this process knows of tokens, clients and policies; a hit waits for nothing."""
@@ -57,26 +78,46 @@ class AccessDecision:
     catalog: Catalog
     tokens: TokenGrants
     rights: Rights
+    limiter: Limiter
+    usage: UsageCounter
     now: Callable[[], datetime]
 
     async def decide(self, call: Call) -> Admitted | Denial:
-        """Admitted, or why not."""
+        """Admitted, and counted against the grant's limits; or why not."""
+        case = _Case()
+        outcome = await self._decide(call, case)
+        if isinstance(outcome, Denial):
+            self.usage.refused(case.api_id, case.client_id, outcome.reason)
+        elif outcome.grant is not None:
+            self.usage.verified(outcome.api.api_id, outcome.grant.client_id)
+        return outcome
+
+    async def _decide(self, call: Call, case: _Case) -> Admitted | Denial:
         paths = readings(call.path)
         api = await self._api(paths)
         if isinstance(api, Denial):
             return api
+        case.api_id = api.api_id
         if api.oauth is None and not api.auth_token:
             return Admitted(api)
         token = presented_token(call, api.token_location, bare=api.auth_token)
         if isinstance(token, Denial):
             return token
-        bearer = await self.bearer(token)
+        bearer = await self.bearer(token, case)
         if isinstance(bearer, Denial):
             return bearer
         right = await self.rights.of(bearer.grant, bearer.client, api)
         if isinstance(right, Denial):
             return right
-        return _refusal(right, call, api, paths) or Admitted(api, bearer.grant, right.injected)
+        return _refusal(right, call, api, paths) or await self._counted(bearer.grant, api, right)
+
+    async def _counted(self, grant: TokenGrant, api: Api, right: Right) -> Admitted | Denial:
+        """One fewer of the calls that the grant may make; a call that is refused counts for nothing."""
+        limits, scope = right.access.limits, counted_under(grant.grant_id, api.api_id, right.access)
+        outcome = self.limiter.take(scope, limits) or await self.limiter.reserve(scope, limits)
+        if isinstance(outcome, Exceeded):
+            return replace(_OVER[outcome.kind], retry_after=outcome.retry_after, figures=outcome.figures)
+        return Admitted(api, grant, right.injected, outcome)
 
     async def _api(self, paths: Collection[str]) -> Api | Denial:
         """The API that the call goes to, whichever way the proxy in front reads the path."""
@@ -86,11 +127,13 @@ class AccessDecision:
         api = found[0]
         return api if api and api.active else NO_API
 
-    async def bearer(self, token: str) -> Bearer | Denial:
+    async def bearer(self, token: str, case: _Case | None = None) -> Bearer | Denial:
         """Who holds an access token that is alive."""
         grant = self.tokens.held(token) or await self.tokens.read(token)
         if grant is None:
             return UNKNOWN_TOKEN
+        if case is not None:
+            case.client_id = grant.client_id
         client = await self.catalog.client(grant.client_id)
         if client is None:
             return CLIENT_GONE

@@ -9,6 +9,7 @@ from libs.http.errors import NO_STORE, json_bytes
 from libs.oauth.errors import InvalidRequest
 from services.gateway.decision import AccessDecision
 from services.gateway.identity import identity_headers
+from services.gateway.outcomes import UNLIMITED, rate_limit_headers
 from services.gateway.presented import Call
 from services.gateway.refusals import Denial
 
@@ -48,13 +49,14 @@ def _told(request: web.Request, own: str | None, *names: str) -> str | None:
     Raises InvalidRequest where two of them differ: a proxy that sets only one of them lets the others through as the
     caller sent them.
     """
-    values = {value for name in names for value in request.headers.getall(name, ()) if value}
-    values |= {own} if own else set()
-    if len(values) > 1:
+    values = [value for name in names for value in request.headers.getall(name, ()) if value]
+    if own:
+        values.append(own)
+    if len(values) > 1 and len(set(values)) > 1:
         raise InvalidRequest(
             f"{' and '.join(names)} differ" + (", or differ from the question's own line" if own else "")
         )
-    return next(iter(values), None)
+    return values[0] if values else None
 
 
 _ORIGIN_FORM = re.compile(r"/[\x21\x22\x24-\x7e]*")
@@ -71,7 +73,10 @@ class VerifyEndpoint:
         outcome = await self.decision.decide(forwarded_call(request))
         if isinstance(outcome, Denial):
             return _with_body_in_header(outcome.response())
-        return json_bytes(b'{"status":"ok"}', headers={**NO_STORE, **identity_headers(outcome), **outcome.injected})
+        headers = {**NO_STORE, **identity_headers(outcome), **outcome.injected}
+        if outcome.figures is not UNLIMITED:
+            headers |= rate_limit_headers(outcome.figures)
+        return json_bytes(b'{"status":"ok"}', headers=headers)
 
 
 def _with_body_in_header(refusal: web.Response) -> web.Response:

@@ -15,10 +15,13 @@ from libs.bus.local import LocalBroker, LocalBus
 from libs.oauth.tokens import TokenCodec, TokenKind, new_grant_id
 from libs.store.grants import Grants
 from services.gateway.decision import AccessDecision, Admitted
+from services.gateway.limits import Limiter
 from services.gateway.presented import Call
 from services.gateway.refusals import UNKNOWN_TOKEN, Denial
 from services.gateway.rights import Rights
+from services.gateway.settings import OnFailure
 from services.gateway.token_grants import TokenGrants
+from services.gateway.usage import UsageCounter
 from tests.builders import make_policy, settle
 from tests.eventually import eventually
 from tests.services.system import Party, System, open_system
@@ -61,7 +64,8 @@ class Held:
         self.grants = GatedGrants(system.deps.store.grants)
         self.tokens = TokenGrants(self.grants, system.deps.codec, ttl, size, self.clock)
         deps = system.deps
-        self.decision = AccessDecision(deps.catalog, self.tokens, Rights(deps.catalog), deps.now)
+        limiter, usage = Limiter(deps.store.counters, OnFailure.ALLOW), UsageCounter(deps.store.usage, deps.now)
+        self.decision = AccessDecision(deps.catalog, self.tokens, Rights(deps.catalog), limiter, usage, deps.now)
         deps.changes.append(self.tokens.changed)
 
     def at_once(self, party: Party, token: str) -> Admitted | Denial | None:
