@@ -8,6 +8,7 @@ from pydantic import Field, RootModel, SecretStr
 from contracts.apis import GrantType
 from contracts.base import ClientId, Contract, Moment, PublicId, Request, Response, Scope
 from contracts.errors import OAuthErrorBody
+from contracts.limits import QuotaStanding, RateLimit
 
 
 class GrantState(enum.StrEnum):
@@ -188,6 +189,9 @@ class IssuedToken(Response):
     grant_id: str
     subject: str | None = None
     scope: str | None = None
+    rate_limit: RateLimit | None = None
+    """Absent, as the next, where nothing limits the grant so."""
+    quota: QuotaStanding | None = None
 
 
 class IssuedTokenList(RootModel[list[IssuedToken]]):

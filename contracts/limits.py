@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.base import Contract
+from contracts.base import Contract, Response
 
 
 class Limits(Contract):
@@ -29,3 +29,26 @@ class Standing(Contract):
     """Requests left in the window; what a gateway holds in reserve counts as made until it is given back."""
     quota_renews: int
     """When the window ends (Unix time); 0 where it never does, or has not begun."""
+
+
+class QuotaStanding(Response):
+    """Tyk's words for a quota; -1: none, and then 0 for when it is renewed."""
+
+    quota_max: int
+    quota_remaining: int
+    quota_renews: int
+    """Unix seconds."""
+
+
+class RateLimit(Response):
+    """So many requests in any so many seconds; 0: not limited."""
+
+    requests: int
+    per_unit: float
+
+
+class RateLimits(Response):
+    """GET /<listen-path>/tyk/rate-limits."""
+
+    quota: QuotaStanding
+    rate_limit: RateLimit

@@ -25,6 +25,7 @@ from contracts.grants import (
 from contracts.health import Readiness, Status
 from contracts.http import ANY_METHOD, FORM, JSON, YAML, Answer, Body, Caller, Operation, Parameters, Service
 from contracts.introspection import Introspection, IntrospectionRequest
+from contracts.limits import RateLimits
 from contracts.metadata import ServerMetadata
 from contracts.operators import OperatorList, OperatorRegistration, OperatorView, Permission
 from contracts.policies import PolicyDocument, PolicyList, PolicyView
@@ -503,9 +504,14 @@ _GATEWAY_REFUSALS = {
         about="There is no token, or it is malformed.", models=(GatewayErrorBody, OAuthErrorBody), headers=_REFUSAL
     ),
     401: Answer(about="The token has expired.", models=(GatewayErrorBody,), headers=_CHALLENGE | _REFUSAL),
-    403: Answer(about="The token is not valid here.", models=(GatewayErrorBody,), headers=_CHALLENGE | _REFUSAL),
+    403: Answer(
+        about="The token is not valid here, or its quota is used up.",
+        models=(GatewayErrorBody,),
+        headers=_CHALLENGE | _REFUSAL,
+    ),
     404: Answer(about="No API answers on this path.", models=(GatewayErrorBody,), headers=_REFUSAL),
-    **_refusals(_OAUTH, 503),
+    429: Answer(about="The rate limit is reached.", models=(GatewayErrorBody,), headers=_RETRY | _REFUSAL),
+    503: Answer(about=_REFUSALS[503], models=(OAuthErrorBody, GatewayErrorBody), headers=_RETRY | _REFUSAL),
 }
 _ADMITTED = Answer(
     about="It may.",
@@ -516,6 +522,9 @@ _ADMITTED = Answer(
         "X-Tokenwire-Grant-Id": "The grant.",
         "X-Tokenwire-Subject": "Who authorized it, percent-encoded; absent where nobody did.",
         "X-Tokenwire-Scope": "What for; absent where it is not limited.",
+        "X-RateLimit-Limit": "The quota; absent, as the next two, where nothing limits the grant.",
+        "X-RateLimit-Remaining": "What is left of it.",
+        "X-RateLimit-Reset": "When it is renewed (Unix seconds).",
     },
 )
 
@@ -547,6 +556,19 @@ _GATEWAY = (
         "/verify/{uri}",
         "verifyItself",
         "The same, of the call itself with `/verify` before its path (Envoy); what headers say must not differ.",
+    ),
+    Operation(
+        service=Service.GATEWAY,
+        tag="Token check",
+        method="GET",
+        path="/{place}/tyk/rate-limits",
+        name="readRateLimits",
+        summary="What is left of the limits of the token that the request carries; nothing is counted.",
+        caller=Caller.TOKEN_HOLDER,
+        answers={
+            200: Answer(about="The limits.", models=(RateLimits,)),
+            **{status: answer for status, answer in _GATEWAY_REFUSALS.items() if status != 429},
+        },
     ),
     Operation(
         service=Service.GATEWAY,

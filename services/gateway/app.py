@@ -7,6 +7,7 @@ from libs.runtime import Deps, both_slashes, new_application, new_deps
 from services.gateway.decision import AccessDecision
 from services.gateway.introspection import IntrospectionEndpoint, Introspector
 from services.gateway.limits import Limiter
+from services.gateway.rate_limits import RateLimitsEndpoint
 from services.gateway.rights import Rights
 from services.gateway.settings import GatewaySettings
 from services.gateway.token_grants import TokenGrants
@@ -30,6 +31,7 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     both_slashes(app, "GET", "/verify", verify.verify)
     both_slashes(app, "*", "/verify/{uri:.+}", verify.verify)
     both_slashes(app, "POST", "/oauth/introspect", introspection.introspect)
+    both_slashes(app, "GET", "/{place:.+}/tyk/rate-limits", RateLimitsEndpoint(decision, limiter).show)
     deps.changes.append(tokens.changed)
     deps.bus.subscribe(tokens.subscription())
     limiter.add_to(app)

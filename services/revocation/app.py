@@ -9,6 +9,7 @@ from services.revocation.management import TokenManagement
 from services.revocation.reactions import Reactions
 from services.revocation.revoker import Revoker
 from services.revocation.settings import RevocationSettings
+from services.revocation.token_list import TokenList
 
 
 def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> None:
@@ -16,11 +17,13 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     store = deps.store
     revoker = Revoker(store.grants, store.clients, deps.codec, lambda: deps.origin("revocation"))
     endpoint = RevocationEndpoint(deps.catalog, ClientAccess(deps.catalog, deps.keys, deps.now), revoker)
-    management = TokenManagement(Access(deps.catalog), store.clients, store.grants, deps.keys, revoker, deps.now)
+    access = Access(deps.catalog)
+    management = TokenManagement(access, store.clients, deps.keys, revoker, deps.now)
+    tokens = TokenList(access, store.clients, deps.catalog, store.grants, store.counters, deps.now)
     both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke", management.revoke)
     both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke_all", management.revoke_all)
-    both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", management.tokens)
-    both_slashes(app, "GET", "/api/apis/oauth/{client_id}/tokens", management.tokens)
+    both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", tokens.show)
+    both_slashes(app, "GET", "/api/apis/oauth/{client_id}/tokens", tokens.show)
     both_slashes(app, "POST", "/{place:.+}/oauth/revoke", endpoint.revoke)
     both_slashes(app, "POST", "/{place:.+}/oauth/revoke_all", endpoint.revoke_all)
     deps.bus.subscribe(Reactions(revoker, store.clients).subscription())
