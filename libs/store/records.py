@@ -39,7 +39,9 @@ class Tombstone:
 
 
 def event_of(event: type[Event], data: BaseModel, subject: str, word: str, sequence: int, at: Origin) -> PendingEvent:
-    """The event of the change that made version `sequence` of the record `subject`."""
+    """The event of the change that made version `sequence` of the record `subject`, and whose change it was."""
+    if at.actor is not None and "actor" in type(data).model_fields:
+        data = data.model_copy(update={"actor": at.actor})
     made = event.model_validate(
         {
             "id": new_event_id(at.now),
@@ -152,6 +154,8 @@ class Records(Ledger, Generic[M]):
         self, before: M, changes: dict[str, object], event: type[Event], data: BaseModel, at: Origin
     ) -> M | None:
         """The record with the changes and their event; None if it is no longer as it was before. Raises Conflict."""
+        changed = tuple(sorted(name for name, value in changes.items() if value != getattr(before, name)))
+        data = data.model_copy(update={"changed": changed})
         after = before.model_copy(update={**changes, "version": before.version + 1, "updated_at": at.now})
         pending_event = self._event(event, data, after, at)
         document = {**self._encode(after), "last_event": pending_event.id}
