@@ -25,7 +25,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
-"""The operator whose key opened the current request; set where the key is checked, so that no change forgets whose it is."""
+"""The operator whose key opened the current request: set where the key is checked, so that no change forgets it."""
 
 
 _names = random.Random(os.urandom(32))  # noqa: S311 - ids to find a request by; nothing is protected by them

@@ -81,7 +81,7 @@ async def doer(system: System, call: Caller) -> Doer:
 
 
 async def test_every_change_has_its_entry(world: World) -> None:
-    """Each operation that changes something, done once: the trail says who, what, when, from where and by which request.
+    """Each operation that changes something, done once: who did it, what, when, from where, by which request.
 
     A new operation that is not done here is found.
     """
