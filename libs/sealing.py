@@ -80,6 +80,14 @@ class KeyRing:
         """Every key of this ring for one purpose."""
         return {key_id: self.subkey(label, key_id) for key_id in self._keys}
 
+    def is_current(self, made: str) -> bool:
+        """Whether a digest or a box was made under the current key."""
+        return made.partition(".")[0] == str(self.current)
+
+    def has_made(self, made: str) -> bool:
+        """Whether a digest or a box was made under a key that is here."""
+        return made.partition(".")[0] in map(str, self._keys)
+
     def digest(self, label: str, value: bytes) -> str:
         """A keyed digest to compare a high-entropy secret with."""
         mac = hmac.digest(self.subkey(label, self.current), value, "sha256")
