@@ -67,6 +67,11 @@ class KeyRing:
             order.append(int(name))
         return cls(keys, order[0])
 
+    @property
+    def older(self) -> list[int]:
+        """The ids of the keys that only read."""
+        return sorted(self._keys.keys() - {self.current})
+
     def subkey(self, label: str, key_id: int) -> bytes:
         """The key of this ring for one purpose. Raises CannotOpen for an id that is not here."""
         subkey = self._subkeys.get((label, key_id))

@@ -23,6 +23,7 @@ from libs.serving import serve
 from libs.settings import Environment, LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.mongo import Conflict
 from services import parking, reseal
+from services.audit import command as audit
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
 from services.demo_data import CLIENT_ID, CLIENT_SECRET, load_demo_data
@@ -171,19 +172,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (8080)")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="where keys and data are kept (.data)")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="{parked,redrive,reseal}")
-    for each in (parking, reseal):
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="{audit,parked,redrive,reseal}")
+    for each in (audit, parking, reseal):
         each.add_to(commands)
     return parser.parse_args()
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "audit": audit.run,
     "parked": parking.run,
     "redrive": parking.run,
     "reseal": reseal.run,
 }
 """What each command does; it returns its exit status."""
-LOOKING = frozenset({"reseal"})
+LOOKING = frozenset({"audit", "reseal"})
 """Those whose exit status tells what they found, so that one which says that they could not look must be another."""
 
 

@@ -12,7 +12,7 @@ from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiUpdated
 from libs.events import Origin
 from libs.sealing import KeyRing
 from libs.store.ledger import Announce, nobody
-from libs.store.mongo import Document, Mongo
+from libs.store.mongo import Document, Mongo, outage_is_unavailability
 from libs.store.records import Page, Records, Resealing
 
 _LABEL = "api definition"
@@ -78,6 +78,14 @@ class Apis(Records[Api]):
         """Every definition and notification address under the current key, API by API; twice does no more."""
         async for outcome in self._resealed(self._renewed):
             yield outcome
+
+    async def count_sealed_by_others(self) -> int:
+        """How many APIs have values that the current key has not sealed."""
+        sealed = {"$regex": f"^{self._keys.current}\\."}
+        fields = ("definition", "oauth.notifications.on_key_change_url", "oauth.notifications.shared_secret")
+        others = [{name: {"$not": sealed, "$type": "string"}} for name in fields]
+        async with outage_is_unavailability():
+            return await self._mongo[self.name].count_documents({"deleted": False, "$or": others})
 
     def _renewed(self, document: Document) -> tuple[Document, str | None]:
         """The values of this API that the current key has not sealed, sealed by it. Raises CannotOpen."""

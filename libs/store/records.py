@@ -121,6 +121,12 @@ class Records(Ledger, Generic[M]):
             known = {document["_id"] async for document in self._mongo[self.name].find(query, {"_id": 1})}
         return next((key for key in wanted if key not in known), None)
 
+    async def keys(self) -> Sequence[str]:
+        """The id of every record."""
+        async with outage_is_unavailability():
+            cursor = self._mongo[self.name].find({"deleted": False}, {"_id": 1}).sort("_id", 1)
+            return [document["_id"] async for document in cursor]
+
     async def all(self) -> Sequence[M]:
         """Every record, by id."""
         return await self._list({})
