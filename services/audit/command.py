@@ -21,7 +21,6 @@ from services.records import stored
 
 FOUND = 1
 """The exit status where something of the wanted severity was found."""
-BOOTSTRAP_ID = "bootstrap"
 NOT_LOOKED_AT = {
     "records": "what is registered was not looked at: TOKENWIRE_MONGODB_URL or TOKENWIRE_KEYS is not set",
     "rabbitmq": "the way to RabbitMQ was not looked at: TOKENWIRE_AMQP_URL is not set",
@@ -33,7 +32,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     audit = commands.add_parser(
         "audit",
         help="name what is weak in the settings and in what is registered",
-        description="Read the settings, as the services have them, and what is registered in MongoDB, and name each weak "
+        description="Read the settings, as the services have them, and what is registered, and name each weak "
         "point with what follows from it and the remedy.",
         epilog="Exit status: 0 nothing found, 1 something found, 2 it could not be looked at.",
     )
@@ -63,18 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
 async def _registered(settings: AuditSettings) -> tuple[list[Finding], Mapping[str, int]]:
     async with stored(settings) as (store, keys):
         apis, findings = await _weak_apis(store)
-        clients, policies, operators = (
-            await store.clients.all(),
-            await store.policies.all(),
-            await store.operators.all(),
-        )
-        now = utc_now()
+        clients, policies = await store.clients.all(), await store.policies.all()
+        operators, now = await store.operators.all(), utc_now()
         for client in clients:
             findings += weak_client(client, keys, now, production=settings.is_production)
         for policy in policies:
             findings += weak_policy(policy)
         used = [(operator, await store.trail.latest_of(operator.operator_id)) for operator in operators]
-        findings += weak_operators(used, BOOTSTRAP_ID, now)
+        findings += weak_operators(used, now)
         findings += old_keys(keys, await _sealed_by_others(store, keys))
         findings += await _demo_user(store, production=settings.is_production)
     counts = {"APIs": apis, "clients": len(clients), "policies": len(policies), "operators": len(operators)}

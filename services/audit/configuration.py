@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Annotated
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -86,7 +87,7 @@ def _error_status(settings: AuditSettings) -> Iterator[Finding]:
             "oauth-error-status",
             "oauth_error_status",
             f"every OAuth error is answered with {settings.oauth_error_status}",
-            "clients and watchers cannot tell a refused grant from a client that failed to authenticate (RFC 6749 §5.2)",
+            "nobody can tell a refused grant from a client that failed to authenticate (RFC 6749 §5.2)",
             "Unset it once no client depends on Tyk's status.",
         )
 
@@ -136,10 +137,10 @@ def _bootstrap(settings: AuditSettings) -> Iterator[Finding]:
         "bootstrap-key",
         "bootstrap_operator_key",
         "the first operator's key is still set",
-        "a key that may do everything lies in an environment or a file, and is the same until somebody changes it there",
+        "a key that may do everything lies in a file or an environment, and stays the same until it is changed there",
         "Make operators of your own, unset it, and delete the operator `bootstrap`.",
     )
-    if len(set(key)) < FEWEST_CHARACTERS or _WORDS.search(key):
+    if len(set(key)) < FEWEST_CHARACTERS or (_WORDS.search(key) and not _looks_random(key)):
         yield _finding(
             Severity.HIGH,
             "guessable-key",
@@ -148,6 +149,10 @@ def _bootstrap(settings: AuditSettings) -> Iterator[Finding]:
             "it can be guessed, and may do everything",
             "Set a random one: `openssl rand -base64 32`.",
         )
+
+
+def _looks_random(key: str) -> bool:
+    return any(map(str.isupper, key)) and any(map(str.islower, key)) and any(map(str.isdecimal, key))
 
 
 def _ring_keys(settings: AuditSettings) -> Iterator[Finding]:
@@ -194,7 +199,7 @@ def _raw_keys(texts: Iterator[str] | Sequence[str]) -> Iterator[bytes]:
 
 
 def _is_guessable(key: bytes) -> bool:
-    steps = {(later - earlier) % 256 for earlier, later in zip(key, key[1:], strict=False)}
+    steps = {(later - earlier) % 256 for earlier, later in pairwise(key)}
     return len(set(key)) < FEWEST_BYTES or len(steps) == 1
 
 

@@ -1,4 +1,4 @@
-"""What can be weak in what is registered: APIs, client apps, policies, operators, users, and what they are sealed with."""
+"""What can be weak in what is registered: APIs, client apps, policies, operators, and the keys that seal them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from libs import client_secrets
 from libs.sealing import KeyRing
 from services.audit.findings import Finding, Severity, is_plain_abroad
 from services.demo_data import CLIENT_ID, CLIENT_SECRET
+from services.management.bootstrap import OPERATOR_ID
 
 LONG_ACCESS = timedelta(days=1)
 LONG_REFRESH = timedelta(days=90)
@@ -236,9 +237,8 @@ def weak_policy(policy: Policy) -> Iterator[Finding]:
             "one stolen token can ask as much as the API can answer",
             "Set rate and per, or quota_max and quota_renewal_rate.",
         )
-    if any(
-        _EVERYTHING.fullmatch(allowed.url) for right in policy.access_rights.values() for allowed in right.allowed_urls
-    ):
+    patterns = [allowed.url for right in policy.access_rights.values() for allowed in right.allowed_urls]
+    if any(map(_EVERYTHING.fullmatch, patterns)):
         yield Finding(
             Severity.LOW,
             "policy-wildcard",
@@ -249,9 +249,7 @@ def weak_policy(policy: Policy) -> Iterator[Finding]:
         )
 
 
-def weak_operators(
-    operators: Sequence[tuple[Operator, datetime | None]], bootstrap_id: str, now: datetime
-) -> Iterator[Finding]:
+def weak_operators(operators: Sequence[tuple[Operator, datetime | None]], now: datetime) -> Iterator[Finding]:
     """What is weak in the operators, each with the moment of its last change in the trail."""
     admins = [operator for operator, _ in operators if Permission.ADMIN in operator.permissions]
     if len(admins) > MOST_ADMINS:
@@ -264,12 +262,12 @@ def weak_operators(
             f"Leave it to {MOST_ADMINS} or fewer, and give the others what they need.",
         )
     for operator, last in operators:
-        yield from _weak_operator(operator, last, bootstrap_id, now)
+        yield from _weak_operator(operator, last, now)
 
 
-def _weak_operator(operator: Operator, last: datetime | None, bootstrap_id: str, now: datetime) -> Iterator[Finding]:
+def _weak_operator(operator: Operator, last: datetime | None, now: datetime) -> Iterator[Finding]:
     place = f"operator {operator.operator_id} ({operator.name})"
-    if operator.operator_id == bootstrap_id:
+    if operator.operator_id == OPERATOR_ID:
         yield Finding(
             Severity.MEDIUM,
             "bootstrap-operator",
@@ -304,16 +302,12 @@ def _weak_operator(operator: Operator, last: datetime | None, bootstrap_id: str,
 def old_keys(keys: KeyRing, sealed_by_others: int) -> Iterator[Finding]:
     """What is to be said of a ring with more than one key."""
     if keys.older:
-        todo = (
-            f"{sealed_by_others} stored values are not under the current key: give `python -m services reseal`, then wait"
-            if sealed_by_others
-            else "Take them out"
-        )
+        first = f"Give `python -m services reseal` ({sealed_by_others} records are under them), and take"
         yield Finding(
             Severity.LOW,
             "old-keys",
             "TOKENWIRE_KEYS",
             f"the ring has older keys: {', '.join(map(str, keys.older))}",
             "a copy of one still forges the tag of tokens, and opens what it sealed",
-            f"{todo} when the tokens that they made have ended (docs/operations.md).",
+            f"{first if sealed_by_others else 'Take'} them out when the tokens that they made have ended.",
         )
