@@ -186,7 +186,7 @@ def _notifier_keys(settings: AuditSettings) -> Iterator[Finding]:
             "notifier_private_keys",
             f"{len(parts) - 1} older key{'s' * (len(parts) > 2)} can still open webhooks",
             "a copy of one opens what is still sealed to it",
-            "Take out what has not been sealed to for 17 days (docs/operations.md).",
+            "Take out what has not been sealed to for 19 days (docs/operations.md).",
         )
 
 

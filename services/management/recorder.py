@@ -1,4 +1,4 @@
-"""Records every event that the bus brings: for the audit to count what went out, by client, and the trail of changes."""
+"""Records every event that the bus brings, for the audit to count what went out; counts tokens, keeps the trail."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

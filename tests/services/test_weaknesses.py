@@ -26,7 +26,7 @@ from services import demo_data
 from services.audit.configuration import AuditSettings, weak_settings
 from services.audit.findings import Finding, Severity, is_this_machine
 from services.audit.records import old_keys, weak_api, weak_client, weak_operators, weak_policy
-from tests.acceptance.programs import Outcome, run_python
+from tests.acceptance.programs import ROOT, Outcome, run_python
 from tests.builders import make_resource_owner, settings
 
 NOW = utc_now()
@@ -383,6 +383,8 @@ def test_every_rule_is_in_the_tables() -> None:
     ]
     named = {argument.value for call in calls for argument in call.args[1:2] if isinstance(argument, ast.Constant)}
     assert named == tables
+    manual = (ROOT / "docs" / "security.md").read_text()
+    assert {rule for rule in named if f"`{rule}`" not in manual} == set()
 
 
 # The command
