@@ -143,3 +143,11 @@ async def test_the_identity_server_gets_codes(world: World) -> None:
     for path in paths:
         answer = await call("POST", path.format(api.api_id), data=form)
         assert (answer.status, answer.body["code"][:6]) == (200, "tw_ac_"), path
+
+
+async def test_the_identity_server_learns_nothing_of_tokens(world: World) -> None:
+    """Introspection, which clients and operators share, is closed to a key for codes; with `read` it is open."""
+    token = (await world.party.tokens()).access
+    for permission, status in ((Permission.AUTHORIZE, 403), (Permission.READ, 200)):
+        call = world.system.call.with_key(world.keys[permission])
+        assert (await call("POST", "/oauth/introspect", data={"token": token})).status == status

@@ -17,7 +17,7 @@ from libs.bus.port import Exchange
 from libs.bus.rabbit.topology import POOLS
 from tests.acceptance.programs import run_python
 from tests.acceptance.stack import Stack
-from tests.acceptance.tenants import CALLBACK, SCHEME, Tenant, issued, new_tenant, register_client
+from tests.acceptance.tenants import CALLBACK, SCHEME, Tenant, basic, issued, new_tenant, register_client
 from tests.acceptance.usage import make_every_mistake, use_everything
 from tests.acceptance.webhooks import Receiver
 from tests.builders import unique
@@ -109,6 +109,8 @@ async def use_what_is_left(tenant: Tenant) -> None:
     await tenant.edge("POST", f"{tenant.path}/oauth/revoke", data=named)
     await tenant.edge("GET", f"{tenant.path}/oauth/authorize?client_id={app}&response_type=code&state={unique('s')}")
     await tenant.edge("GET", f"/{pair.access}/oauth/authorize")
+    for asking in (basic(tenant.client_id, tenant.secret), {"Authorization": tenant.operator.headers["Authorization"]}):
+        await tenant.edge("POST", "/oauth/introspect", data={"token": pair.access}, headers=asking)
 
 
 async def every_delivery_is_over(stack: Stack, tenants: list[Tenant]) -> None:
