@@ -159,9 +159,9 @@ async def test_what_follows_from_a_change_is_its_makers(world: World) -> None:
     party = await world.system.party()
     do = await doer(world.system, world.system.call)
     await do("deleteApi", f"/api/apis/{party.api.api_id}")
-    by_operator = await world.entries(f"operator={do.operator_id}")
-    assert [entry["action"] for entry in by_operator] == ["client.deleted", "api.deleted"]
-    client, api = by_operator
+    by_action = {entry["action"]: entry for entry in await world.entries(f"operator={do.operator_id}")}
+    assert by_action.keys() == {"api.deleted", "client.deleted"}
+    api, client = by_action["api.deleted"], by_action["client.deleted"]
     assert (client["subject"], client["reason"]) == (party.id, "api_deleted")
     assert (client["actor"], client["traceparent"]) == (api["actor"], api["traceparent"])
 
