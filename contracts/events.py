@@ -8,6 +8,7 @@ from contracts.apis import GrantType
 from contracts.base import Contract, Moment
 from contracts.clients import ClientDeletion
 from contracts.grants import RevocationReason
+from contracts.operators import Actor, Permission
 
 VENDOR = "io.tokenwire."
 """Prefix of every CloudEvents `type`; a routing key is the type without it, plus the api id."""
@@ -68,12 +69,16 @@ class RevokedTokenData(GrantData):
 
     token_id: str
     reason: RevocationReason
+    actor: Actor | None = None
+    """The operator who ended it; None: no operator did."""
 
 
 class RevokedGrantData(GrantData):
     """The grant and all its tokens ended."""
 
     reason: RevocationReason
+    actor: Actor | None = None
+    """The operator who ended this grant by itself; None: no operator did, or one ended it with others."""
 
 
 class CodeData(GrantData):
@@ -82,7 +87,16 @@ class CodeData(GrantData):
     expires_at: Moment
 
 
-class ClientData(Contract):
+class ManagedData(Contract):
+    """What every change of a record of management says of itself."""
+
+    actor: Actor | None = None
+    """The operator who made it, or the change that it follows from; None: no operator did."""
+    changed: tuple[str, ...] | None = None
+    """Names of the record's fields that have another value than before; None where it was made or is gone."""
+
+
+class ClientData(ManagedData):
     """A client app."""
 
     client_id: str
@@ -95,27 +109,29 @@ class DeletedClientData(ClientData):
     reason: ClientDeletion = ClientDeletion.CLIENT_DELETED
 
 
-class ApiData(Contract):
+class ApiData(ManagedData):
     """An API."""
 
     api_id: str
     listen_path: str
 
 
-class PolicyData(Contract):
+class PolicyData(ManagedData):
     """A policy."""
 
     policy_id: str
 
 
-class OperatorData(Contract):
+class OperatorData(ManagedData):
     """An operator, without the key."""
 
     operator_id: str
     name: str
+    permissions: tuple[Permission, ...] | None = None
+    """What the key opens after the change; None where it is dead."""
 
 
-class ResourceOwnerData(Contract):
+class ResourceOwnerData(ManagedData):
     """A resource owner, without the password."""
 
     username: str
@@ -132,6 +148,13 @@ class NotificationData(Contract):
     status: int | None = None
     error: str | None = None
     next_attempt_at: Moment | None = None
+
+
+class RedeliveryData(NotificationData):
+    """A webhook delivery that begins anew."""
+
+    actor: Actor | None = None
+    """The operator who had it sent again."""
 
 
 class CodeIssued(Event):
@@ -334,6 +357,14 @@ class NotificationExhausted(Event):
     data: NotificationData
 
 
+class NotificationRedelivered(Event):
+    """An operator has had it sent again: it is due now, with every attempt before it."""
+
+    stem: ClassVar[str] = "notification.redelivered"
+    type: Literal["io.tokenwire.notification.redelivered"] = "io.tokenwire.notification.redelivered"
+    data: RedeliveryData
+
+
 AnyEvent = Annotated[
     CodeIssued
     | TokenNew
@@ -359,7 +390,8 @@ AnyEvent = Annotated[
     | ResourceOwnerDeleted
     | NotificationDelivered
     | NotificationFailed
-    | NotificationExhausted,
+    | NotificationExhausted
+    | NotificationRedelivered,
     Field(discriminator="type"),
 ]
 """Whatever may come from `tokenwire.events`."""

@@ -30,6 +30,7 @@ from contracts.metadata import ServerMetadata
 from contracts.operators import OperatorList, OperatorRegistration, OperatorView, Permission
 from contracts.policies import PolicyDocument, PolicyList, PolicyView
 from contracts.resource_owners import ResourceOwnerDocument, ResourceOwnerList, ResourceOwnerView, Username
+from contracts.trail import TrailPage, TrailQuery
 from contracts.usage import UsageAnswer, UsageQuery
 from contracts.webhooks import DeliveryList, DeliveryQuery, DeliveryView, RedeliveryRequest, TokenNotification
 
@@ -456,6 +457,18 @@ _MANAGEMENT = (
         UsageAnswer,
         400,
         parameters=Parameters(model=UsageQuery),
+    ),
+    _operators(
+        Service.MANAGEMENT,
+        "Operators",
+        "GET",
+        "/api/audit",
+        "listChanges",
+        "The audit trail: who changed which record, when and from where; the latest first.",
+        READ,
+        TrailPage,
+        400,
+        parameters=Parameters(model=TrailQuery),
     ),
 )
 

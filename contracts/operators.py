@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.base import AdminRequest, Moment, Name, PublicId, Record, Response
+from contracts.base import AdminRequest, Contract, Moment, Name, PublicId, Record, Response
 
 
 class Permission(enum.StrEnum):
@@ -25,6 +25,18 @@ class Operator(Record):
     name: Name
     permissions: tuple[Permission, ...]
     key_digest: str
+
+
+class Actor(Contract):
+    """The operator who made a change, and the request that made it."""
+
+    operator_id: str
+    name: str
+    """As it was then."""
+    address: str | None = None
+    """Where the request came from, as far as the services can know it."""
+    request_id: str | None = None
+    """`X-Request-Id` of the answer, and of the lines in the logs."""
 
 
 class OperatorRegistration(AdminRequest):

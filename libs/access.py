@@ -9,9 +9,11 @@ from pydantic import SecretStr
 
 from contracts.apis import Api, OAuthSettings
 from contracts.clients import Client
-from contracts.operators import Operator, Permission
+from contracts.operators import Actor, Operator, Permission
 from libs import client_secrets
 from libs.catalog import Catalog
+from libs.http.addresses import address_of
+from libs.http.context import actor, request_id
 from libs.http.errors import NotAuthenticated, NotPermitted
 from libs.oauth.client_auth import Credentials, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
@@ -27,7 +29,7 @@ class Access:
         self._catalog = catalog
 
     async def require(self, request: web.Request, permission: Permission) -> Operator:
-        """The operator whose key is in `Authorization` (a `Bearer ` prefix is accepted).
+        """The operator whose key is in `Authorization` (a `Bearer ` prefix is accepted); what follows is its doing.
 
         Raises NotAuthenticated, or NotPermitted where the operator has neither this permission nor `admin`.
         """
@@ -36,6 +38,14 @@ class Access:
             raise NotAuthenticated("Not authorised")
         if not permits(operator, permission):
             raise NotPermitted(f"You don't have access to this: the permission '{permission}' is missing")
+        actor.set(
+            Actor(
+                operator_id=operator.operator_id,
+                name=operator.name,
+                address=address_of(request),
+                request_id=request_id.get(),
+            )
+        )
         return operator
 
     async def holder(self, request: web.Request) -> Operator | None:

@@ -4,7 +4,7 @@ import secrets
 from datetime import datetime
 
 from contracts.clients import Client, ClientSecret
-from libs.sealing import KeyRing, decoy_comparison
+from libs.sealing import CannotOpen, KeyRing, decoy_comparison
 
 LABEL = "client secret"
 """What the key ring derives the keys of digests and sealed copies for."""
@@ -24,6 +24,17 @@ def digested(keys: KeyRing, client_id: str, secret: str, now: datetime, *, seale
         sealed=keys.encrypt(LABEL, value, client_id) if sealed else None,
         created_at=now,
     )
+
+
+def resealed(keys: KeyRing, client_id: str, secret: ClientSecret) -> ClientSecret:
+    """The same secret under the current key. Raises CannotOpen: it was shown once, or its key is not here."""
+    if keys.is_current(secret.digest) and (secret.sealed is None or keys.is_current(secret.sealed)):
+        return secret
+    if secret.sealed is None:
+        raise CannotOpen("the secret was shown once")
+    value = keys.decrypt(LABEL, secret.sealed, client_id)
+    sealed = keys.encrypt(LABEL, value, client_id)
+    return secret.model_copy(update={"digest": keys.digest(LABEL, value), "sealed": sealed})
 
 
 def is_current(secret: ClientSecret, now: datetime) -> bool:

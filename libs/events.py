@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from contracts.events import Event, PendingEvent
+from contracts.operators import Actor
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where and when a change happens, and the trace that asked for it."""
+    """Where and when a change happens, and the trace and the operator that asked for it."""
 
     source: str
     """`urn:tokenwire:<service>`."""
     now: datetime
     traceparent: str | None = None
+    actor: Actor | None = None
+    """None: no operator asked."""
 
 
 def new_event_id(now: datetime) -> str:

@@ -19,7 +19,7 @@ from libs.bus.port import Bus
 from libs.bus.rabbit import RabbitBus
 from libs.catalog import Catalog
 from libs.events import Origin
-from libs.http.context import DRAIN, Drain, surroundings, traceparent
+from libs.http.context import DRAIN, Drain, actor, surroundings, traceparent
 from libs.http.errors import ErrorRenderer
 from libs.http.health import Health
 from libs.oauth.tokens import TokenCodec
@@ -52,8 +52,8 @@ class Deps:
     now: Callable[[], datetime] = utc_now
 
     def origin(self, service: str) -> Origin:
-        """Here and now, in the trace of the current request."""
-        return Origin(f"urn:tokenwire:{service}", self.now(), traceparent.get())
+        """Here and now, in the trace of the current request, by the operator whose key opened it."""
+        return Origin(f"urn:tokenwire:{service}", self.now(), traceparent.get(), actor.get())
 
 
 def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Callable[[], datetime] = utc_now) -> Deps:

@@ -67,6 +67,11 @@ class KeyRing:
             order.append(int(name))
         return cls(keys, order[0])
 
+    @property
+    def older(self) -> list[int]:
+        """The ids of the keys that only read."""
+        return sorted(self._keys.keys() - {self.current})
+
     def subkey(self, label: str, key_id: int) -> bytes:
         """The key of this ring for one purpose. Raises CannotOpen for an id that is not here."""
         subkey = self._subkeys.get((label, key_id))
@@ -79,6 +84,14 @@ class KeyRing:
     def subkeys(self, label: str) -> dict[int, bytes]:
         """Every key of this ring for one purpose."""
         return {key_id: self.subkey(label, key_id) for key_id in self._keys}
+
+    def is_current(self, made: str) -> bool:
+        """Whether a digest or a box was made under the current key."""
+        return made.partition(".")[0] == str(self.current)
+
+    def has_made(self, made: str) -> bool:
+        """Whether a digest or a box was made under a key that is here."""
+        return made.partition(".")[0] in map(str, self._keys)
 
     def digest(self, label: str, value: bytes) -> str:
         """A keyed digest to compare a high-entropy secret with."""

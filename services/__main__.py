@@ -1,4 +1,4 @@
-"""Every service in one process on one port: `python -m services`. And what RabbitMQ has parked: `parked`, `redrive`."""
+"""Every service in one process on one port: `python -m services`. And the commands, such as `audit` and `parked`."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from libs.sealing import public_key_of
 from libs.serving import serve
 from libs.settings import Environment, LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.mongo import Conflict
-from services import parking
+from services import parking, reseal
+from services.audit import command as audit
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
 from services.demo_data import CLIENT_ID, CLIENT_SECRET, load_demo_data
@@ -33,6 +34,7 @@ from services.management import app as management
 from services.management.settings import ManagementSettings
 from services.notifier import app as notifier
 from services.notifier.settings import NotifierSettings, private_keys
+from services.records import CannotLook
 from services.revocation import app as revocation
 from services.revocation.settings import RevocationSettings
 from services.token import app as token
@@ -170,8 +172,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (8080)")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="where keys and data are kept (.data)")
-    parking.add_to(parser)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="{audit,parked,redrive,reseal}")
+    for each in (audit, parking, reseal):
+        each.add_to(commands)
     return parser.parse_args()
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "audit": audit.run,
+    "parked": parking.run,
+    "redrive": parking.run,
+    "reseal": reseal.run,
+}
+"""What each command does; it returns its exit status."""
+LOOKING = frozenset({"audit", "reseal"})
+"""Those whose exit status tells what they found, so that one which says that they could not look must be another."""
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -204,16 +219,27 @@ def main() -> None:
     """Run until Ctrl-C or SIGTERM; what cannot start says why in one line."""
     arguments = _arguments()
     try:
-        (parking.run if arguments.command else _run)(arguments)
+        if arguments.command:
+            sys.exit(COMMANDS[arguments.command](arguments))
+        _run(arguments)
     except parking.NothingParked as reason:
         sys.exit(f"python -m services {arguments.command}: {reason}")
-    except (WrongSetting, EmbeddedMongoMissing, EmbeddedMongoFailed) as reason:
+    except CannotLook as reason:
+        _end(f"python -m services {arguments.command}: {reason}", CannotLook.status)
+    except WrongSetting as reason:
+        _end(f"python -m services: {reason}", CannotLook.status if arguments.command in LOOKING else 1)
+    except (EmbeddedMongoMissing, EmbeddedMongoFailed) as reason:
         sys.exit(f"python -m services: {reason}")
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
         sys.exit(f"python -m services: {about}{error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)  # while MongoDB was starting; afterwards Ctrl-C is an orderly stop
+
+
+def _end(line: str, status: int) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from libs.bus.rabbit import attended
 from libs.bus.rabbit.topology import POOLS
 from libs.settings import Settings, load
 
-COMMANDS = ("parked", "redrive")
-
 
 class ParkingSettings(Settings):
     """Only where the broker is; nothing else is needed here."""
@@ -27,9 +25,8 @@ class NothingParked(Exception):
     """It cannot be asked; the text is the one line to show."""
 
 
-def add_to(parser: argparse.ArgumentParser) -> None:
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The commands, as what may follow `python -m services`."""
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="{parked,redrive}")
     about = "what RabbitMQ has parked: messages that no consumer could handle"
     commands.add_parser("parked", help="how many messages each pool has parked", description=f"Count {about}.")
     redrive = commands.add_parser("redrive", help="send parked messages back", description=f"Send back {about}.")
@@ -44,8 +41,8 @@ def _positive(text: str) -> int:
     return number
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Do it, and print what was found or done. Raises NothingParked, and WrongSetting."""
+def run(arguments: argparse.Namespace) -> int:
+    """Do it, and print what was found or done; 0. Raises NothingParked, and WrongSetting."""
     url = load(ParkingSettings).amqp_url.get_secret_value()
     if not url:
         raise NothingParked("TOKENWIRE_AMQP_URL is not set; only RabbitMQ parks messages, not the bus inside a process")
@@ -54,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         asyncio.run(_parked(url) if arguments.command == "parked" else _redrive(url, arguments.pool, arguments.limit))
     except BusUnavailable as reason:
         raise NothingParked(f"RabbitMQ: {reason}") from None
+    return 0
 
 
 async def _parked(url: str) -> None:

@@ -14,6 +14,7 @@ from aiohttp.hdrs import METH_ALL
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import Counter, Histogram
 
+from contracts.operators import Actor
 from libs.http.errors import ErrorRenderer
 from libs.logging import access
 from libs.telemetry import LATENCY, REQUESTS
@@ -23,6 +24,8 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
+"""The operator whose key opened the current request: set where the key is checked, so that no change forgets it."""
 
 
 _names = random.Random(os.urandom(32))  # noqa: S311 - ids to find a request by; nothing is protected by them
@@ -67,6 +70,7 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
         trace = request.headers.get("traceparent", "")
         traceparent.set(trace if trace and _TRACEPARENT.fullmatch(trace) else _new_trace())
         request_id.set(identifier)
+        actor.set(None)  # the requests of one connection share a context
         try:
             response = await handler(request)
         except asyncio.CancelledError:

@@ -338,7 +338,7 @@ def end(grant: Grant, reason: RevocationReason, at: Origin, refusal: InvalidGran
     after = _advanced(
         grant, at, state=GrantState.REVOKED, ended_at=at.now, ended_reason=reason, refresh=None, used_refresh=None
     )
-    data = RevokedGrantData.model_validate({**_facts(after), "reason": reason})
+    data = RevokedGrantData.model_validate({**_facts(after), "reason": reason, "actor": at.actor})
     event = GrantRevoked.model_validate({**_attributes(after, at), "data": data})
     return Transition(grant, after, pending(event, after.api_id, after.grant_id), refusal)
 
@@ -350,7 +350,12 @@ def revoke_access_token(grant: Grant, generation: int, reason: RevocationReason,
         return None
     after = _advanced(grant, at, access=access.model_copy(update={"revoked": True}))
     data = RevokedTokenData.model_validate(
-        {**_facts(after), "token_id": public_token_id(grant.grant_id, generation), "reason": reason}
+        {
+            **_facts(after),
+            "token_id": public_token_id(grant.grant_id, generation),
+            "reason": reason,
+            "actor": at.actor,
+        }
     )
     event = TokenRevoked.model_validate({**_attributes(after, at), "data": data})
     return Transition(grant, after, pending(event, after.api_id, after.grant_id))

@@ -1,7 +1,7 @@
 """APIs: one listen path each, the definition and its shared secret encrypted under the key ring."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import SecretStr
@@ -12,10 +12,15 @@ from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiUpdated
 from libs.events import Origin
 from libs.sealing import KeyRing
 from libs.store.ledger import Announce, nobody
-from libs.store.mongo import Document, Mongo
-from libs.store.records import Page, Records
+from libs.store.mongo import Document, Mongo, outage_is_unavailability
+from libs.store.records import Page, Records, Resealing
 
 _LABEL = "api definition"
+
+
+def _is_box(value: str) -> bool:
+    """Whether the value is sealed; the first release kept the URL of notifications as it was."""
+    return bool(value) and "://" not in value
 
 
 class Apis(Records[Api]):
@@ -40,8 +45,12 @@ class Apis(Records[Api]):
         document["places"] = sorted({record.api_id, record.listen_path.strip("/")})
         document["definition"] = self._sealed(record.definition, record.api_id)
         if record.oauth and record.oauth.notifications:
-            secret = record.oauth.notifications.shared_secret
-            document["oauth"]["notifications"]["shared_secret"] = self._sealed(secret, record.api_id)
+            # The URL, too: many a receiver is told apart from others by what it alone knows of it.
+            notifications = record.oauth.notifications
+            document["oauth"]["notifications"] = {
+                "on_key_change_url": self._sealed(SecretStr(notifications.on_key_change_url), record.api_id),
+                "shared_secret": self._sealed(notifications.shared_secret, record.api_id),
+            }
         return document
 
     def _decode(self, document: Document) -> Api:
@@ -49,10 +58,10 @@ class Apis(Records[Api]):
         api = super()._decode({**document, "definition": self._opened(document["definition"], api_id)})
         if api.oauth is None or api.oauth.notifications is None:
             return api
-        sealed = api.oauth.notifications.shared_secret.get_secret_value()
+        kept = api.oauth.notifications
         notifications = Notifications(
-            on_key_change_url=api.oauth.notifications.on_key_change_url,
-            shared_secret=SecretStr(self._opened(sealed, api_id)),
+            on_key_change_url=self._plain(kept.on_key_change_url, api_id),
+            shared_secret=SecretStr(self._opened(kept.shared_secret.get_secret_value(), api_id)),
         )
         return api.model_copy(update={"oauth": api.oauth.model_copy(update={"notifications": notifications})})
 
@@ -61,6 +70,30 @@ class Apis(Records[Api]):
 
     def _opened(self, box: str, api_id: str) -> str:
         return self._keys.decrypt(_LABEL, box, api_id).decode()
+
+    def _plain(self, value: str, api_id: str) -> str:
+        return self._opened(value, api_id) if _is_box(value) else value
+
+    async def reseal(self) -> AsyncIterator[Resealing]:
+        """Every definition and notification address under the current key, API by API; twice does no more."""
+        async for outcome in self._resealed(self._renewed):
+            yield outcome
+
+    async def count_sealed_by_others(self) -> int:
+        """How many APIs have values that the current key has not sealed."""
+        sealed = {"$regex": f"^{self._keys.current}\\."}
+        fields = ("definition", "oauth.notifications.on_key_change_url", "oauth.notifications.shared_secret")
+        others = [{name: {"$not": sealed, "$type": "string"}} for name in fields]
+        async with outage_is_unavailability():
+            return await self._mongo[self.name].count_documents({"deleted": False, "$or": others})
+
+    def _renewed(self, document: Document) -> tuple[Document, str | None]:
+        """The values of this API that the current key has not sealed, sealed by it. Raises CannotOpen."""
+        api_id, values = document["_id"], {"definition": document["definition"]}
+        notifications = (document["oauth"] or {}).get("notifications") or {}
+        values |= {f"oauth.notifications.{name}": value for name, value in notifications.items()}
+        old = {name: value for name, value in values.items() if not (_is_box(value) and self._keys.is_current(value))}
+        return {name: self._sealed(SecretStr(self._plain(value, api_id)), api_id) for name, value in old.items()}, None
 
     async def at(self, place: str) -> Api | None:
         """The API that answers on this path (without outer slashes): its listen path, or its id."""

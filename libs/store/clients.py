@@ -1,6 +1,6 @@
 """Client apps. Deleting one, or `revoke_all`, is one write here that takes effect at once everywhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -16,8 +16,11 @@ from contracts.events import (
     ClientUpdated,
     DeletedClientData,
 )
+from libs import client_secrets
 from libs.events import Origin
-from libs.store.records import PAGE_SIZE, Page, Records, Tombstone
+from libs.sealing import CannotOpen, KeyRing
+from libs.store.mongo import Document
+from libs.store.records import PAGE_SIZE, Page, Records, Resealing, Tombstone
 
 
 def _data(client: Client) -> ClientData:
@@ -60,6 +63,24 @@ class Clients(Records[Client]):
     async def rotate(self, client: Client, secrets: tuple[ClientSecret, ...], at: Origin) -> Client | None:
         """The client with these secrets; None if it changed in between."""
         return await self._change(client, {"secrets": secrets}, ClientSecretRotated, _data(client), at)
+
+    async def reseal(self, keys: KeyRing, now: datetime) -> AsyncIterator[Resealing]:
+        """Every secret that counts and can be opened under the current key, client by client; twice does no more."""
+
+        def renewed(document: Document) -> tuple[Document, str | None]:
+            before, refusal = self._decode(document), None
+            after = list(before.secrets)
+            for place, secret in enumerate(before.secrets):
+                try:
+                    if client_secrets.is_current(secret, now):
+                        after[place] = client_secrets.resealed(keys, before.client_id, secret)
+                except CannotOpen as reason:
+                    refusal = str(reason)
+            unchanged = tuple(after) == before.secrets
+            return {} if unchanged else {"secrets": [secret.model_dump() for secret in after]}, refusal
+
+        async for outcome in self._resealed(renewed):
+            yield outcome
 
     async def revoke_all(self, client: Client, at: Origin) -> Client | None:
         """Every grant up to now dead; None if the client changed in between."""

@@ -14,6 +14,8 @@ from contracts.events import (
     NotificationDelivered,
     NotificationExhausted,
     NotificationFailed,
+    NotificationRedelivered,
+    RedeliveryData,
 )
 from contracts.webhooks import Attempt, Delivery, DeliveryQuery, DeliveryState, RedeliveryRequest
 from libs.events import Origin, first_event_id
@@ -253,42 +255,41 @@ class Deliveries(Ledger):
         self._announce(self, pending_event)
         return after
 
-    async def redeliver(self, delivery: Delivery, now: datetime, give_up_at: datetime) -> bool:
+    async def redeliver(self, delivery: Delivery, give_up_at: datetime, at: Origin) -> bool:
         """The delivery due now, with the whole ladder before it; whether it was still as given."""
-        change = Change(delivery.delivery_id, delivery.version, _due_anew(now, give_up_at))
-        return await self._updates.apply(change)
+        fields = {**_due_anew(at.now, give_up_at), "sequence": delivery.sequence + 1}
+        data = RedeliveryData(**_data(delivery.model_copy(update={"next_attempt_at": at.now})).model_dump())
+        event = event_of(
+            NotificationRedelivered, data, delivery.delivery_id, delivery.api_id, delivery.sequence + 1, at
+        )
+        if not await self._updates.apply(Change(delivery.delivery_id, delivery.version, fields, event)):
+            return False
+        self._announce(self, event)
+        return True
 
-    async def redeliver_all(self, request: RedeliveryRequest, now: datetime, give_up_at: datetime) -> int:
-        """Everything due anew that the request names and that is not under way now; how much.
-
-        While MongoDB changes its primary the number may be too low; what is due is right nevertheless.
-        """
+    async def redeliver_all(self, request: RedeliveryRequest, give_up_at: datetime, at: Origin) -> int:
+        """Everything due anew that the request names and that is not under way now; how much."""
         wanted: Document = {
             "state": request.state.value,
             "api_id": request.api_id,
             "_id": {"$gte": first_event_id(request.since)},
             "sealed": {"$ne": None},
-            "$or": [{"lease_until": None}, {"lease_until": {"$lte": now}}],
+            "$or": [{"lease_until": None}, {"lease_until": {"$lte": at.now}}],
         }
         changed = 0
         last = ""
-        while ids := await self._ids({**wanted, "_id": {**wanted["_id"], "$gt": last}}):
-            last = ids[-1]
-            changed += await self._redeliver_batch({**wanted, "_id": {"$in": ids}}, now, give_up_at)
+        while found := await self._next({**wanted, "_id": {**wanted["_id"], "$gt": last}}):
+            last = found[-1].delivery_id
+            # One that somebody else has changed meanwhile is under way.
+            changed += sum(await asyncio.gather(*(self.redeliver(delivery, give_up_at, at) for delivery in found)))
         return changed
 
-    async def _ids(self, query: Document) -> Sequence[str]:
+    async def _next(self, query: Document) -> Sequence[Delivery]:
+        """Some of the deliveries, without their bodies and all but the last attempt."""
+        fields = {**_INTERNAL, "sealed": 0, "attempts": {"$slice": -1}}
         async with outage_is_unavailability():
-            cursor = self._mongo[self.name].find(query, {"_id": 1}).sort("_id", ASCENDING).limit(_REDELIVERY_BATCH)
-            return [document["_id"] async for document in cursor]
-
-    async def _redeliver_batch(self, query: Document, now: datetime, give_up_at: datetime) -> int:
-        update = {"$set": _due_anew(now, give_up_at), "$unset": {"purge_at": ""}, "$inc": {"version": 1}}
-
-        async def write(_: bool) -> int:
-            return (await self._mongo[self.name].update_many(query, update)).modified_count
-
-        return await settled(write)
+            cursor = self._mongo[self.name].find(query, fields).sort("_id", ASCENDING).limit(_REDELIVERY_BATCH)
+            return [_decode(document) async for document in cursor]
 
 
 def _due(now: datetime) -> Document:

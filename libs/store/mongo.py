@@ -30,6 +30,8 @@ OPERATION_TIMEOUT_MS = 4000
 AMBIGUITY_DEADLINE = 6.0
 """Seconds for which a write whose outcome is unknown is repeated with the same values."""
 BATCH_LIMIT = 512
+MongoError = PyMongoError
+"""Whatever MongoDB or its driver refuses."""
 DURABLE = {"w": "majority", "j": True}
 _NOT_NOW = frozenset({11600, 11602, 10107, 13435, 189, 91, 7, 6, 89, 9001, 262, 50, 64})
 """Server codes that mean: interrupted, not primary, shutting down, out of time."""
@@ -110,8 +112,11 @@ class Mongo:
         """Ask for a collection with these indexes; made after `open`, before any load."""
         self._wanted.append((collection, indexes))
 
-    async def open(self) -> None:
-        """Connect in the background; returns at once even where MongoDB is away. Raises ValueError for a bad URL."""
+    async def open(self, *, prepare: bool = True) -> None:
+        """Connect in the background; returns at once even where MongoDB is away. Raises ValueError for a bad URL.
+
+        Without `prepare` no collection or index is made: for those who look, and are no service.
+        """
         try:
             self._client = AsyncIOMotorClient(
                 self._url,
@@ -128,7 +133,8 @@ class Mongo:
             )
         except (ConfigurationError, PyMongoError, ValueError) as error:
             raise ValueError(f"TOKENWIRE_MONGODB_URL: {error}") from error
-        self._preparing = asyncio.create_task(self._prepare(), name="mongo-prepare")
+        if prepare:
+            self._preparing = asyncio.create_task(self._prepare(), name="mongo-prepare")
 
     async def _prepare(self) -> None:
         while True:

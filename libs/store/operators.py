@@ -17,7 +17,7 @@ def key_digest(key: str) -> str:
 
 
 def _data(operator: Operator) -> OperatorData:
-    return OperatorData(operator_id=operator.operator_id, name=operator.name)
+    return OperatorData(operator_id=operator.operator_id, name=operator.name, permissions=operator.permissions)
 
 
 class Operators(Records[Operator]):
@@ -40,8 +40,10 @@ class Operators(Records[Operator]):
 
     async def edit(self, operator: Operator, changes: dict[str, object], at: Origin) -> Operator | None:
         """The operator with the changes; None if it changed in between."""
-        return await self._change(operator, changes, OperatorUpdated, _data(operator), at)
+        data = _data(operator.model_copy(update=changes))
+        return await self._change(operator, changes, OperatorUpdated, data, at)
 
     async def delete(self, operator: Operator, at: Origin) -> bool:
         """The key dead; whether the operator was still as given."""
-        return await self._remove(operator, OperatorDeleted, _data(operator), at)
+        data = OperatorData(operator_id=operator.operator_id, name=operator.name)
+        return await self._remove(operator, OperatorDeleted, data, at)

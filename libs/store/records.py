@@ -1,9 +1,9 @@
 """Named records — APIs, clients, policies, resource owners, operators — with a tombstone in place of a deleted one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from contracts.base import Record
 from contracts.events import Event, PendingEvent
 from libs.events import Origin, new_event_id, pending, sequence_text
+from libs.sealing import CannotOpen
 from libs.store.ledger import Ledger
 from libs.store.mongo import Conflict, Document, outage_is_unavailability
 
@@ -38,8 +39,22 @@ class Tombstone:
     deleted_at: datetime
 
 
+class Resealing(NamedTuple):
+    """What became of the sealed values of a record that is not wholly under the current key."""
+
+    key: str
+    refusal: str | None = None
+    """Why some are as they were; None: all are under the current key now."""
+
+
+Renew = Callable[[Document], tuple[Document, str | None]]
+"""The fields of a record that are to be sealed anew, and why others cannot be; may raise CannotOpen."""
+
+
 def event_of(event: type[Event], data: BaseModel, subject: str, word: str, sequence: int, at: Origin) -> PendingEvent:
-    """The event of the change that made version `sequence` of the record `subject`."""
+    """The event of the change that made version `sequence` of the record `subject`, and whose change it was."""
+    if at.actor is not None and "actor" in type(data).model_fields:
+        data = data.model_copy(update={"actor": at.actor})
     made = event.model_validate(
         {
             "id": new_event_id(at.now),
@@ -106,6 +121,12 @@ class Records(Ledger, Generic[M]):
             known = {document["_id"] async for document in self._mongo[self.name].find(query, {"_id": 1})}
         return next((key for key in wanted if key not in known), None)
 
+    async def keys(self) -> Sequence[str]:
+        """The id of every record."""
+        async with outage_is_unavailability():
+            cursor = self._mongo[self.name].find({"deleted": False}, {"_id": 1}).sort("_id", 1)
+            return [document["_id"] async for document in cursor]
+
     async def all(self) -> Sequence[M]:
         """Every record, by id."""
         return await self._list({})
@@ -125,6 +146,38 @@ class Records(Ledger, Generic[M]):
     async def _tombstone(self, key: str) -> Tombstone | None:
         document = await self._read(key)
         return Tombstone(document["version"], document["deleted_at"]) if document and document["deleted"] else None
+
+    async def _resealed(self, renew: Renew) -> AsyncIterator[Resealing]:
+        """What became of every record whose sealed values are not all under the current key.
+
+        A record keeps its version and gets no event: what it says is what it said. Whoever changes it at the same time
+        writes under the current key, too, and is seen by the compare-and-set.
+        """
+        last = ""
+        while documents := await self._after(last):
+            last = documents[-1]["_id"]
+            for document in documents:
+                if (outcome := await self._resealed_one(document, renew)) is not None:
+                    yield outcome
+
+    async def _resealed_one(self, document: Document, renew: Renew) -> Resealing | None:
+        current: Document | None = document
+        while current and not current["deleted"]:
+            try:
+                fields, refusal = renew(current)
+            except CannotOpen as reason:
+                fields, refusal = {}, str(reason)
+            if not fields:
+                return Resealing(current["_id"], refusal) if refusal else None
+            if await self._advance(current["_id"], current["version"], fields, None):
+                return Resealing(current["_id"], refusal)
+            current = await self._read(current["_id"])
+        return None
+
+    async def _after(self, key: str) -> Sequence[Document]:
+        async with outage_is_unavailability():
+            cursor = self._mongo[self.name].find({"_id": {"$gt": key}, "deleted": False}).sort("_id", 1)
+            return await cursor.limit(PAGE_SIZE).to_list(None)
 
     def _event(self, event: type[Event], data: BaseModel, record: M, at: Origin) -> PendingEvent:
         return event_of(event, data, self._id(record), self._word(record), record.version, at)
@@ -152,6 +205,8 @@ class Records(Ledger, Generic[M]):
         self, before: M, changes: dict[str, object], event: type[Event], data: BaseModel, at: Origin
     ) -> M | None:
         """The record with the changes and their event; None if it is no longer as it was before. Raises Conflict."""
+        changed = tuple(sorted(name for name, value in changes.items() if value != getattr(before, name)))
+        data = data.model_copy(update={"changed": changed})
         after = before.model_copy(update={**changes, "version": before.version + 1, "updated_at": at.now})
         pending_event = self._event(event, data, after, at)
         document = {**self._encode(after), "last_event": pending_event.id}

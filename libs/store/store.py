@@ -14,6 +14,7 @@ from libs.store.mongo import Mongo
 from libs.store.operators import Operators
 from libs.store.policies import Policies
 from libs.store.resource_owners import ResourceOwners
+from libs.store.trail import Trail
 from libs.store.usage import Usage
 
 
@@ -32,6 +33,7 @@ class Store:
     events: RecordedEvents
     usage: Usage
     counters: Counters
+    trail: Trail
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
@@ -62,4 +64,5 @@ class Store:
             events=RecordedEvents(mongo, usage),
             usage=usage,
             counters=Counters(mongo),
+            trail=Trail(mongo),
         )

@@ -20,6 +20,7 @@ from services.management.reactions import Reactions
 from services.management.recorder import Recorder
 from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
+from services.management.trail import TrailEndpoint
 
 
 def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> None:
@@ -44,6 +45,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     events.add_to(app)
     Audit(access, Auditor(store, deps.bus, deps.now), deps.now).add_to(app)
     Analytics(access, store.usage, deps.now).add_to(app)
+    TrailEndpoint(access, store.trail).add_to(app)
     app.on_shutdown.append(events.stop)
     app.on_cleanup.append(close_passwords)
     bootstrap = Bootstrap(settings.bootstrap_operator_key, store.operators, origin)
@@ -51,7 +53,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     deps.health.register("bootstrap operator", bootstrap.ping)
     deps.bus.subscribe(Reactions(store.apis, store.clients, deps.now).subscription())
     deps.bus.subscribe(listeners.subscription())
-    recorder = Recorder(store.events)
+    recorder = Recorder(store.events, store.trail)
     deps.bus.subscribe(recorder.subscription())
     app.cleanup_ctx.append(recorder.running)
     for collection in (store.apis, store.clients, store.policies, store.resource_owners, store.operators):

@@ -43,7 +43,7 @@ class Reactions:
         until = event.time if await self.apis.get(event.data.api_id) else None
         deleted = 0
         while clients := await self.clients.of_api_until(event.data.api_id, until):
-            at = Origin("urn:tokenwire:management", self.now(), event.traceparent)
+            at = Origin("urn:tokenwire:management", self.now(), event.traceparent, event.data.actor)
             outcomes = [await self.clients.delete(client, ClientDeletion.API_DELETED, at) for client in clients]
             deleted += sum(outcomes)
             if not any(outcomes):

@@ -1,4 +1,4 @@
-"""Records every event that the bus brings, for the audit to count what went out, and counts tokens by client."""
+"""Records every event that the bus brings, for the audit to count what went out; counts tokens, keeps the trail."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +15,8 @@ from contracts.events import VENDOR
 from libs.bus.port import Delivery, Drop, Exchange, Retry, Subscription
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.events import RecordedEvents
+from libs.store.trail import Trail
+from services.management.trail import entry_of
 
 POOL = "audit"
 PREFETCH = 1024
@@ -43,11 +45,16 @@ class Recorder:
     """Running twice on the same event does no more than once."""
 
     events: RecordedEvents
+    trail: Trail
 
     async def record(self, delivery: Delivery) -> None:
         """The event is recorded and counted. Raises Drop for what is none, and Retry while MongoDB is away."""
         event = read(delivery.message.body)
+        change = entry_of(event.type, delivery.message.body)
         try:
+            # The trail first: an event that counts as recorded is in it.
+            if change is not None:
+                await self.trail.add(change)
             await self.events.add(event)
         except TemporarilyUnavailable as error:
             raise Retry from error

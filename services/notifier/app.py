@@ -7,6 +7,7 @@ from datetime import timedelta
 from aiohttp import web
 
 from libs.access import Access
+from libs.events import Origin
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from libs.sealing import Opener
 from services.notifier.claims import Claims
@@ -40,7 +41,11 @@ def install(
     courier = Courier(deliveries, opener, sender, lanes, ladder, deps.now)
     claims = Claims(deliveries, deps.catalog, lanes, courier, lease, deps.now, sleep)
     intake = Intake(deliveries, deps.catalog, lanes, courier, claims, lease, ladder.patience, deps.now)
-    api = DeliveriesApi(Access(deps.catalog), deps.catalog, deliveries, claims, sender, ladder.patience, deps.now)
+
+    def origin() -> Origin:
+        return deps.origin("notifier")
+
+    api = DeliveriesApi(Access(deps.catalog), deps.catalog, deliveries, claims, sender, ladder.patience, origin)
     both_slashes(app, "GET", "/api/notifications/deliveries", api.list)
     both_slashes(app, "GET", "/api/notifications/deliveries/{delivery_id}", api.show)
     both_slashes(app, "POST", "/api/notifications/deliveries/{delivery_id}/redeliver", api.redeliver)

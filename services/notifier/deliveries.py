@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import orjson
@@ -22,7 +22,7 @@ from contracts.webhooks import (
 )
 from libs.access import Access
 from libs.catalog import Catalog
-from libs.events import new_event_id
+from libs.events import Origin, new_event_id
 from libs.http.errors import NO_STORE, BadRequest, NotFound, Taken, TooLarge, json_bytes
 from libs.http.forms import read_body
 from libs.oauth.errors import BodyTooLarge
@@ -56,7 +56,7 @@ class DeliveriesApi:
     claims: Claims
     sender: Sender
     patience: timedelta
-    now: Callable[[], datetime]
+    origin: Callable[[], Origin]
 
     async def list(self, request: web.Request) -> web.Response:
         """The latest first, as the parameters of DeliveryQuery say."""
@@ -81,11 +81,11 @@ class DeliveriesApi:
             delivery = await self._named(request)
             if delivery.sealed is None:
                 raise Taken(f"the delivery is {delivery.state}: there is nothing left to send")
-            now = self.now()
-            leased = delivery.lease_until is not None and delivery.lease_until > now
+            at = self.origin()
+            leased = delivery.lease_until is not None and delivery.lease_until > at.now
             if leased and delivery.state is DeliveryState.PENDING:
                 return _ok("the delivery is being attempted now", {"id": delivery.delivery_id})
-            if await self.deliveries.redeliver(delivery, now, now + self.patience):
+            if await self.deliveries.redeliver(delivery, at.now + self.patience, at):
                 self.claims.look_now()
                 return _ok("the delivery is due now", {"id": delivery.delivery_id})
         raise Taken("the delivery is changing; look again and repeat")
@@ -94,8 +94,8 @@ class DeliveriesApi:
         """Every exhausted delivery of an API since a moment is due now; answers how many."""
         await self.access.require(request, Permission.WRITE)
         wanted = await _body(request, RedeliveryRequest)
-        now = self.now()
-        count = await self.deliveries.redeliver_all(wanted, now, now + self.patience)
+        at = self.origin()
+        count = await self.deliveries.redeliver_all(wanted, at.now + self.patience, at)
         self.claims.look_now()
         return _ok(f"{count} deliveries are due now", {"count": count})
 
@@ -109,7 +109,10 @@ class DeliveriesApi:
         if address is None:
             raise BadRequest("this API has no notification URL")
         outcome = await self.sender.send(
-            address.on_key_change_url, address.shared_secret.get_secret_value(), new_event_id(self.now()), TEST_BODY
+            address.on_key_change_url,
+            address.shared_secret.get_secret_value(),
+            new_event_id(self.origin().now),
+            TEST_BODY,
         )
         WEBHOOKS.labels("test").inc()
         message = "the endpoint took the test notification" if outcome.arrived else "the test notification failed"

@@ -41,7 +41,7 @@ class Stack:
         self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
         self.secrets = caller.secrets
         self.secrets.add(self.operator_key)
-        keys = Keys.made_in(home, self.secrets)
+        self.keys = keys = Keys.made_in(home, self.secrets)
         ports = dict(zip(INSTANCES, free_ports(len(INSTANCES)), strict=True))
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
         self._edge = Edge({service: [ports[name] for name in instances_of(service)] for service in SERVICES})
@@ -149,7 +149,7 @@ class Stack:
             "TOKENWIRE_LOG_LEVEL": "debug",
         }
         own = {
-            "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY": keys.notifier_public},
+            "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY_FILE": str(keys.notifier_public)},
             "notifier": {
                 "TOKENWIRE_NOTIFIER_PRIVATE_KEYS_FILE": str(keys.notifier_private),
                 "TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "true",
@@ -165,17 +165,23 @@ class Keys:
 
     ring: Path
     notifier_private: Path
-    notifier_public: str
+    notifier_public: Path
 
     @classmethod
     def made_in(cls, home: Path, remembered: Secrets) -> Self:
         """New keys, in files of this directory."""
-        ring, private = _random_key(), _random_key()
+        keys = cls(home / "keys", home / "notifier-private-keys", home / "notifier-public-key")
+        ring, private = random_key(), random_key()
         remembered.add(ring, private)
-        files = home / "keys", home / "notifier-private-keys"
-        for file, text in zip(files, (f"1:{ring}", private), strict=True):
-            file.write_text(f"{text}\n")
-        return cls(*files, base64.b64encode(public_key_of(base64.b64decode(private))).decode())
+        keys.ring.write_text(f"1:{ring}\n")
+        keys.notifier_private.write_text(f"{private}\n")
+        keys.seal_to(private)
+        return keys
+
+    def seal_to(self, private: str) -> None:
+        """Whoever is started from now on seals webhooks to this key of the notifier's."""
+        public = public_key_of(base64.b64decode(private))
+        self.notifier_public.write_text(f"{base64.b64encode(public).decode()}\n")
 
 
 def instances_of(service: str) -> Sequence[str]:
@@ -183,5 +189,6 @@ def instances_of(service: str) -> Sequence[str]:
     return [name for name, runs in INSTANCES.items() if runs == service]
 
 
-def _random_key() -> str:
+def random_key() -> str:
+    """A key for the ring, or for the notifier, as a setting has it."""
     return base64.b64encode(secrets.token_bytes(32)).decode()

@@ -14,10 +14,11 @@ import pytest
 
 from libs.sealing import Opener, Sealer
 from libs.settings import PREFIX, load
+from services.audit.configuration import AuditSettings
 from tests.deployment import stack
 from tests.deployment.wiring import SERVICES, settings_class, wired
 
-COMMANDS = ("mongodb-init", "parking")
+COMMANDS = ("mongodb-init", "parking", "upkeep")
 """Containers that do something and end."""
 CONTAINERS = (*SERVICES, *COMMANDS, "edge", "mongodb", "rabbitmq")
 
@@ -43,8 +44,8 @@ def test_compose_accepts_the_file() -> None:
 
 
 def test_the_stack_is_complete() -> None:
-    """Six services, the edge, MongoDB with its preparation, RabbitMQ with the command for what is parked; what is not
-    known here is not hardened below.
+    """Six services, the edge, MongoDB with its preparation, RabbitMQ with the command for what is parked, and the
+    commands that look after all; what is not known here is not hardened below.
     """
     assert set(stack.containers()) == set(CONTAINERS)
 
@@ -53,7 +54,7 @@ def test_what_is_parked_has_a_command_that_nothing_starts_by_itself(made: Path) 
     """It is not part of `up`, runs what `python -m services` knows, and is the broker's user for that alone."""
     container = stack.containers()["parking"]
     assert container["profiles"] == ["tools"]
-    assert all("profiles" not in stack.containers()[name] for name in CONTAINERS if name != "parking")
+    assert all("profiles" not in stack.containers()[name] for name in CONTAINERS if name not in {"parking", "upkeep"})
     assert container["entrypoint"] == ["python", "-m", "services"]
     done = subprocess.run(
         [sys.executable, "-m", "services", *container["command"], "--help"], cwd=stack.ROOT, capture_output=True
@@ -62,6 +63,20 @@ def test_what_is_parked_has_a_command_that_nothing_starts_by_itself(made: Path) 
     assert stack.environment("parking") == {"TOKENWIRE_AMQP_URL_FILE": "/run/secrets/amqp_url"}
     url = (made / stack.secrets("parking")["/run/secrets/amqp_url"].name).read_text()
     assert urlsplit(url).username == "parking"
+
+
+@pytest.mark.parametrize("command", ["audit", "reseal"])
+def test_the_stack_is_looked_after_by_commands_that_nothing_starts_by_themselves(command: str) -> None:
+    """They see MongoDB and the key ring, know what the services are told that can be weak, and hold nothing else."""
+    container = stack.containers()["upkeep"]
+    assert (container["profiles"], container["entrypoint"]) == (["tools"], ["python", "-m", "services"])
+    done = subprocess.run([sys.executable, "-m", "services", command, "--help"], cwd=stack.ROOT, capture_output=True)
+    assert done.returncode == 0
+    named = {setting(name) for name in container["environment"]}
+    assert named <= AuditSettings.model_fields.keys()
+    told = {service: stack.containers()[service]["environment"] for service in SERVICES}
+    for name, value in container["environment"].items():
+        assert {environment[name] for environment in told.values() if name in environment} == {value}, name
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -154,7 +169,7 @@ def test_who_can_talk_to_whom() -> None:
     assert members == {
         "outside": {"edge", "notifier", "gateway"},
         "services": {"edge", *SERVICES},
-        "data": {"mongodb", "rabbitmq", "parking", *SERVICES},
+        "data": {"mongodb", "rabbitmq", "parking", "upkeep", *SERVICES},
     }
     assert {name for name, network in stack.compose()["networks"].items() if network.get("internal")} == {
         "services",
@@ -203,8 +218,8 @@ def test_a_secret_goes_to_those_who_need_it_alone() -> None:
             holders.setdefault(file.name, set()).add(name)
     own_urls = {f"amqp_url_{name}": {name} for name in (*SERVICES, "parking")}
     assert holders == own_urls | {
-        "keys": set(SERVICES),
-        "mongodb_url": set(SERVICES),
+        "keys": {*SERVICES, "upkeep"},
+        "mongodb_url": {*SERVICES, "upkeep"},
         "notifier_public_key": {"token"},
         "notifier_private_keys": {"notifier"},
         "bootstrap_operator_key": {"management"},

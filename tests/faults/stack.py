@@ -163,7 +163,7 @@ class Stack:
             "TOKENWIRE_ACCESS_LOG_SAMPLE": "0",
         }
         own = {
-            "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY": self._keys.notifier_public},
+            "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY_FILE": str(self._keys.notifier_public)},
             "notifier": {
                 "TOKENWIRE_NOTIFIER_PRIVATE_KEYS_FILE": str(self._keys.notifier_private),
                 "TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "true",

@@ -62,3 +62,8 @@ class Heard:
         """The events of a record, once all that was announced has arrived."""
         await settle(self._deps)
         return [event for event in self.events if event["subject"] == subject]
+
+
+def facts(event: dict[str, Any]) -> dict[str, Any]:
+    """What an event says of its record; whose change it was is the trail's matter (tests/services/test_trail.py)."""
+    return {name: value for name, value in event["data"].items() if name not in {"actor", "changed"}}

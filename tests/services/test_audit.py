@@ -390,7 +390,7 @@ async def test_what_waits_to_be_recorded_is_not_lost(publisher: Deps) -> None:
     assert (found.total.in_flight, found.total.missing, found.recording.waiting) == (2, 0, 2)
     assert found.balanced
 
-    publisher.bus.subscribe(Recorder(publisher.store.events).subscription())
+    publisher.bus.subscribe(Recorder(publisher.store.events, publisher.store.trail).subscription())
 
     async def recorded() -> bool:
         found = await auditor.audit(now - timedelta(hours=1), now + timedelta(minutes=1))

@@ -55,6 +55,8 @@ ROUTES = {
     ("DELETE", "/api/operators/{operator_id}"): ADMIN,
     ("GET", "/api/events/stream"): READ,
     ("GET", "/api/events/audit"): READ,
+    ("GET", "/api/analytics/clients"): READ,
+    ("GET", "/api/audit"): READ,
 }
 
 

@@ -18,7 +18,7 @@ from libs.bus.port import Exchange, Message
 from libs.events import new_event_id, pending
 from libs.runtime import utc_now
 from tests.builders import Answer, Caller, api_document, make_api, make_client, settle, unique
-from tests.services.management import Management, management
+from tests.services.management import Management, facts, management
 from tests.unit.tyk_definitions import ABSENT, changed, definition
 
 OAS = "orders-oas.json"
@@ -225,7 +225,7 @@ async def test_put_replaces_the_definition(service: Management) -> None:
     created, updated = await service.heard.about(api_id)
     assert (created["type"], created["sequence"]) == ("io.tokenwire.api.created", "0000000001")
     assert (updated["type"], updated["sequence"]) == ("io.tokenwire.api.updated", "0000000002")
-    assert updated["data"] == {"api_id": api_id, "listen_path": at(document, OAS_PATH)}
+    assert facts(updated) == {"api_id": api_id, "listen_path": at(document, OAS_PATH)}
 
 
 async def test_put_may_change_the_language(service: Management) -> None:
@@ -375,7 +375,7 @@ async def test_deleting_an_api_deletes_its_clients(service: Management) -> None:
     for client, _ in made:
         deleted = (await service.heard.about(client.client_id))[-1]
         assert deleted["type"] == "io.tokenwire.client.deleted"
-        assert deleted["data"] == {
+        assert facts(deleted) == {
             "client_id": client.client_id,
             "api_id": api.api_id,
             "reason": "api_deleted",

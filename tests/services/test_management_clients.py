@@ -25,7 +25,7 @@ from tests.builders import (
     settle,
     unique,
 )
-from tests.services.management import Management, management
+from tests.services.management import Management, facts, management
 
 OTHER = "https://app.example.test/other"
 SECRET = "a-secret-of-24-characters"
@@ -94,7 +94,7 @@ async def test_a_registration_needs_nothing_but_a_redirect_uri(service: Manageme
     assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
     (created,) = await service.heard.about(client["client_id"])
     assert stem(created) == "client.created"
-    assert created["data"] == {"client_id": client["client_id"], "api_id": client["api_id"]}
+    assert facts(created) == {"client_id": client["client_id"], "api_id": client["api_id"]}
 
 
 async def test_a_client_that_needs_no_redirect_uri_has_none(service: Management, place: str) -> None:

@@ -18,7 +18,7 @@ from services.management.settings import ManagementSettings
 from tests.builders import Answer, Caller, api_document, make_api, make_client, make_operator, running, settings
 from tests.eventually import eventually
 from tests.provision.mongodb import Database
-from tests.services.management import management
+from tests.services.management import facts, management
 
 KEY = "the-first-key-of-24-char"
 
@@ -133,7 +133,7 @@ async def test_several_instances_over_rabbitmq(mongodb_url: str, amqp_url: str, 
                         break
         (data,) = seen
         event = json.loads(data.removeprefix(b"data: "))
-        assert event["data"] == {"client_id": client_id, "api_id": api_id, "reason": "api_deleted"}
+        assert facts(event) == {"client_id": client_id, "api_id": api_id, "reason": "api_deleted"}
         assert (await second("GET", f"/api/apis/oauth/{api_id}")).status == 404
         operator_id = next(
             operator["operator_id"] for operator in (await second("GET", "/api/operators")).body["operators"]

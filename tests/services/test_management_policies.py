@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.builders import make_api, make_policy, unique
-from tests.services.management import Management, management
+from tests.services.management import Management, facts, management
 
 PLACE = "/api/portal/policies"
 
@@ -93,7 +93,7 @@ async def test_a_policy_in_tyks_words_is_taken(service: Management, api_id: str)
         },
     }
     (created,) = await service.heard.about(policy_id)
-    assert (created["type"], created["data"]) == ("io.tokenwire.policy.created", {"policy_id": policy_id})
+    assert (created["type"], facts(created)) == ("io.tokenwire.policy.created", {"policy_id": policy_id})
 
 
 @pytest.mark.parametrize(

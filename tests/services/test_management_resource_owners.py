@@ -11,7 +11,7 @@ from yarl import URL
 from contracts.resource_owners import ResourceOwner
 from libs.passwords import PasswordHasher
 from tests.builders import make_policy, make_resource_owner, unique
-from tests.services.management import Management, management
+from tests.services.management import Management, facts, management
 
 PLACE = "/api/apis/keys/basic"
 PASSWORD = "correct horse battery"
@@ -53,7 +53,7 @@ async def test_a_user_is_added(service: Management) -> None:
     assert (await service.reader("GET", f"{PLACE}/{username}")).body == answer.body
     assert await logs_in(service, username, PASSWORD)
     (created,) = await service.heard.about(username)
-    assert (created["type"], created["data"]) == ("io.tokenwire.resource_owner.created", {"username": username})
+    assert (created["type"], facts(created)) == ("io.tokenwire.resource_owner.created", {"username": username})
 
 
 async def test_the_database_holds_no_password(service: Management) -> None:

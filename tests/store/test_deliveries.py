@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from contracts.events import PendingEvent
+from contracts.events import NotificationRedelivered, PendingEvent
+from contracts.operators import Actor
 from contracts.webhooks import Attempt, Delivery, DeliveryQuery, DeliveryState, RedeliveryRequest
 from libs.events import Origin, new_event_id
 from libs.store.deliveries import KEPT, KEPT_ATTEMPTS, Deliveries
@@ -230,10 +231,25 @@ async def test_only_what_is_over_and_published_is_purged(shelf: Shelf) -> None:
     assert (await shelf.raw(added))["purge_at"] == NOW + KEPT
     exhausted = await shelf.deliveries.get(added.delivery_id)
     assert exhausted is not None
-    assert await shelf.deliveries.redeliver(exhausted, NOW, NOW + PATIENCE)
+    assert await shelf.deliveries.redeliver(exhausted, NOW + PATIENCE, AT)
     assert "purge_at" not in await shelf.raw(added)
     await shelf.deliveries.clear(shelf.events)
     assert "purge_at" not in await shelf.raw(added)
+
+
+async def test_a_redelivery_says_whose_it_is(shelf: Shelf) -> None:
+    """Each delivery has an event of its own for it, with the operator, also where one request names many."""
+    added = [await shelf.added(state=DeliveryState.EXHAUSTED, attempts=(FAILED,), attempt_count=1) for _ in range(3)]
+    actor = Actor(operator_id="operator-1", name="somebody", request_id="request-1")
+    request = RedeliveryRequest(api_id="api-1", since=NOW)
+    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, replace(AT, actor=actor)) == 3
+    events = [NotificationRedelivered.model_validate_json(event.body) for event in shelf.events]
+    assert {event.subject for event in events} == {delivery.delivery_id for delivery in added}
+    for event in events:
+        assert (event.data.actor, event.data.next_attempt_at, event.data.status) == (actor, NOW, 500)
+        stored = await shelf.deliveries.get(event.subject)
+        assert stored is not None
+        assert (stored.sequence, int(event.sequence), stored.sealed) == (1, 1, b"sealed")
 
 
 async def test_a_cleared_failure_does_not_set_a_time_to_go(shelf: Shelf) -> None:
@@ -332,8 +348,8 @@ async def test_a_redelivery_has_the_whole_ladder_before_it(shelf: Shelf) -> None
     exhausted = await shelf.deliveries.exhausted(await shelf.claimed(), FAILED, AT)
     assert exhausted is not None
     later = NOW + timedelta(days=10)
-    assert await shelf.deliveries.redeliver(exhausted, later, later + PATIENCE)
-    assert not await shelf.deliveries.redeliver(exhausted, later, later + PATIENCE)
+    assert await shelf.deliveries.redeliver(exhausted, later + PATIENCE, replace(AT, now=later))
+    assert not await shelf.deliveries.redeliver(exhausted, later + PATIENCE, replace(AT, now=later))
     again = await shelf.claimed(later)
     assert (again.delivery_id, again.rung, again.give_up_at) == (added.delivery_id, 0, later + PATIENCE)
     assert (again.attempt_count, len(again.attempts)) == (10, 2)
@@ -351,7 +367,7 @@ async def test_everything_exhausted_of_an_api_since_a_time_is_redelivered(shelf:
     await shelf.added(state=DeliveryState.EXHAUSTED, api_id="api-2")
     await shelf.added(next_attempt_at=NOW + timedelta(hours=5))
     request = RedeliveryRequest(api_id="api-1", since=since)
-    assert await shelf.deliveries.redeliver_all(request, NOW, NOW + PATIENCE) == 3
+    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 3
     claimed = (await shelf.deliveries.claim("api-1", 10, NOW + LEASE, NOW)).deliveries
     assert {delivery.delivery_id for delivery in claimed} == {delivery.delivery_id for delivery in wanted}
 
@@ -361,7 +377,7 @@ async def test_what_waits_for_its_rung_can_be_brought_forward(shelf: Shelf) -> N
     waiting = await shelf.added(next_attempt_at=NOW + timedelta(hours=5), rung=6)
     under_way = await shelf.added(lease_until=NOW + LEASE)
     request = RedeliveryRequest(api_id="api-1", since=NOW - timedelta(hours=1), state=DeliveryState.PENDING)
-    assert await shelf.deliveries.redeliver_all(request, NOW, NOW + PATIENCE) == 1
+    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 1
     claimed = await shelf.claimed()
     assert (claimed.delivery_id, claimed.rung) == (waiting.delivery_id, 0)
     assert await shelf.deliveries.get(under_way.delivery_id) == under_way
@@ -372,8 +388,8 @@ async def test_many_are_redelivered_in_parts(shelf: Shelf) -> None:
     many = [due(state=DeliveryState.EXHAUSTED) for _ in range(1100)]
     await asyncio.gather(*(shelf.deliveries.add(delivery) for delivery in many))
     request = RedeliveryRequest(api_id="api-1", since=NOW)
-    assert await shelf.deliveries.redeliver_all(request, NOW, NOW + PATIENCE) == 1100
-    assert await shelf.deliveries.redeliver_all(request, NOW, NOW + PATIENCE) == 0
+    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 1100
+    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 0
 
 
 async def test_pages_go_from_the_latest_event_to_the_oldest(shelf: Shelf) -> None:
