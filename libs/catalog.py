@@ -39,14 +39,20 @@ class _Shelf(Generic[V]):
         self._loading: dict[str, asyncio.Task[V | None]] = {}
         self._epoch = 0
 
-    async def get(self, key: str) -> V | None:
+    async def at_hand(self, key: str) -> V | None:
         entry = self._entries.get(key)
         if entry is not None and entry[0] > self._clock():
             return entry[1]
         loading = self._loading.get(key)
-        if loading is None:
-            loading = self._loading[key] = asyncio.create_task(self._loaded(key), name="catalog")
-            loading.add_done_callback(lambda done: self._load_ended(key, done))
+        return await asyncio.shield(loading) if loading else None
+
+    async def get(self, key: str) -> V | None:
+        kept = await self.at_hand(key)
+        return kept if kept is not None else await self.anew(key)
+
+    async def anew(self, key: str) -> V | None:
+        loading = self._loading[key] = asyncio.create_task(self._loaded(key), name="catalog")
+        loading.add_done_callback(lambda done: self._load_ended(key, done))
         # Others may wait for the same load when this one gives up.
         return await asyncio.shield(loading)
 
@@ -113,10 +119,13 @@ class Catalog:
         """The client of this id."""
         return await self._clients.get(client_id)
 
+    async def client_at_hand(self, client_id: str) -> Client | None:
+        """The client of this id if it is known here, or somebody has asked for it; nothing is asked for this."""
+        return await self._clients.at_hand(client_id)
+
     async def client_anew(self, client_id: str) -> Client | None:
         """The client of this id as the database has it now."""
-        self._clients.forget_one(client_id)
-        return await self._clients.get(client_id)
+        return await self._clients.anew(client_id)
 
     async def policy(self, policy_id: str) -> Policy | None:
         """The policy of this id."""

@@ -14,6 +14,7 @@ from aiohttp.hdrs import METH_ALL
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import Counter, Histogram
 
+from libs.addresses import TrustedProxies
 from libs.http.errors import ErrorRenderer
 from libs.logging import access
 from libs.telemetry import LATENCY, REQUESTS
@@ -23,6 +24,8 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+client_address: ContextVar[str] = ContextVar("client_address", default="")
+"""Of whoever sent the current request, as far as trusted proxies say it."""
 
 
 _names = random.Random(os.urandom(32))  # noqa: S311 - ids to find a request by; nothing is protected by them
@@ -56,7 +59,12 @@ class Drain:
 DRAIN = web.AppKey("drain", Drain)
 
 
-def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middleware:
+def _address(request: web.Request, proxies: TrustedProxies) -> str:
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", ())) if proxies else ""
+    return proxies.client(request.remote or "", forwarded)
+
+
+def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain, proxies: TrustedProxies) -> Middleware:
     """The one middleware. `sample` is the share of successful requests that get an access line."""
 
     @web.middleware
@@ -67,6 +75,8 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
         trace = request.headers.get("traceparent", "")
         traceparent.set(trace if trace and _TRACEPARENT.fullmatch(trace) else _new_trace())
         request_id.set(identifier)
+        address = _address(request, proxies)
+        client_address.set(address)
         try:
             response = await handler(request)
         except asyncio.CancelledError:
@@ -92,6 +102,7 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
                 path=request.path,
                 status=response.status,
                 ms=round(seconds * 1000, 2),
+                client=address,
                 request_id=identifier,
             )
         return response

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from libs.sealing import KeyRing
 from libs.store.apis import Apis
+from libs.store.attempts import Attempts
 from libs.store.clients import Clients
 from libs.store.counters import Counters
 from libs.store.deliveries import Deliveries
@@ -32,6 +33,7 @@ class Store:
     events: RecordedEvents
     usage: Usage
     counters: Counters
+    attempts: Attempts
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
@@ -62,4 +64,5 @@ class Store:
             events=RecordedEvents(mongo, usage),
             usage=usage,
             counters=Counters(mongo),
+            attempts=Attempts(mongo),
         )

@@ -24,7 +24,7 @@ from services.management.settings import ClientSecrets, ManagementSettings
 
 def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> None:
     """Put the management API on the application."""
-    access, store = Access(deps.catalog), deps.store
+    access, store = Access(deps.catalog, deps.throttle), deps.store
     passwords = PasswordHasher()
     listeners = Listeners()
 

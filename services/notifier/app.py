@@ -32,7 +32,7 @@ def install(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Put webhook delivery and the deliveries API on the application; `sleep` is how it waits for what is due later."""
-    deliveries = deps.store.deliveries
+    deliveries, access = deps.store.deliveries, Access(deps.catalog, deps.throttle)
     lease = timedelta(seconds=settings.webhook_timeout) + RECORDED_WITHIN
     lanes = Lanes(affordable(settings.total_concurrency), settings.per_endpoint_concurrency, deps.now)
     sender = Sender(settings.webhook_timeout, deps.now, allow_private=settings.allow_private_destinations)
@@ -40,7 +40,7 @@ def install(
     courier = Courier(deliveries, opener, sender, lanes, ladder, deps.now)
     claims = Claims(deliveries, deps.catalog, lanes, courier, lease, deps.now, sleep)
     intake = Intake(deliveries, deps.catalog, lanes, courier, claims, lease, ladder.patience, deps.now)
-    api = DeliveriesApi(Access(deps.catalog), deps.catalog, deliveries, claims, sender, ladder.patience, deps.now)
+    api = DeliveriesApi(access, deps.catalog, deliveries, claims, sender, ladder.patience, deps.now)
     both_slashes(app, "GET", "/api/notifications/deliveries", api.list)
     both_slashes(app, "GET", "/api/notifications/deliveries/{delivery_id}", api.show)
     both_slashes(app, "POST", "/api/notifications/deliveries/{delivery_id}/redeliver", api.redeliver)

@@ -15,8 +15,10 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     """Put the revocation endpoints and reactions on the application."""
     store = deps.store
     revoker = Revoker(store.grants, store.clients, deps.codec, lambda: deps.origin("revocation"))
-    endpoint = RevocationEndpoint(deps.catalog, ClientAccess(deps.catalog, deps.keys, deps.now), revoker)
-    management = TokenManagement(Access(deps.catalog), store.clients, store.grants, deps.keys, revoker, deps.now)
+    access = Access(deps.catalog, deps.throttle)
+    clients = ClientAccess(deps.catalog, deps.throttle, deps.keys, deps.now)
+    endpoint = RevocationEndpoint(deps.catalog, clients, revoker)
+    management = TokenManagement(access, store.clients, store.grants, deps.keys, revoker, deps.now)
     both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke", management.revoke)
     both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke_all", management.revoke_all)
     both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", management.tokens)
