@@ -22,7 +22,7 @@ from libs.oauth.errors import TemporarilyUnavailable, TooManyAttempts
 from libs.store.attempts import Attempts, Outcome
 from libs.telemetry import ATTEMPTS_FAILED, ATTEMPTS_REFUSED
 
-PATIENCE = 2.0
+PATIENCE = 4.0
 """Seconds for which an attempt waits where the last slots are taken by attempts whose outcome is open."""
 ASK_AGAIN = 0.05
 AT_HAND = 0.2
@@ -203,12 +203,15 @@ class Throttle:
         await self._settle()
 
     async def _taken(self, gauges: Sequence[_Gauge]) -> Sequence[_Gauge]:
-        asked = await asyncio.gather(*(self._slot(gauge) for gauge in gauges), return_exceptions=True)
-        taken = [gauge for gauge, outcome in zip(gauges, asked, strict=True) if outcome is True]
-        refusals = [outcome for outcome in asked if isinstance(outcome, BaseException)]
-        if refusals:
+        taken: list[_Gauge] = []
+        try:
+            # One after the other, the narrowest first: who waits for one holds none that those ahead still need.
+            for gauge in gauges:
+                if await self._slot(gauge):
+                    taken.append(gauge)
+        except BaseException:
             self._give_back(taken)
-            raise max(refusals, key=_patience_asked)
+            raise
         return taken
 
     async def _slot(self, gauge: _Gauge) -> bool:
@@ -297,8 +300,3 @@ class Throttle:
             self._places.move_to_end(place)
             if len(self._places) > MOST_PLACES:
                 self._places.popitem(last=False)
-
-
-def _patience_asked(refusal: BaseException) -> float:
-    """Anything that is not about patience comes first."""
-    return refusal.retry_after if isinstance(refusal, TooManyAttempts) else math.inf
