@@ -113,17 +113,14 @@ class ClientAccess:
         credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
         tallies = self._throttle.of_client(credentials.client_id)
         await self._throttle.require_room(tallies)
-        known = self._catalog.client_at_hand(credentials.client_id)
-        found = known or await self._catalog.client(credentials.client_id)
-        client = self._proven(found, credentials, api_id)
-        # Nothing is waited for between this question and the attempt: of those who fail at once, one is the first.
+        client = self._proven(await self._catalog.client_at_hand(credentials.client_id), credentials, api_id)
+        if client is None:
+            # Not known here yet, or its secret was made a moment ago by another process.
+            client = self._proven(await self._catalog.client_anew(credentials.client_id), credentials, api_id)
+        # Nothing is waited for between this question and the attempt: of many that fail at once, the first is heard of.
         if client is not None and self._throttle.is_quiet(tallies):
             return client
         async with self._throttle.attempt(tallies) as attempt:
-            if client is None:
-                # A secret made a moment ago by another process may not have been heard of here.
-                found = await self._catalog.client_anew(credentials.client_id) if known else found
-                client = self._proven(found, credentials, api_id)
             if client is None:
                 raise InvalidClient("client authentication failed")
             attempt.succeed()
