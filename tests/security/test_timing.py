@@ -102,6 +102,25 @@ async def test_a_wrong_secret_takes_as_long_whoever_the_client_is(system: System
     assert await differs(ask(known), ask(named(party, client_id)), 150) == []
 
 
+async def reads(system: System, collection: str) -> int:
+    """How often MongoDB has read from the collection; this question is one of the times."""
+    pipeline = [{"$collStats": {"latencyStats": {}}}]
+    (stats,) = await system.deps.store.mongo[collection].aggregate(pipeline).to_list(None)
+    return int(stats["latencyStats"]["reads"]["ops"])
+
+
+async def test_a_wrong_secret_is_as_many_look_ups_whoever_the_client_is(system: System) -> None:
+    """What the time of the counting hides on this machine it may not hide on another: MongoDB's own count is exact."""
+    party = await system.party()
+    counted = []
+    await reads(system, "clients")
+    for asked in (named(party, party.id), named(party, party.id), named(party, "nobody"), named(party, "nobody")):
+        before = await reads(system, "clients")
+        await is_refused(asked.token({"grant_type": "client_credentials"}), "invalid_client", 401)
+        counted.append(await reads(system, "clients") - before - 1)
+    assert counted == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("who", ["unknown", "inactive"])
 async def test_a_wrong_password_takes_as_long_whoever_the_user_is(system: System, who: str) -> None:
     """Row 87: one argon2 in each case; neither existence nor state of a user is to be told by time."""
