@@ -565,7 +565,7 @@ _GATEWAY = (
                 about="What it is; `active` alone where it is not active, or not for the caller to know.",
                 models=(Introspection,),
             ),
-            **_refusals(_OAUTH, 400, 401, 403, 413, 503),
+            **_refusals(_OAUTH, 400, 401, 403, 413, 429, 503),
         },
     ),
 )

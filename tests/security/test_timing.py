@@ -152,6 +152,26 @@ async def test_revocation_takes_as_long_for_a_token_that_never_was(system: Syste
     assert await differs(ask(invented), ask(value), 150) == []
 
 
+@pytest.mark.parametrize("what", ["revoked-refresh-token", "revoked-access-token", "token-of-another-client"])
+async def test_introspection_takes_as_long_for_a_token_that_never_was(system: System, what: str) -> None:
+    """Row 84: inactive in each case, and no difference in time, whether the gateway remembers the token or not."""
+    party, other = await system.party(), await system.party()
+    tokens = await (other if what == "token-of-another-client" else party).tokens()
+    value = tokens.refresh if what == "revoked-refresh-token" else tokens.access
+    invented = value[:6] + secrets.token_urlsafe(64)[: len(value) - 6]
+    assert (await party.revoke(value)).status == 200
+
+    def ask(token: str) -> Request:
+        async def request() -> None:
+            form = {"token": token}
+            answer = await system.call("POST", "/oauth/introspect", data=form, headers=party.basic)
+            assert (answer.status, answer.body) == (200, {"active": False})
+
+        return request
+
+    assert await differs(ask(invented), ask(value), 150) == []
+
+
 def test_the_measure_finds_what_is_there() -> None:
     """Half of all pairs for the same times, all or none of them for times apart."""
     assert superiority([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 0.5
