@@ -97,6 +97,7 @@ _REFUSALS = {
     404: "There is no such thing.",
     409: "The name is taken, or the thing changed in between.",
     413: "The body is over the limit.",
+    429: "Too many attempts to prove who asks have failed; `Retry-After` says when to try again.",
     503: "The database is away; nothing is half-done. `Retry-After` says when to try again.",
 }
 _CHALLENGE = {"WWW-Authenticate": "The scheme to authenticate with."}
@@ -104,7 +105,7 @@ _RETRY = {"Retry-After": "Seconds to wait."}
 
 
 def _refusals(models: tuple[type[BaseModel], ...], *statuses: int) -> dict[int, Answer]:
-    headers = {503: _RETRY, 401: _CHALLENGE if models is _OAUTH else {}}
+    headers = {429: _RETRY, 503: _RETRY, 401: _CHALLENGE if models is _OAUTH else {}}
     return {
         status: Answer(about=_REFUSALS[status], models=models, headers=headers.get(status, {})) for status in statuses
     }
@@ -138,6 +139,7 @@ _CODE_ANSWERS = {
     403: Answer(about=_REFUSALS[403], models=(Envelope, CodeRefusal)),
     404: Answer(about=_REFUSALS[404], models=_ENVELOPE),
     **_refusals(_OAUTH, 413),
+    429: Answer(about=_REFUSALS[429], models=(Envelope, OAuthErrorBody), headers=_RETRY),
     503: Answer(about=_REFUSALS[503], models=(Envelope, OAuthErrorBody), headers=_RETRY),
 }
 
@@ -210,7 +212,7 @@ _TOKEN = (
         body=Body(model=TokenRequest, media_types=_PARAMETERS, fields=("grant_type",)),
         answers={
             200: Answer(about="The tokens.", models=(TokenResponse,)),
-            **_refusals(_OAUTH, 400, 401, 404, 413, 503),
+            **_refusals(_OAUTH, 400, 401, 404, 413, 429, 503),
         },
     ),
 )
@@ -228,7 +230,7 @@ def _revocation(path: str, name: str, summary: str, *fields: str) -> Operation:
         body=Body(model=RevocationRequest, media_types=_PARAMETERS, fields=fields),
         answers={
             200: Answer(about="Done, or there was nothing to do.", models=(RevocationResponse,)),
-            **_refusals(_OAUTH, 400, 401, 404, 413, 503),
+            **_refusals(_OAUTH, 400, 401, 404, 413, 429, 503),
         },
     )
 
@@ -249,8 +251,8 @@ def _operators(
     parameters: Parameters | None = None,
     body: Body | None = None,
 ) -> Operation:
-    """An operation for operators; any may be answered with 401, 403 or 503, one that takes a body with 400 or 413."""
-    statuses = {401, 403, 503, *refusals} | ({400, 413} if body else set())
+    """An operation for operators; any may be answered with 401, 403, 429 or 503, one with a body with 400 or 413."""
+    statuses = {401, 403, 429, 503, *refusals} | ({400, 413} if body else set())
     success = answer if isinstance(answer, Answer) else Answer(about="Done.", models=(answer,))
     return Operation(
         service=service,
@@ -598,7 +600,7 @@ _GATEWAY = (
                 about="What it is; `active` alone where it is not active, or not for the caller to know.",
                 models=(Introspection,),
             ),
-            **_refusals(_OAUTH, 400, 401, 403, 413, 503),
+            **_refusals(_OAUTH, 400, 401, 403, 413, 429, 503),
         },
     ),
 )

@@ -18,6 +18,7 @@ from libs.http.errors import NotAuthenticated, NotPermitted
 from libs.oauth.client_auth import Credentials, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
 from libs.sealing import KeyRing
+from libs.throttle import Throttle
 
 _LONGEST_KEY = 512
 
@@ -25,13 +26,15 @@ _LONGEST_KEY = 512
 class Access:
     """Checks operator keys against the catalog."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, throttle: Throttle) -> None:
         self._catalog = catalog
+        self._throttle = throttle
 
     async def require(self, request: web.Request, permission: Permission) -> Operator:
         """The operator whose key is in `Authorization` (a `Bearer ` prefix is accepted); what follows is its doing.
 
-        Raises NotAuthenticated, or NotPermitted where the operator has neither this permission nor `admin`.
+        Raises NotAuthenticated, NotPermitted where the operator has neither this permission nor `admin`, and
+        TooManyAttempts.
         """
         operator = await self.holder(request)
         if operator is None:
@@ -49,11 +52,22 @@ class Access:
         return operator
 
     async def holder(self, request: web.Request) -> Operator | None:
-        """The operator whose key the request carries, if any."""
+        """The operator whose key the request carries, if any. Raises TooManyAttempts."""
         key = request.headers.get("Authorization", "")
         if key[:7].lower() == "bearer ":
             key = key[7:].strip()
-        return await self._catalog.operator(key) if 0 < len(key) <= _LONGEST_KEY and key.isascii() else None
+        return await self._holder(key) if 0 < len(key) <= _LONGEST_KEY and key.isascii() else None
+
+    async def _holder(self, key: str) -> Operator | None:
+        tallies = self._throttle.of_operator()
+        await self._throttle.require_room(tallies)
+        operator = await self._catalog.operator(key)
+        if operator is not None and self._throttle.is_quiet(tallies):
+            return operator
+        async with self._throttle.attempt(tallies) as attempt:
+            if operator is not None:
+                attempt.succeed()
+        return operator
 
 
 def permits(operator: Operator, permission: Permission) -> bool:
@@ -94,31 +108,38 @@ def is_public(client: Client) -> bool:
 class ClientAccess:
     """Authenticates clients (RFC 6749 §2.3)."""
 
-    def __init__(self, catalog: Catalog, keys: KeyRing, now: Callable[[], datetime]) -> None:
+    def __init__(self, catalog: Catalog, throttle: Throttle, keys: KeyRing, now: Callable[[], datetime]) -> None:
         self._catalog = catalog
+        self._throttle = throttle
         self._keys = keys
         self._now = now
 
     async def authenticate(self, authorization: str | None, body: BodyCredentials, api_id: str | None = None) -> Client:
         """The client (of this API) that the request proves to come from; a public client proves nothing.
 
-        Unknown client and wrong secret are one refusal, after the same work. Raises InvalidClient, InvalidRequest.
+        Unknown client and wrong secret are one refusal, after the same work: one look-up, two comparisons. Raises
+        InvalidClient, InvalidRequest, TooManyAttempts.
         """
         credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
-        client = await self._catalog.client(credentials.client_id)
-        proven = self._is_proven(client, credentials, api_id)
-        if not proven:
-            # A secret made a moment ago by another process may not have been heard of here; an unknown client was
-            # just looked for.
-            client = await self._catalog.client_anew(credentials.client_id) if client else None
-            proven = self._is_proven(client, credentials, api_id)
-        if client is None or not proven:
-            raise InvalidClient("client authentication failed")
+        tallies = self._throttle.of_client(credentials.client_id)
+        await self._throttle.require_room(tallies)
+        client = self._proven(await self._catalog.client_at_hand(credentials.client_id), credentials, api_id)
+        if client is None:
+            # Not known here yet, or its secret was made a moment ago by another process.
+            client = self._proven(await self._catalog.client_anew(credentials.client_id), credentials, api_id)
+        # Nothing is waited for between this question and the attempt: of many that fail at once, the first is heard of.
+        if client is not None and self._throttle.is_quiet(tallies):
+            return client
+        async with self._throttle.attempt(tallies) as attempt:
+            if client is None:
+                raise InvalidClient("client authentication failed")
+            attempt.succeed()
         return client
 
-    def _is_proven(self, client: Client | None, credentials: Credentials, api_id: str | None) -> bool:
+    def _proven(self, client: Client | None, credentials: Credentials, api_id: str | None) -> Client | None:
         if client is not None and api_id not in {None, client.api_id}:
             client = None
         if client is not None and is_public(client) and credentials.secret is None:
-            return True
-        return client_secrets.is_valid(self._keys, client, credentials.secret or "", self._now())
+            return client
+        valid = client_secrets.is_valid(self._keys, client, credentials.secret or "", self._now())
+        return client if valid else None

@@ -40,15 +40,27 @@ class _Shelf(Generic[V]):
         self._epoch = 0
 
     async def get(self, key: str) -> V | None:
-        entry = self._entries.get(key)
-        if entry is not None and entry[0] > self._clock():
-            return entry[1]
-        loading = self._loading.get(key)
-        if loading is None:
-            loading = self._loading[key] = asyncio.create_task(self._loaded(key), name="catalog")
-            loading.add_done_callback(lambda done: self._load_ended(key, done))
+        kept = self._kept(key)
+        if kept is not None:
+            return kept
         # Others may wait for the same load when this one gives up.
-        return await asyncio.shield(loading)
+        return await asyncio.shield(self._loading.get(key) or self._load_begun(key))
+
+    async def at_hand(self, key: str) -> V | None:
+        kept, loading = self._kept(key), self._loading.get(key)
+        return await asyncio.shield(loading) if kept is None and loading else kept
+
+    async def anew(self, key: str) -> V | None:
+        return await asyncio.shield(self._load_begun(key))
+
+    def _kept(self, key: str) -> V | None:
+        entry = self._entries.get(key)
+        return entry[1] if entry is not None and entry[0] > self._clock() else None
+
+    def _load_begun(self, key: str) -> "asyncio.Task[V | None]":
+        loading = self._loading[key] = asyncio.create_task(self._loaded(key), name="catalog")
+        loading.add_done_callback(lambda done: self._load_ended(key, done))
+        return loading
 
     def _load_ended(self, key: str, loading: "asyncio.Task[V | None]") -> None:
         if self._loading.get(key) is loading:
@@ -113,10 +125,13 @@ class Catalog:
         """The client of this id."""
         return await self._clients.get(client_id)
 
+    async def client_at_hand(self, client_id: str) -> Client | None:
+        """The client of this id if it is known here, or somebody has asked for it before; this asks for nothing."""
+        return await self._clients.at_hand(client_id)
+
     async def client_anew(self, client_id: str) -> Client | None:
         """The client of this id as the database has it now."""
-        self._clients.forget_one(client_id)
-        return await self._clients.get(client_id)
+        return await self._clients.anew(client_id)
 
     async def policy(self, policy_id: str) -> Policy | None:
         """The policy of this id."""

@@ -101,7 +101,7 @@ _access: Callable[..., None] = _access_by_structlog
 
 
 def access(**facts: Any) -> None:
-    """Say that a request was answered: its method, path, status, duration and id; nothing else of it is known here."""
+    """Say that a request was answered: its method, path, status, duration, address and id; no more is known here."""
     _access(**facts)
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from contracts.events import PendingEvent
 from libs import logging
+from libs.addresses import TrustedProxies
 from libs.bus.levels import Levels
 from libs.bus.outbox import Outbox, Source
 from libs.bus.port import Bus
@@ -22,12 +23,14 @@ from libs.events import Origin
 from libs.http.context import DRAIN, Drain, actor, surroundings, traceparent
 from libs.http.errors import ErrorRenderer
 from libs.http.health import Health
+from libs.oauth.attempts import Limit, Limits
 from libs.oauth.tokens import TokenCodec
 from libs.sealing import KeyRing
 from libs.serving import serve
 from libs.settings import LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.mongo import Mongo
 from libs.store.store import Store
+from libs.throttle import Throttle
 
 
 def utc_now() -> datetime:
@@ -44,6 +47,7 @@ class Deps:
     bus: Bus
     outbox: Outbox
     catalog: Catalog
+    throttle: Throttle
     keys: KeyRing
     codec: TokenCodec
     changes: list[Callable[[str, str], None]]
@@ -85,9 +89,19 @@ def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Call
         outbox=outbox,
         catalog=catalog,
         changes=changes,
+        throttle=Throttle(store.attempts, _limits(settings), now),
         keys=keys,
         codec=TokenCodec(keys.subkeys("token tag"), keys.current, os.urandom),
         now=now,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        client=Limit.parse(settings.throttle_client),
+        user=Limit.parse(settings.throttle_user),
+        user_anywhere=Limit.parse(settings.throttle_user_anywhere),
+        address=Limit.parse(settings.throttle_address),
     )
 
 
@@ -95,8 +109,10 @@ def new_application(settings: Settings, deps: Deps, oauth_error_status: int | No
     """An application with the middleware, the operations routes and the lifespan of its parts, and no service yet."""
     renderer = ErrorRenderer(oauth_error_status)
     drain = Drain()
+    proxies = TrustedProxies.parse(settings.trusted_proxies)
     app = web.Application(
-        middlewares=[surroundings(renderer, settings.access_log_sample, drain)], client_max_size=2 * 1024 * 1024
+        middlewares=[surroundings(renderer, settings.access_log_sample, drain, proxies)],
+        client_max_size=2 * 1024 * 1024,
     )
     deps.health.register("mongodb", deps.store.mongo.ping)
     deps.health.register("bus", deps.bus.ping)
@@ -116,6 +132,7 @@ async def _opened(deps: Deps) -> AsyncIterator[None]:
     await deps.bus.stop_consuming()
     await deps.outbox.close()
     await deps.bus.close()
+    await deps.throttle.close()
     await deps.store.mongo.close()
 
 

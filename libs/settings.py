@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from libs.addresses import TrustedProxies
+from libs.oauth.attempts import Limit
 from libs.sealing import KeyRing
 
 PREFIX = "TOKENWIRE_"
@@ -72,6 +74,19 @@ def _key_ring(text: SecretStr) -> SecretStr:
     return text
 
 
+def _proxies(text: str) -> str:
+    TrustedProxies.parse(text)
+    return text
+
+
+def _limit(text: str) -> str:
+    Limit.parse(text)
+    return text
+
+
+LimitText = Annotated[str, AfterValidator(_limit)]
+
+
 def _base_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "?" in text or "#" in text:
@@ -102,6 +117,21 @@ class Settings(BaseSettings):
     )
     cache_ttl: float = Field(
         5.0, ge=0, le=300, description="Seconds for which what is kept in memory is trusted while the bus is away."
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] = Field(
+        "", description="Addresses and networks, separated by commas, whose X-Forwarded-For is believed; unset: none."
+    )
+    throttle_client: LimitText = Field(
+        "20/60", description="Failures/seconds: wrong secrets of one client from one address."
+    )
+    throttle_user: LimitText = Field(
+        "10/900", description="Failures/seconds: wrong passwords of one user from one address."
+    )
+    throttle_user_anywhere: LimitText = Field(
+        "100/3600", description="Failures/seconds: wrong passwords of one user from addresses where it never logged in."
+    )
+    throttle_address: LimitText = Field(
+        "60/60", description="Failures/seconds: from one address; client secrets, passwords, operator keys each."
     )
     linger: float = Field(
         2.5, ge=0, le=30, description="Seconds for which a stopping service still answers, so that the edge moves on."

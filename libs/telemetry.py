@@ -31,6 +31,12 @@ USAGE_LOST = Counter("tokenwire_usage_lost_total", "Calls that the usage analyti
 USAGE_WAITING = Gauge(
     "tokenwire_usage_waiting", "Numbers of calls that wait to be written, by API, client and outcome."
 )
+ATTEMPTS_FAILED = Counter(
+    "tokenwire_attempts_failed_total", "Failed attempts to prove who one is, by what counts them.", ("kind",)
+)
+ATTEMPTS_REFUSED = Counter(
+    "tokenwire_attempts_refused_total", "Attempts refused because too many had failed, by what counted them.", ("kind",)
+)
 WEBHOOKS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
 WEBHOOKS_UNDER_WAY = Gauge("tokenwire_webhooks_under_way", "Webhook attempts that have begun and are not recorded yet.")
 WEBHOOK_LATENCY = Histogram(

@@ -33,6 +33,11 @@ NOTIFIER_KEY = b"the notifier's key of the tests."
 NOTIFIER_PUBLIC_KEY = base64.b64encode(public_key_of(NOTIFIER_KEY)).decode()
 CALLBACK = "https://app.example.test/callback"
 
+UNTHROTTLED = dict.fromkeys(
+    ("throttle_client", "throttle_user", "throttle_user_anywhere", "throttle_address"), "1000000/60"
+)
+"""Most tests share one address and time that stands still; tests/security has those that are about the limits."""
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -44,6 +49,7 @@ def settings(kind: type[S], mongodb_url: str, database_name: str, **own: Any) ->
         "amqp_url": "amqp://no-broker.invalid/",
         "keys": KEYS,
         "access_log_sample": 0,
+        **UNTHROTTLED,
     }
     return load(kind, **common | own)
 

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import Counter, Histogram
 
 from contracts.operators import Actor
+from libs.addresses import TrustedProxies
 from libs.http.errors import ErrorRenderer
 from libs.logging import access
 from libs.telemetry import LATENCY, REQUESTS
@@ -26,6 +27,8 @@ traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
 """The operator whose key opened the current request: set where the key is checked, so that no change forgets it."""
+client_address: ContextVar[str] = ContextVar("client_address", default="")
+"""Of whoever sent the current request, as far as trusted proxies say it."""
 
 
 _names = random.Random(os.urandom(32))  # noqa: S311 - ids to find a request by; nothing is protected by them
@@ -59,7 +62,12 @@ class Drain:
 DRAIN = web.AppKey("drain", Drain)
 
 
-def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middleware:
+def _address(request: web.Request, proxies: TrustedProxies) -> str:
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", ())) if proxies else ""
+    return proxies.client(request.remote or "", forwarded)
+
+
+def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain, proxies: TrustedProxies) -> Middleware:
     """The one middleware. `sample` is the share of successful requests that get an access line."""
 
     @web.middleware
@@ -71,6 +79,8 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
         traceparent.set(trace if trace and _TRACEPARENT.fullmatch(trace) else _new_trace())
         request_id.set(identifier)
         actor.set(None)  # the requests of one connection share a context
+        address = _address(request, proxies)
+        client_address.set(address)
         try:
             response = await handler(request)
         except asyncio.CancelledError:
@@ -96,6 +106,7 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain) -> Middle
                 path=request.path,
                 status=response.status,
                 ms=round(seconds * 1000, 2),
+                client=address,
                 request_id=identifier,
             )
         return response

@@ -14,6 +14,7 @@ from libs.oauth.errors import (
     OAuthError,
     Redirected,
     TemporarilyUnavailable,
+    TooManyAttempts,
 )
 from libs.oauth.redirect_uris import with_query
 
@@ -112,7 +113,7 @@ class ErrorRenderer:
             log.info("refused", error=error.code, detail=error.detail)
         headers = dict(NO_STORE)
         status = error.status
-        if isinstance(error, TemporarilyUnavailable):
+        if isinstance(error, TemporarilyUnavailable | TooManyAttempts):
             headers["Retry-After"] = str(error.retry_after)
             if request.path.startswith("/api/"):
                 return _enveloped(status, error.description, headers)

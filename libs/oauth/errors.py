@@ -86,6 +86,21 @@ class TemporarilyUnavailable(OAuthError):
     retry_after: ClassVar[int] = 2
 
 
+class TooManyAttempts(OAuthError):
+    """Too many attempts to prove who one is have failed. Try again after `retry_after` seconds.
+
+    RFC 6749 has no word for it at the token endpoint. This one it has for the authorization endpoint, and clients know
+    it; `invalid_client` and `invalid_grant` would say that the credentials are wrong, which was not looked at.
+    """
+
+    code = "temporarily_unavailable"
+    status = 429
+
+    def __init__(self, description: str, *, detail: str = "", retry_after: int = 1) -> None:
+        super().__init__(description, detail=detail)
+        self.retry_after = retry_after
+
+
 class CannotRedirect(Exception):
     """Client or redirect URI are not proven: whatever is wrong is answered here (RFC 6749 §4.1.2.1)."""
 

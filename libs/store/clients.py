@@ -40,6 +40,10 @@ class Clients(Records[Client]):
     def _word(self, record: Client) -> str:
         return record.api_id
 
+    async def get(self, key: str) -> Client | None:
+        """The client; None if there is none, or it was deleted. The time does not tell."""
+        return await self._get_alike(key)
+
     async def page_of_api(self, api_id: str, number: int | None) -> Page[Client]:
         """One page of the clients of an API by id, counted from 1; None: all of them as one."""
         return await self._page({"api_id": api_id}, number)

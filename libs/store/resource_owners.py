@@ -22,6 +22,10 @@ class ResourceOwners(Records[ResourceOwner]):
         # A user name is not one word of a routing key.
         return "user"
 
+    async def get(self, key: str) -> ResourceOwner | None:
+        """The user; None if there is none, or it was deleted. The time does not tell."""
+        return await self._get_alike(key)
+
     async def add(self, owner: ResourceOwner, at: Origin) -> ResourceOwner:
         """The resource owner stored. Raises Conflict."""
         return await self._add(owner, ResourceOwnerCreated, ResourceOwnerData(username=owner.username), at)

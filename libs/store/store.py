@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from libs.sealing import KeyRing
 from libs.store.apis import Apis
+from libs.store.attempts import Attempts
 from libs.store.clients import Clients
 from libs.store.counters import Counters
 from libs.store.deliveries import Deliveries
@@ -34,6 +35,7 @@ class Store:
     usage: Usage
     counters: Counters
     trail: Trail
+    attempts: Attempts
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
@@ -65,4 +67,5 @@ class Store:
             usage=usage,
             counters=Counters(mongo),
             trail=Trail(mongo),
+            attempts=Attempts(mongo),
         )

@@ -14,7 +14,7 @@ def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -
     """Put the authorization endpoints on the application."""
     authorize = AuthorizeEndpoint(deps.catalog, settings.public_url)
     code = CodeEndpoint(
-        Access(deps.catalog),
+        Access(deps.catalog, deps.throttle),
         deps.catalog,
         deps.store.grants,
         deps.codec,

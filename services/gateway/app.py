@@ -26,7 +26,9 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     verify = VerifyEndpoint(decision)
     introspector = Introspector(decision, deps.catalog, deps.store.grants, deps.codec, deps.now, settings.public_url)
     introspection = IntrospectionEndpoint(
-        Access(deps.catalog), ClientAccess(deps.catalog, deps.keys, deps.now), introspector
+        Access(deps.catalog, deps.throttle),
+        ClientAccess(deps.catalog, deps.throttle, deps.keys, deps.now),
+        introspector,
     )
     both_slashes(app, "GET", "/verify", verify.verify)
     both_slashes(app, "*", "/verify/{uri:.+}", verify.verify)

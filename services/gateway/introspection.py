@@ -79,8 +79,15 @@ class Introspector:
     async def introspect(self, token: str, asker: Asker) -> Introspection:
         """What the token is, if it is active and this is for the asker to know; whatever a hint says of its kind."""
         if token.startswith(TokenKind.REFRESH.value):
-            return await self._refresh_token(token, asker)
-        return await self._access_token(token, asker)
+            is_read = self.codec.read(TokenKind.REFRESH, token) is not None
+            found = await self._refresh_token(token, asker)
+        else:
+            is_read = self.decision.tokens.must_be_read(token)
+            found = await self._access_token(token, asker)
+        if not found.active and not is_read:
+            # One look-up in each case: the time does not tell a token that is dead from a value that never was one.
+            await self.grants.read_in_vain()
+        return found
 
     async def _access_token(self, token: str, asker: Asker) -> Introspection:
         standing = await self.decision.standing(token)

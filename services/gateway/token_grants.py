@@ -103,6 +103,13 @@ class TokenGrants:
         self._entries.move_to_end(token)
         return entry[1]
 
+    def must_be_read(self, token: str) -> bool:
+        """Whether MongoDB has to be asked for the token's grant."""
+        if self.held(token) is not None:
+            return False
+        presented = self._codec.read(TokenKind.ACCESS, token)
+        return presented is not None and self._successor(presented) is None
+
     async def read(self, token: str) -> TokenGrant | None:
         """The token's grant as MongoDB has it now; None where this server issued no such token, or it is long over.
 

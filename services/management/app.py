@@ -25,7 +25,7 @@ from services.management.trail import TrailEndpoint
 
 def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> None:
     """Put the management API on the application."""
-    access, store = Access(deps.catalog), deps.store
+    access, store = Access(deps.catalog, deps.throttle), deps.store
     passwords = PasswordHasher()
     listeners = Listeners()
 

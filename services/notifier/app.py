@@ -33,7 +33,7 @@ def install(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Put webhook delivery and the deliveries API on the application; `sleep` is how it waits for what is due later."""
-    deliveries = deps.store.deliveries
+    deliveries, access = deps.store.deliveries, Access(deps.catalog, deps.throttle)
     lease = timedelta(seconds=settings.webhook_timeout) + RECORDED_WITHIN
     lanes = Lanes(affordable(settings.total_concurrency), settings.per_endpoint_concurrency, deps.now)
     sender = Sender(settings.webhook_timeout, deps.now, allow_private=settings.allow_private_destinations)
@@ -45,7 +45,7 @@ def install(
     def origin() -> Origin:
         return deps.origin("notifier")
 
-    api = DeliveriesApi(Access(deps.catalog), deps.catalog, deliveries, claims, sender, ladder.patience, origin)
+    api = DeliveriesApi(access, deps.catalog, deliveries, claims, sender, ladder.patience, origin)
     both_slashes(app, "GET", "/api/notifications/deliveries", api.list)
     both_slashes(app, "GET", "/api/notifications/deliveries/{delivery_id}", api.show)
     both_slashes(app, "POST", "/api/notifications/deliveries/{delivery_id}/redeliver", api.redeliver)

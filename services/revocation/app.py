@@ -16,8 +16,9 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     """Put the revocation endpoints and reactions on the application."""
     store = deps.store
     revoker = Revoker(store.grants, store.clients, deps.codec, lambda: deps.origin("revocation"))
-    endpoint = RevocationEndpoint(deps.catalog, ClientAccess(deps.catalog, deps.keys, deps.now), revoker)
-    access = Access(deps.catalog)
+    access = Access(deps.catalog, deps.throttle)
+    clients = ClientAccess(deps.catalog, deps.throttle, deps.keys, deps.now)
+    endpoint = RevocationEndpoint(deps.catalog, clients, revoker)
     management = TokenManagement(access, store.clients, deps.keys, revoker, deps.now)
     tokens = TokenList(access, store.clients, deps.catalog, store.grants, store.counters, deps.now)
     both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke", management.revoke)

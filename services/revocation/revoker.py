@@ -34,6 +34,8 @@ class Revoker:
         """
         presented = self.codec.read_any(value)
         if presented is None or presented.kind is TokenKind.CODE:
+            # RFC 7009 §2.2: an invalid token is no error; nor does the time tell it from one that is dead.
+            await self.grants.read_in_vain()
             return False
 
         def decide(grant: Grant | None, at: Origin) -> Transition | None:

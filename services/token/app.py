@@ -25,11 +25,11 @@ def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
     passwords = PasswordHasher()
     endpoint = TokenEndpoint(
         deps.catalog,
-        ClientAccess(deps.catalog, deps.keys, deps.now),
+        ClientAccess(deps.catalog, deps.throttle, deps.keys, deps.now),
         {
             GrantType.AUTHORIZATION_CODE: AuthorizationCode(issuer),
             GrantType.CLIENT_CREDENTIALS: ClientCredentials(issuer),
-            GrantType.PASSWORD: Password(issuer, deps.store.resource_owners, passwords),
+            GrantType.PASSWORD: Password(issuer, deps.store.resource_owners, passwords, deps.throttle),
             GrantType.REFRESH_TOKEN: Refresh(issuer, deps.store.resource_owners),
         },
     )

@@ -35,6 +35,10 @@ class Caller:
         """The same, as the operator with this key."""
         return replace(self, headers={**self.headers, "Authorization": key})
 
+    def with_header(self, name: str, value: str) -> "Caller":
+        """The same, saying this, too."""
+        return replace(self, headers={**self.headers, name: value})
+
     def at(self, url: str) -> "Caller":
         """The same, elsewhere."""
         return replace(self, url=url)

@@ -146,6 +146,7 @@ class Stack:
             "TOKENWIRE_AMQP_URL": self.servers.amqp_url,
             "TOKENWIRE_PUBLIC_URL": self.url,
             "TOKENWIRE_KEYS_FILE": str(keys.ring),
+            "TOKENWIRE_TRUSTED_PROXIES": "127.0.0.1",
             "TOKENWIRE_LOG_LEVEL": "debug",
         }
         own = {

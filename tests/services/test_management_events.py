@@ -226,7 +226,7 @@ async def impatient(
     configured = settings(ManagementSettings, mongodb_url, database_name)
     deps = new_deps(configured, "management", bus=LocalBus())
     app, listeners = new_application(configured, deps), Listeners()
-    stream = EventStream(Access(deps.catalog), listeners, heartbeat, write_within)
+    stream = EventStream(Access(deps.catalog, deps.throttle), listeners, heartbeat, write_within)
     stream.add_to(app)
     app.on_shutdown.append(stream.stop)
     async with running(app) as anybody:

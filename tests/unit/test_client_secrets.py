@@ -70,12 +70,14 @@ def test_every_current_secret_is_compared(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_client_costs_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a secret to compare with, a decoy is: an unknown client and a wrong secret look alike."""
+    """Where there are fewer than two secrets, decoys are compared: an unknown client and a wrong secret look alike."""
     decoys: list[bytes] = []
     monkeypatch.setattr(client_secrets, "decoy_comparison", decoys.append)
     assert not client_secrets.is_valid(RING, None, "presented", NOW)
     assert not client_secrets.is_valid(RING, client(), "presented", NOW)
-    assert decoys == [b"presented", b"presented"]
+    assert decoys == [b"presented"] * 4
+    assert not client_secrets.is_valid(RING, client(kept("new")), "presented", NOW)
+    assert len(decoys) == 5
 
 
 def test_the_newest_secret_is_shown() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from libs.addresses import TrustedProxies
 from libs.http import errors as http
 from libs.http.context import Drain, surroundings
 from libs.http.errors import ErrorRenderer, first_fault, oauth_body
@@ -29,6 +30,7 @@ STATUSES = {
     oauth.AccessDenied: (403, "access_denied"),
     oauth.UnknownApi: (404, "invalid_request"),
     oauth.TemporarilyUnavailable: (503, "temporarily_unavailable"),
+    oauth.TooManyAttempts: (429, "temporarily_unavailable"),
 }
 REFUSALS = {
     http.BadRequest: 400,
@@ -60,7 +62,7 @@ async def answer_to(
     async def fail(_request: web.Request) -> web.Response:
         raise error
 
-    app = web.Application(middlewares=[surroundings(ErrorRenderer(oauth_error_status), 0, Drain())])
+    app = web.Application(middlewares=[surroundings(ErrorRenderer(oauth_error_status), 0, Drain(), TrustedProxies())])
     app.router.add_get("/{path:.*}", fail)
     async with TestClient(TestServer(app)) as client:
         return await Caller(client)("GET", path, headers={"X-Request-Id": request_id})
@@ -108,6 +110,14 @@ async def test_an_outage_says_when_to_come_again() -> None:
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) > 0
     assert answer.message == "the database is not available"
+
+
+async def test_too_many_attempts_are_told_when_to_come_again() -> None:
+    """429 with Retry-After (RFC 6585 §4), in the envelope of whoever asks."""
+    for path in (OAUTH, API):
+        answer = await answer_to(oauth.TooManyAttempts("too many attempts have failed", retry_after=42), path)
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "42")
+    assert answer.message == "too many attempts have failed"
 
 
 @given(st.text(max_size=60))

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from contracts.apis import Api, GrantType, OAuthSettings
 from contracts.clients import Client
 from contracts.grants import TokenRequest, TokenResponse
+from contracts.resource_owners import ResourceOwner
 from contracts.webhooks import TokenNotification
 from libs.oauth.errors import InvalidGrant, InvalidRequest
 from libs.oauth.grants import issue_tokens
 from libs.oauth.scopes import grant_scope, parse_scope
 from libs.passwords import PasswordHasher
 from libs.store.resource_owners import ResourceOwners
+from libs.throttle import Throttle
 from services.token.issuer import Issuer, response_of
 
 
@@ -21,6 +23,7 @@ class Password:
     issuer: Issuer
     resource_owners: ResourceOwners
     passwords: PasswordHasher
+    throttle: Throttle
     public_clients: bool = False
 
     async def issue(self, request: TokenRequest, client: Client, api: Api, settings: OAuthSettings) -> TokenResponse:
@@ -29,10 +32,7 @@ class Password:
         if not request.username or not password:
             raise InvalidRequest("username and password are required")
         scope = grant_scope(parse_scope(request.scope), client.scope)
-        owner = await self.resource_owners.get(request.username)
-        verified = await self.passwords.verify(owner.password_hash if owner else None, password)
-        if owner is None or not verified or not owner.active:
-            raise InvalidGrant("the user name or password is not valid")
+        owner = await self._proven(request.username, password)
         grant_id = self.issuer.new_grant_id()
         pair = self.issuer.mint(grant_id, 1, refresh=settings.refresh_token)
         sealed = self.issuer.sealed(
@@ -59,3 +59,13 @@ class Password:
         )
         await self.issuer.grants.commit(issued)
         return response_of(issued.after, pair, at)
+
+    async def _proven(self, username: str, password: str) -> ResourceOwner:
+        """The user whose password it is. Raises InvalidGrant, and TooManyAttempts before anything is hashed."""
+        async with self.throttle.attempt(self.throttle.of_user(username)) as attempt:
+            owner = await self.resource_owners.get(username)
+            verified = await self.passwords.verify(owner.password_hash if owner else None, password)
+            if owner is None or not verified or not owner.active:
+                raise InvalidGrant("the user name or password is not valid")
+            attempt.succeed()
+        return owner
