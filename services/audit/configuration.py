@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Annotated
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, SecretStr
 
 from libs.sealing import KeyRing
 from libs.settings import PREFIX, Environment, Settings
@@ -38,7 +38,7 @@ class AuditSettings(Settings):
     allow_private_destinations: bool = False
     client_secrets: str = "stored"
     oauth_error_status: int | None = None
-    limits_on_failure: str = Field("", description="allow: where limits cannot be counted, calls pass.")
+    limits_on_failure: str = "allow"
 
     @property
     def is_production(self) -> bool:
@@ -119,7 +119,7 @@ def _client_secrets(settings: AuditSettings) -> Iterator[Finding]:
 def _limits(settings: AuditSettings) -> Iterator[Finding]:
     if settings.limits_on_failure == "allow":
         yield _finding(
-            Severity.MEDIUM,
+            Severity.LOW,
             "limits-on-failure",
             "limits_on_failure",
             "calls pass while limits cannot be counted",

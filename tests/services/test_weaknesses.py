@@ -35,6 +35,7 @@ WEAK_KEY = base64.b64encode(bytes(range(32))).decode()
 SOUND_SETTINGS = {
     "public_url": "https://auth.example.test",
     "client_secrets": "show_once",
+    "limits_on_failure": "deny",
     "keys": f"1:{STRONG_KEY}",
     "notifier_private_keys": STRONG_KEY,
     "mongodb_url": "mongodb://user:password@db.example.test/?replicaSet=rs0&tls=true",
@@ -458,7 +459,8 @@ async def test_nothing_found_is_status_0(mongodb_url: str, database_name: str) -
 
 async def test_what_was_not_looked_at_is_said() -> None:
     """Without MongoDB and RabbitMQ in the settings, the settings alone."""
-    done = await run_python("services", "audit", settings={"TOKENWIRE_CLIENT_SECRETS": "show_once"})
+    sound = {"TOKENWIRE_CLIENT_SECRETS": "show_once", "TOKENWIRE_LIMITS_ON_FAILURE": "deny"}
+    done = await run_python("services", "audit", settings=sound)
     assert (done.status, done.complaints) == (0, "")
     assert [line.partition(":")[0] for line in done.out.splitlines()] == [
         "nothing weak in the settings",
