@@ -12,8 +12,7 @@ from contracts.clients import Client
 from contracts.operators import Actor, Operator, Permission
 from libs import client_secrets
 from libs.catalog import Catalog
-from libs.http.addresses import address_of
-from libs.http.context import actor, request_id
+from libs.http.context import actor, client_address, request_id
 from libs.http.errors import NotAuthenticated, NotPermitted
 from libs.oauth.client_auth import Credentials, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
@@ -45,7 +44,7 @@ class Access:
             Actor(
                 operator_id=operator.operator_id,
                 name=operator.name,
-                address=address_of(request),
+                address=client_address.get() or None,
                 request_id=request_id.get(),
             )
         )

@@ -125,7 +125,7 @@ async def test_every_change_has_its_entry(world: World) -> None:
     assert do.done.keys() == CHANGES
 
     entries = await world.entries(f"operator={do.operator_id}&limit=200")
-    actor = {"operator_id": do.operator_id, "name": "an operator of the tests", "address": "203.0.113.7"}
+    actor = {"operator_id": do.operator_id, "name": "an operator of the tests", "address": "127.0.0.1"}
     for entry in entries:
         assert entry["actor"] == actor | {"request_id": entry["actor"]["request_id"]}
     said = {entry["actor"]["request_id"].removeprefix("request-"): entry for entry in entries}
