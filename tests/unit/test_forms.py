@@ -8,13 +8,12 @@ from urllib.parse import urlencode
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.http.forms import BODY_LIMIT, NEVER_IN_QUERY, PARAMETER_LIMIT, parse_query, read_parameters
 from libs.oauth.errors import InvalidRequest, OAuthError
-from tests.builders import Answer
+from tests.builders import Answer, Served
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
@@ -107,7 +106,7 @@ async def _reader() -> AsyncIterator[Reader]:
 
     app = web.Application()
     app.router.add_post("/", answer)
-    async with TestServer(app) as server:
+    async with Served(app) as server:
         assert server.port is not None
         yield Reader(server.port)
 
