@@ -30,7 +30,7 @@ _UNDER_AN_API = sorted(
     {operation.path.removeprefix("/{place}") for operation in OPERATIONS if operation.path.startswith("/{place}/")}
 )
 _NOT_RESERVED = f"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED_PATHS)))})(?:/|\\Z))"
-_NOT_OURS = f"(?!.+(?:{'|'.join(map(re.escape, _UNDER_AN_API))})/?\\Z)"
+_NOT_OURS = f"(?!.*(?:{'|'.join(map(re.escape, _UNDER_AN_API))})/?\\Z)"
 ROUTE = f"/{{path:(?s:{_NOT_RESERVED}{_NOT_OURS}.*)}}"
 """Every path but those that Tokenwire itself answers, in whichever process and whatever the method."""
 
