@@ -80,8 +80,10 @@ class Introduction:
         """The caller's own headers, without the token where the API hides it, and what the gateway knows."""
         believed = bool(self.trusted) and _is_within(request.remote or "", self.trusted)
         removed = {*_PER_HOP, *map(str.lower, admitted.api.removed_request_headers)}
+        spelled: dict[str, str] = {}
         headers = CIMultiDict(
-            (name, value)
+            # One spelling a name: of two spellings aiohttp's client sends the last alone.
+            (spelled.setdefault(name.lower(), name), value)
             for name, value in end_to_end(request.raw_headers)
             if name.lower() not in removed and _may_be_said(name, believed=believed)
         )

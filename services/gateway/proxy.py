@@ -113,7 +113,7 @@ def _comes_again(headers: CIMultiDict[str]) -> bool:
 
 
 def _failed(request: web.Request, admitted: Admitted, failure: Failure) -> web.Response:
-    log.warning("upstream_failed", reason=failure.reason, api_id=admitted.api.api_id, request_id=request_id.get())
+    log.warning("call_not_answered", reason=failure.reason, api_id=admitted.api.api_id, request_id=request_id.get())
     return _without_body(request, failure.response())
 
 

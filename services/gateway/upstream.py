@@ -17,6 +17,8 @@ IDLE_SECONDS = 4.0
 LONGEST_HEADER = 16 * 1024
 """Bytes of one header, or of the status line."""
 MOST_HEADERS = 256
+CALLER_WITHIN = 60.0
+"""Seconds for which a caller may pause in the middle of its body; what the edge allows."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -36,6 +38,7 @@ class Failure:
 UNREACHABLE = Failure("unreachable", 502, "The upstream cannot be reached")
 BROKE_OFF = Failure("broke_off", 502, "The upstream broke off before it answered")
 NOT_HTTP = Failure("not_http", 502, "The upstream's answer is not HTTP")
+CALLER_TOO_SLOW = Failure("caller_too_slow", 408, "The body did not come in time")
 TOO_SLOW = Failure("too_slow", 504, "The upstream did not answer in time")
 LOOP = Failure("loop", 508, "The call came here before: the upstream leads back")
 
@@ -49,14 +52,16 @@ class Outgoing:
         self._patience = patience
         self.over = False
         """Nobody waits for the beginning of the answer any more."""
+        self.awaits_upstream = True
         self.fault: Exception | None = None
         """What was wrong with the body as it came; the upstream is not to blame."""
 
     def wait(self, *, for_upstream: bool) -> None:
-        """The upstream's turn, which is bounded, or the caller's."""
+        """The upstream's turn, or the caller's; each of them is bounded."""
         if not self.over and not self.limit.expired():
+            self.awaits_upstream = for_upstream
             now = asyncio.get_running_loop().time()
-            self.limit.reschedule(now + self._patience if for_upstream else None)
+            self.limit.reschedule(now + (self._patience if for_upstream else CALLER_WITHIN))
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body; begun when there is a connection to send it on."""
@@ -115,6 +120,8 @@ class Upstream:
                 raise asyncio.CancelledError from fault  # nobody is there to be answered
             if isinstance(outgoing.fault, web.RequestPayloadError):
                 raise outgoing.fault from None
+            if outgoing.limit.expired() and not outgoing.awaits_upstream:
+                return CALLER_TOO_SLOW
             return _failure(fault)
         finally:
             outgoing.over = True
