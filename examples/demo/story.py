@@ -68,6 +68,7 @@ class Definition:
         document: dict[str, Any] = json.loads(DEFINITION.read_text())
         definition = cls(document)
         document["x-tyk-api-gateway"]["server"]["listenPath"]["value"] = f"/{name}/"
+        document["x-tyk-api-gateway"]["server"]["authentication"]["stripAuthorizationData"] = True
         document["x-tyk-api-gateway"]["upstream"]["url"] = ports.url(ports.orders, "/")
         definition.scheme["authLoginRedirect"] = ports.url(ports.login, "/login")
         definition.scheme["notifications"]["onKeyChangeUrl"] = ports.url(ports.webhooks, "/tokens")
@@ -112,7 +113,7 @@ class Story:
             code = await self.authorize(client, verifier, issuer)
             first = await self.exchange(client, code, verifier)
             await self.hear_of_new(shared_secret, code, first)
-            await self.call_api(first)
+            await self.call_api(client, first)
             second = await self.refresh(client, first)
             await self.hear_of_refresh(shared_secret, first, second)
             await self.old_token_is_dead(first, second)
@@ -132,11 +133,10 @@ class Story:
             users=identity_server.DEMO_USERS,
             client_names={client.client_id: CLIENT_NAME},
         )
-        guard = upstream.Guard(self.target.url, f"/{self.name}/")
         async with (
             serving(identity_server.create_app(login), self.ports.login),
             serving(webhook_receiver.create_app(secret, self.tell.say), self.ports.webhooks),
-            serving(upstream.create_app(guard), self.ports.orders),
+            serving(upstream.create_app(), self.ports.orders),
         ):
             yield
 
@@ -278,10 +278,12 @@ class Story:
 
     # The protected API
 
-    async def call_api(self, pair: Pair) -> None:
-        self.tell.step("The token opens the API, and without one it stays closed")
+    async def call_api(self, client: Client, pair: Pair) -> None:
+        self.tell.step("The token opens the API through the gateway, and without one it stays closed")
         answer = (await self.get_orders(pair)).has(200)
-        expect("the orders", answer.json(), {"orders": list(upstream.ORDERS.values())})
+        seen = {"orders": list(upstream.ORDERS.values()), "client": client.client_id, "user": USER}
+        expect("what the resource server says", answer.json(), seen)
+        self.tell.say(f"the resource server hears from the gateway that it is {client.client_id}, for {USER}")
         bare = (await self.get_orders(None)).has(400)
         expect("the refusal", bare.json(), {"error": "Authorization field missing"})
 
@@ -298,7 +300,7 @@ class Story:
 
     async def get_orders(self, pair: Pair | None) -> Answer:
         headers = {"Authorization": f"Bearer {pair.access}"} if pair else {}
-        return await self.call("GET", self.ports.url(self.ports.orders, "/orders"), headers=headers)
+        return await self.call("GET", self.at_api("orders"), headers=headers)
 
     # Who hears of it
 
