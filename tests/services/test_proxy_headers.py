@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from libs.http.context import DRAIN
 from tests.services.system import SCHEME, System, open_system
 from tests.services.upstreams import Protected, Upstream, protected, saying, upstream
 
@@ -276,6 +277,15 @@ async def test_what_is_for_the_upstream_s_connection_stays_there(system: System,
     _, headers, body = await answered(system, head)
     assert not [each for each in headers if each.partition(b":")[0] == line.partition(b":")[0]]
     assert body == b"ok"
+
+
+async def test_a_gateway_that_stops_says_so_with_its_answers(mongodb_url: str, behind: Upstream) -> None:
+    """Each answer closes its connection, so that whoever is in front moves on to another gateway."""
+    async with open_system(mongodb_url) as system:
+        api = await protected(system, behind.url)
+        assert "Connection" not in (await api("GET", "x")).headers
+        system.call.http.app[DRAIN].on = True
+        assert (await api("GET", "x")).headers["Connection"] == "close"
 
 
 async def test_a_header_that_is_not_utf_8_arrives_as_utf_8(system: System) -> None:

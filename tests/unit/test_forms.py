@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
@@ -127,6 +128,9 @@ async def _reader() -> AsyncIterator[Reader]:
         pytest.param(b'{"key_rules":{"rate":1}}', JSON, {"key_rules": '{"rate": 1}'}, id="json-structured"),
         pytest.param(b'{"key_rules":"{}"}', JSON, {"key_rules": "{}"}, id="json-structured-as-text"),
         pytest.param(gzip.compress(b"a=1"), {**FORM, "Content-Encoding": "gzip"}, {"a": "1"}, id="packed"),
+        pytest.param(zlib.compress(b"a=1"), {**FORM, "Content-Encoding": "Deflate"}, {"a": "1"}, id="deflated"),
+        pytest.param(b"a=1", {**FORM, "Content-Encoding": "identity"}, {"a": "1"}, id="not-packed-and-said-so"),
+        pytest.param(b"", {**FORM, "Content-Encoding": "gzip"}, {}, id="nothing-packed"),
         pytest.param(b"3\r\na=1\r\n0\r\n\r\n", {**FORM, "Transfer-Encoding": "chunked"}, {"a": "1"}, id="chunked"),
     ],
 )
@@ -164,6 +168,11 @@ async def test_form_and_json_mean_the_same(
         pytest.param(b'{"a":"\xff"}', JSON, "not JSON", id="json-not-utf-8"),
         pytest.param(b'{"a":' * 5000 + b"1" + b"}" * 5000, JSON, "not JSON", id="json-deep"),
         pytest.param(b"a=1", {**FORM, "Content-Encoding": "gzip"}, "Content-Encoding", id="not-packed"),
+        pytest.param(gzip.compress(b"a=1")[:-9], {**FORM, "Content-Encoding": "gzip"}, "cut off", id="packed-cut"),
+        pytest.param(
+            gzip.compress(b"a=1") + b"x", {**FORM, "Content-Encoding": "gzip"}, "cut off", id="packed-and-more"
+        ),
+        pytest.param(b"a=1", {**FORM, "Content-Encoding": "br"}, "neither gzip nor deflate", id="packed-otherwise"),
     ],
 )
 async def test_a_body_that_cannot_be_read_is_invalid_request(
