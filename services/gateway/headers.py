@@ -37,12 +37,13 @@ VIA = "1.1 tokenwire"
 _PER_HOP = frozenset({"host", "expect", *HOP_BY_HOP})
 _OURS = "x-tokenwire-"
 _ABOUT_THE_CALLER = re.compile(r"x-forwarded-.+|x-real-ip|forwarded")
+_NOT_PLAIN = re.compile(r"[^a-z0-9]")
 _CONTROL = {code: " " for code in (*range(0x20), 0x7F) if code != 0x09}
 
 
 def end_to_end(raw: RawHeaders) -> Iterator[tuple[str, str]]:
     """The headers that are for the other end, as they are written, each as often as it came."""
-    headers = [(_text(name), _text(value)) for name, value in raw]
+    headers = [(as_text(name), as_text(value)) for name, value in raw]
     named = {
         option.strip().lower() for name, value in headers if name.lower() == "connection" for option in value.split(",")
     }
@@ -51,8 +52,8 @@ def end_to_end(raw: RawHeaders) -> Iterator[tuple[str, str]]:
     return (pair for pair in headers if pair[0].lower() not in HOP_BY_HOP and pair[0].lower() not in named)
 
 
-def _text(raw: bytes) -> str:
-    """What is not UTF-8 is taken for Latin-1, a control character for a space (RFC 9110 §5.5)."""
+def as_text(raw: bytes) -> str:
+    """A header or a reason: what is not UTF-8 is taken for Latin-1, a control character for a space (RFC 9110 §5.5)."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
@@ -102,9 +103,9 @@ def _may_be_said(name: str, *, believed: bool) -> bool:
 
     To a server that makes variables of headers `X_Tokenwire_…` is the same name, so it is to us.
     """
-    plain = name.lower().replace("_", "-")
+    plain = _NOT_PLAIN.sub("-", name.lower())
     if _ABOUT_THE_CALLER.fullmatch(plain):
-        return believed and "_" not in name
+        return believed and plain == name.lower()
     return not plain.startswith(_OURS)
 
 
@@ -114,7 +115,7 @@ def _forwarded(request: web.Request, told: CIMultiDict[str]) -> dict[str, str]:
     return {
         "X-Forwarded-For": ", ".join(chain),
         "X-Forwarded-Proto": told.get("X-Forwarded-Proto", request.scheme),
-        "X-Forwarded-Host": told.get("X-Forwarded-Host", request.host),
+        "X-Forwarded-Host": told.get("X-Forwarded-Host", request.headers.get("Host", "")),
     }
 
 

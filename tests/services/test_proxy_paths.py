@@ -133,6 +133,16 @@ async def test_the_target_of_a_request_has_several_forms(
     assert [asked.target for asked in behind.asked] == (["/x?y"] if status == 200 else [])
 
 
+async def test_nobody_is_connected_through(system: System, behind: Upstream) -> None:
+    """CONNECT asks for a tunnel to anywhere (RFC 9110 §9.3.6): there is none."""
+    api = await protected(system, behind.url)
+    for target in (f"127.0.0.1:{behind.port}", api.at("x")):
+        async with api.connection() as (reader, writer):
+            writer.write(api.head("CONNECT", "", "Connection: close").replace(api.at("").encode(), target.encode(), 1))
+            assert (await reader.read()).split(b" ")[1] in {b"400", b"404"}
+    assert behind.connections == 0
+
+
 @pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "MKCOL", "REPORT", "PURGE", "QUERY"]
 )
