@@ -92,9 +92,10 @@ class ProxyEndpoint:
         headers = answered_headers(answer)
         if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
             return await relay(request, answer, headers)
-        if not upgrades:
+        upstream = answer.connection.protocol if answer.connection else None
+        if not upgrades or upstream is None:
             return _failed(request, admitted, NOT_HTTP)
-        return await self.tunnels.join(request, answer, headers)
+        return await self.tunnels.join(request, answer, upstream, headers)
 
 
 def wants_websocket(request: web.Request) -> bool:

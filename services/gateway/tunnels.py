@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
@@ -91,12 +92,13 @@ class Tunnels:
         self._stopping.set()
 
     async def join(
-        self, request: web.Request, answer: aiohttp.ClientResponse, headers: CIMultiDict[str]
+        self,
+        request: web.Request,
+        answer: aiohttp.ClientResponse,
+        upstream: ResponseHandler,
+        headers: CIMultiDict[str],
     ) -> web.StreamResponse:
         """The caller's connection and the upstream's are one, until either ends."""
-        if answer.connection is None or answer.connection.protocol is None:
-            raise ConnectionResetError("the upstream has gone")
-        upstream = answer.connection.protocol
         headers.update(UPGRADE)
         response = begun(request, answer, headers)
         response.force_close()
@@ -104,6 +106,8 @@ class Tunnels:
         from_caller, from_upstream = _Arriving(request.protocol), _Arriving(upstream)
         request.protocol.set_parser(from_caller)  # type: ignore[arg-type]  # it needs no more of one
         upstream.set_parser(from_upstream, from_upstream.stream)
+        if not upstream.connected:  # it ended while the caller was told, and nobody says so again
+            from_upstream.feed_eof()
         to_upstream = StreamWriter(upstream, asyncio.get_running_loop())
         await self._carry(
             Way(from_caller.stream, to_upstream.write, masked=True),

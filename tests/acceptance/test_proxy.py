@@ -13,7 +13,7 @@ import orjson
 import pytest
 from aiohttp import WSMsgType
 
-from tests.acceptance.stack import Stack
+from tests.acceptance.stack import Stack, instances_of
 from tests.acceptance.tenants import EXTENSION, NewTenant, Tenant
 from tests.eventually import eventually
 from tests.services.upstreams import OK, Asked, Upstream, upstream
@@ -22,6 +22,7 @@ SIZE = 100 * 1024 * 1024
 PIECE = os.urandom(64 * 1024)
 PIECES = SIZE // len(PIECE)
 DIGEST = hashlib.sha256(PIECE * PIECES).hexdigest()
+GATEWAYS = instances_of("gateway")
 FLAT = 24 * 1024 * 1024
 """Bytes by which a gateway may grow while it passes SIZE on."""
 
@@ -51,21 +52,25 @@ async def _party(stack: Stack, tenant_of: NewTenant, behind: Upstream) -> Party:
     return Party(stack, tenant, (await tenant.pair()).access)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that the process has."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) * 1024
+def resident(stack: Stack) -> int:
+    """Bytes of memory that the gateways have."""
+    total = 0
+    for name in GATEWAYS:
+        status = Path(f"/proc/{stack.program(name).pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+        total += int(line.split()[1]) * 1024
+    return total
 
 
 @asynccontextmanager
-async def growth(pid: int) -> AsyncIterator[Callable[[], int]]:
-    """By how much the process has grown, at most, since the beginning."""
-    before, most = resident(pid), 0
+async def growth(stack: Stack) -> AsyncIterator[Callable[[], int]]:
+    """By how much the gateways have grown, at most, since the beginning."""
+    before, most = resident(stack), 0
 
     async def watch() -> None:
         nonlocal most
         while True:
-            most = max(most, resident(pid) - before)
+            most = max(most, resident(stack) - before)
             await asyncio.sleep(0.01)
 
     watching = asyncio.create_task(watch())
@@ -99,7 +104,7 @@ async def test_a_hundred_megabytes_go_up_and_the_gateway_does_not_grow(
 
     behind.answering = take
     headers = party.headers | ({} if chunked else {"Content-Length": str(SIZE)})
-    async with growth(stack.program("gateway").pid) as grown, asyncio.timeout(90):
+    async with growth(stack) as grown, asyncio.timeout(90):
         async with party.http.post(party.url("up"), data=pieces(), headers=headers) as answer:
             assert (answer.status, await answer.text()) == (200, "ok")
         assert digests == [DIGEST]
@@ -121,7 +126,7 @@ async def test_a_hundred_megabytes_come_down_and_the_gateway_does_not_grow(
 
     behind.answering = give
     digest = hashlib.sha256()
-    async with growth(stack.program("gateway").pid) as grown, asyncio.timeout(90):
+    async with growth(stack) as grown, asyncio.timeout(90):
         async with party.http.get(party.url("down"), headers=party.headers) as answer:
             assert answer.status == 200
             async for piece in answer.content.iter_chunked(256 * 1024):
@@ -227,11 +232,11 @@ async def test_an_access_line_shows_nothing_of_the_call_but_its_api(stack: Stack
     headers = party.headers | {"X-Request-Id": "watched-by-a-test"}
     async with party.http.get(party.url("patients/4711?name=alice"), headers=headers) as answer:
         assert answer.status == 200
-    await eventually(lambda: "watched-by-a-test" in stack.logs("gateway"))
-    (line,) = [orjson.loads(line) for line in stack.logs("gateway").splitlines() if "watched-by-a-test" in line]
+    (name,) = await eventually(lambda: [name for name in GATEWAYS if "watched-by-a-test" in stack.logs(name)])
+    (line,) = [orjson.loads(line) for line in stack.logs(name).splitlines() if "watched-by-a-test" in line]
     assert (line["path"], line["method"], line["status"]) == (f"{party.tenant.path}/{{path}}", "GET", 200)
-    assert "4711" not in stack.logs("gateway")
-    metrics = (await stack.service("gateway")("GET", "/metrics")).raw.decode()
+    assert "4711" not in stack.logs(name)
+    metrics = (await stack.service(name)("GET", "/metrics")).raw.decode()
     assert 'tokenwire_http_requests_total{method="GET",route="/{path}",status="200"}' in metrics
 
 
@@ -296,11 +301,11 @@ async def test_a_gateway_that_is_told_to_stop_ends_what_it_has(stack: Stack, par
         await asked.send(b"half")
 
     behind.answering = answer
-    connect = party.http.ws_connect(party.url("talk"), headers=party.headers)
+    url = stack.urls["gateway"] + party.tenant.path
     async with (
         asyncio.timeout(60),
-        connect as talking,
-        party.http.get(party.url("slow"), headers=party.headers) as calling,
+        party.http.ws_connect(f"{url}/talk", headers=party.headers) as talking,
+        party.http.get(f"{url}/slow", headers=party.headers) as calling,
     ):
         assert await calling.content.readexactly(4) == b"half"
         restarting = asyncio.create_task(stack.restart("gateway"))

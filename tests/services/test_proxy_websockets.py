@@ -152,6 +152,23 @@ async def test_an_upstream_that_dies_takes_the_talk_along(api: Protected) -> Non
         assert talk.close_code == 1006
 
 
+async def test_what_an_upstream_says_at_once_is_heard_also_when_it_leaves_at_once(system: System) -> None:
+    """Agreed, said and gone in one breath: the caller gets all of it, and its connection ends."""
+    said = b"\x81\x02hi\x88\x02\x03\xe8"
+
+    async def answer(_: object) -> None:
+        agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        await behind.latest.send(agreed + said)
+        raise EOFError
+
+    async with upstream(answer) as behind:
+        api = await protected(system, behind.url)
+        for _ in range(20):
+            async with api.connection() as (reader, writer), asyncio.timeout(5):
+                writer.write(api.head("GET", "x", "Upgrade: websocket", "Connection: upgrade"))
+                assert (await reader.read()).endswith(b"\r\n\r\n" + said)
+
+
 async def test_a_caller_that_dies_takes_the_talk_along(api: Protected, talker: Talker) -> None:
     """The upstream's connection ends."""
     async with api.connection() as (reader, writer):
