@@ -3,20 +3,18 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from aiohttp import ClientResponse, web
 from multidict import CIMultiDict
 
 from contracts.apis import TokenLocation
+from libs.addresses import TrustedProxies
 from libs.http.context import request_id, traceparent
 from services.gateway.decision import Admitted
 from services.gateway.destinations import strips_token
 from services.gateway.identity import identity_headers
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
-Network = IPv4Network | IPv6Network
 
 HOP_BY_HOP = frozenset(
     {
@@ -74,12 +72,12 @@ def answered_headers(answer: ClientResponse) -> CIMultiDict[str]:
 class Introduction:
     """How a call is put to its upstream."""
 
-    trusted: tuple[Network, ...] = ()
-    """Where the proxies are whose word about the caller is believed; anybody else is the caller."""
+    proxies: TrustedProxies
+    """Whose word about the caller is believed; anybody else is the caller."""
 
     def headers(self, request: web.Request, admitted: Admitted) -> CIMultiDict[str]:
         """The caller's own headers, without the token where the API hides it, and what the gateway knows."""
-        believed = bool(self.trusted) and _is_within(request.remote or "", self.trusted)
+        believed = self.proxies.trusts(request.remote or "")
         removed = {*_PER_HOP, *map(str.lower, admitted.api.removed_request_headers)}
         spelled: dict[str, str] = {}
         headers = CIMultiDict(
@@ -117,14 +115,6 @@ def _forwarded(request: web.Request, told: CIMultiDict[str]) -> dict[str, str]:
         "X-Forwarded-Proto": told.get("X-Forwarded-Proto", request.scheme),
         "X-Forwarded-Host": told.get("X-Forwarded-Host", request.headers.get("Host", "")),
     }
-
-
-@lru_cache(maxsize=4096)
-def _is_within(address: str, networks: tuple[Network, ...]) -> bool:
-    try:
-        return any(ip_address(address) in network for network in networks)
-    except ValueError:  # no address, as of a socket in the file system
-        return False
 
 
 def _hide_token(headers: CIMultiDict[str], location: TokenLocation) -> None:

@@ -15,6 +15,7 @@ from libs.oauth.errors import InvalidRequest
 from services.gateway.decision import AccessDecision, Admitted
 from services.gateway.destinations import destination, place
 from services.gateway.headers import UPGRADE, VIA, Introduction, answered_headers
+from services.gateway.outcomes import UNLIMITED, rate_limit_headers
 from services.gateway.paths import ORIGIN_FORM
 from services.gateway.presence import given_up_without_caller
 from services.gateway.presented import Call
@@ -90,6 +91,8 @@ class ProxyEndpoint:
         self, request: web.Request, admitted: Admitted, answer: ClientResponse, *, upgrades: bool
     ) -> web.StreamResponse:
         headers = answered_headers(answer)
+        if admitted.figures is not UNLIMITED:
+            headers.update(rate_limit_headers(admitted.figures))
         if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
             return await relay(request, answer, headers)
         upstream = answer.connection.protocol if answer.connection else None

@@ -24,5 +24,8 @@ class GatewaySettings(Settings):
         5, gt=0, le=60, description="Seconds that a connection to an upstream may take."
     )
     upstream_timeout: float = Field(
-        60, gt=0, le=3600, description="Seconds for which an upstream may neither take what is sent nor begin to answer."
+        60,
+        gt=0,
+        le=3600,
+        description="Seconds for which an upstream may neither take what is sent nor begin to answer.",
     )

@@ -155,7 +155,6 @@ class Stack:
                 "TOKENWIRE_NOTIFIER_PRIVATE_KEYS_FILE": str(keys.notifier_private),
                 "TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "true",
             },
-            "gateway": {"TOKENWIRE_TRUSTED_PROXIES": "127.0.0.0/8"},
             "management": {"TOKENWIRE_BOOTSTRAP_OPERATOR_KEY": self.operator_key},
         }
         return common | own.get(service, {})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from libs.http.context import DRAIN
+from tests.builders import make_policy
 from tests.services.system import SCHEME, System, open_system
 from tests.services.upstreams import Protected, Upstream, protected, saying, upstream
 
@@ -313,6 +314,20 @@ async def test_a_head_says_how_long_the_body_would_be(system: System, method: st
         status, headers, body = await answered(system, b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n")
         assert b"ETag: x" in headers
     assert (status.split(b" ")[1], body) == (b"200" if method == "HEAD" else b"304", b"")
+
+
+async def test_an_answer_says_what_is_left_of_the_quota(system: System, behind: Upstream) -> None:
+    """Tyk's headers beside the upstream's own, in place of what the upstream calls so; the call after the last is refused."""
+    behind.answering = saying(b"HTTP/1.1 200 OK\r\nX-RateLimit-Limit: 99\r\nContent-Length: 0\r\n\r\n")
+    api = await protected(system, behind.url)
+    policy = await make_policy(system.deps, api.party.api.api_id, quota_max=2, quota_renewal_rate=3600)
+    counted = await system.client_of(api.party.api, policy_ids=(policy.policy_id,))
+    limited = Protected(counted, (await counted.tokens()).access)
+    answers = [await limited("GET", "x") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 403]
+    assert [answer.headers.getall("X-RateLimit-Limit") for answer in answers] == [["2"]] * 3
+    assert [answer.headers["X-RateLimit-Remaining"] for answer in answers] == ["1", "0", "0"]
+    assert len(behind.asked) == 2
 
 
 async def test_a_refused_call_never_reaches_the_upstream(api: Protected, behind: Upstream) -> None:
