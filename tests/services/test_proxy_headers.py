@@ -317,7 +317,7 @@ async def test_a_head_says_how_long_the_body_would_be(system: System, method: st
 
 
 async def test_an_answer_says_what_is_left_of_the_quota(system: System, behind: Upstream) -> None:
-    """Tyk's headers beside the upstream's own, in place of what the upstream calls so; the call after the last is refused."""
+    """Tyk's headers, in place of what the upstream calls so; the call after the last one is refused."""
     behind.answering = saying(b"HTTP/1.1 200 OK\r\nX-RateLimit-Limit: 99\r\nContent-Length: 0\r\n\r\n")
     api = await protected(system, behind.url)
     policy = await make_policy(system.deps, api.party.api.api_id, quota_max=2, quota_renewal_rate=3600)
