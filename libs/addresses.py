@@ -16,6 +16,7 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = tuple(networks)
         self._of = lru_cache(maxsize=4096)(self._resolved)
+        self._trusted = lru_cache(maxsize=4096)(self._is_trusted)
 
     @classmethod
     def parse(cls, text: str) -> "TrustedProxies":
@@ -29,6 +30,10 @@ class TrustedProxies:
 
     def __bool__(self) -> bool:
         return bool(self._networks)
+
+    def trusts(self, peer: str) -> bool:
+        """Whether this peer is one of them."""
+        return bool(self._networks) and self._trusted(peer)
 
     def client(self, peer: str, forwarded: str = "") -> str:
         """The address of whoever sent the request that this peer passes on with this `X-Forwarded-For`.
@@ -48,6 +53,10 @@ class TrustedProxies:
                 break
             address = said
         return str(address)
+
+    def _is_trusted(self, peer: str) -> bool:
+        address = _address(peer)
+        return address is not None and self._trusts(address)
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._networks)

@@ -108,14 +108,16 @@ class Catalog:
         return await self._apis_at.get(place)
 
     async def api_serving(self, path: str) -> Api | None:
-        """The API whose listen path is the longest that this path is under."""
+        """The API whose listen path is the longest that this path is under, or the API whose id is."""
         segment = path.strip("/").partition("/")[0]
         if not _SEGMENT.fullmatch(segment):
             return None
-        for api in await self._paths.get(segment) or ():
+        apis = await self._paths.get(segment) or ()
+        for api in apis:
             if f"{path}/".startswith(api.listen_path):
                 return api
-        return None
+        named = f"{path}/".startswith(f"/{segment}/")
+        return next((api for api in apis if named and api.api_id == segment), None)
 
     async def api(self, api_id: str) -> Api | None:
         """The API of this id."""

@@ -18,6 +18,10 @@ LET_GO_WITHIN = 0.5
 """Seconds for a request to arrive on a connection that was made just before."""
 KEEPALIVE = 75.0
 """Seconds for which an idle connection stays open."""
+UNREAD_WITHIN = 2.0
+"""Seconds in which the rest of a body that nobody reads may come: who is cut off while sending may lose the answer."""
+LONGEST_LINE = 16 * 1024
+"""Bytes of the request line, and of one header: what the edge takes."""
 
 
 def serve(
@@ -44,8 +48,22 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
+def runner_of(app: web.Application) -> web.AppRunner:
+    """What answers for the application; bodies arrive as they were sent, packed or not."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=STOP_WITHIN,
+        keepalive_timeout=KEEPALIVE,
+        lingering_time=UNREAD_WITHIN,
+        auto_decompress=False,
+        max_line_size=LONGEST_LINE,
+        max_field_size=LONGEST_LINE,
+    )
+
+
 async def _serve(app: web.Application, listener: socket.socket, linger: float, announce: Callable[[], None]) -> None:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_WITHIN, keepalive_timeout=KEEPALIVE)
+    runner = runner_of(app)
     spare = listener.dup()  # keeps the accept queue when the site closes its own
     try:
         await runner.setup()

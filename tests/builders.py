@@ -20,6 +20,7 @@ from libs import client_secrets
 from libs.passwords import PasswordHasher
 from libs.runtime import Deps
 from libs.sealing import public_key_of
+from libs.serving import runner_of
 from libs.settings import Settings, load
 from libs.store.operators import key_digest
 from libs.tyk.classic import read_classic
@@ -54,10 +55,17 @@ def settings(kind: type[S], mongodb_url: str, database_name: str, **own: Any) ->
     return load(kind, **common | own)
 
 
+class Served(TestServer):
+    """The application on a free port, as `libs.serving` serves it."""
+
+    async def _make_runner(self, **_: Any) -> web.AppRunner:
+        return runner_of(self.app)
+
+
 @asynccontextmanager
 async def running(app: web.Application) -> AsyncIterator["Caller"]:
     """The application on a free port, ready; closed at the end."""
-    async with TestClient(TestServer(app)) as http:
+    async with TestClient(Served(app)) as http:
         caller = Caller(http)
         await eventually(lambda: _ready(caller))
         yield caller

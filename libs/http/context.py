@@ -60,6 +60,8 @@ class Drain:
 
 
 DRAIN = web.AppKey("drain", Drain)
+SHOWN_PATH = web.RequestKey("shown_path", str)
+"""What an access line says instead of a path that is not ours to show."""
 
 
 def _address(request: web.Request, proxies: TrustedProxies) -> str:
@@ -103,7 +105,7 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain, proxies: 
         if sample >= 1 or response.status >= 400 or random.random() < sample:  # noqa: S311 - sampling
             access(
                 method=request.method,
-                path=request.path,
+                path=request.get(SHOWN_PATH) or request.path,
                 status=response.status,
                 ms=round(seconds * 1000, 2),
                 client=address,

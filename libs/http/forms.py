@@ -1,6 +1,7 @@
 """Bodies of OAuth requests: a form or a flat JSON object, as parameters that each occur once."""
 
 import json
+import zlib
 from collections.abc import Collection, Iterable
 from urllib.parse import parse_qsl
 
@@ -11,6 +12,7 @@ from libs.oauth.errors import BodyTooLarge, InvalidRequest
 
 BODY_LIMIT = 64 * 1024
 PARAMETER_LIMIT = 64
+_NOT_UNPACKED = "the body is cut off, or not encoded as its Content-Encoding says"
 NEVER_IN_QUERY = frozenset(
     {"client_secret", "secret", "password", "code", "code_verifier", "refresh_token", "token", "access_token"}
 )
@@ -68,15 +70,30 @@ async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
     """The whole body, unpacked. Raises BodyTooLarge over the limit, InvalidRequest where it cannot be unpacked."""
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body is over {limit} bytes")
+    unpacker = _unpacker(request.headers.get("Content-Encoding", ""))
     chunks = bytearray()
     try:
         async for chunk in request.content.iter_any():
-            chunks += chunk
+            chunks += unpacker.decompress(chunk, limit + 1 - len(chunks)) if unpacker else chunk
             if len(chunks) > limit:
                 raise BodyTooLarge(f"the body is over {limit} bytes")
-    except web.RequestPayloadError as error:
-        raise InvalidRequest("the body is cut off, or not encoded as its Content-Encoding says") from error
+    except (web.RequestPayloadError, zlib.error) as error:
+        raise InvalidRequest(_NOT_UNPACKED) from error
+    if unpacker and (not unpacker.eof or unpacker.unused_data) and request.body_exists:
+        raise InvalidRequest(_NOT_UNPACKED)
     return bytes(chunks)
+
+
+def _unpacker(encoding: str) -> "zlib._Decompress | None":
+    """What undoes the Content-Encoding (RFC 9110 §8.4.1); None where there is none. Raises InvalidRequest."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip":
+            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        case "deflate":
+            return zlib.decompressobj()
+    raise InvalidRequest("the Content-Encoding is neither gzip nor deflate")
 
 
 async def read_parameters(request: web.Request, structured: Collection[str] = ()) -> dict[str, str]:

@@ -101,8 +101,9 @@ class Apis(Records[Api]):
         return found[0] if found else None
 
     async def under(self, segment: str) -> Sequence[Api] | None:
-        """The APIs whose listen path begins with this segment, the longest first; None if there are none."""
-        found = await self._list({"listen_path": {"$regex": f"^/{re.escape(segment)}/"}})
+        """The APIs whose listen path begins with this segment, the longest first, and that of this id; None: no API."""
+        begins = {"listen_path": {"$regex": f"^/{re.escape(segment)}/"}}
+        found = await self._list({"$or": [begins, {"_id": segment}]})
         return sorted(found, key=lambda api: -len(api.listen_path)) or None
 
     async def page_of_format(self, form: DefinitionFormat, number: int | None) -> Page[Api]:

@@ -47,6 +47,7 @@ API_DISALLOWED = Denial("api_disallowed", 403, "Access to this API has been disa
 URL_DISALLOWED = Denial("url_disallowed", 403, "Access to this resource has been disallowed", "insufficient_scope")
 INACTIVE = Denial("inactive", 403, "Key is inactive, please renew", "invalid_token")
 AMBIGUOUS = Denial("ambiguous", 400, "The path may be read as that of more than one API", "invalid_request")
+LEADS_OUT = Denial("leads_out", 400, "The path leads out of the API", "invalid_request")
 NO_API = Denial("no_api", 404, "There is no such API")
 RATE_LIMIT = Denial("rate_limit", 429, "Rate Limit Exceeded", challenges=False)
 QUOTA = Denial("quota", 403, "Quota exceeded", challenges=False)

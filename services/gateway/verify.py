@@ -1,6 +1,5 @@
 """/verify: forward authentication, for a reverse proxy that asks before it lets a call through."""
 
-import re
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -10,6 +9,7 @@ from libs.oauth.errors import InvalidRequest
 from services.gateway.decision import AccessDecision
 from services.gateway.identity import identity_headers
 from services.gateway.outcomes import UNLIMITED, rate_limit_headers
+from services.gateway.paths import ORIGIN_FORM
 from services.gateway.presented import Call
 from services.gateway.refusals import Denial
 
@@ -24,7 +24,7 @@ def forwarded_call(request: web.Request) -> Call:
     uri = _told(request, own_uri, "X-Forwarded-Uri", "X-Original-URI")
     if uri is None:
         raise InvalidRequest("X-Forwarded-Uri or X-Original-URI must name the call to verify")
-    if not _ORIGIN_FORM.fullmatch(uri):
+    if not ORIGIN_FORM.fullmatch(uri):
         raise InvalidRequest("the forwarded URI is not a path with a query (RFC 9112 §3.2.1)")
     path, _, query = uri.partition("?")
     method = _told(request, own_method, "X-Forwarded-Method", "X-Original-Method") or "GET"
@@ -57,9 +57,6 @@ def _told(request: web.Request, own: str | None, *names: str) -> str | None:
             f"{' and '.join(names)} differ" + (", or differ from the question's own line" if own else "")
         )
     return values[0] if values else None
-
-
-_ORIGIN_FORM = re.compile(r"/[\x21\x22\x24-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from urllib.parse import parse_qsl
 
 from contracts.apis import Api, Versioning
+from services.gateway.paths import below
 from services.gateway.presented import Call
 
 
@@ -14,6 +15,6 @@ def requested_version(call: Call, api: Api, versioning: Versioning) -> str:
         case "url-param":
             named = dict(parse_qsl(call.query)).get(versioning.key)
         case "url":
-            segment = call.path.removeprefix(api.listen_path).partition("/")[0]
+            segment = below(call.path, api)[1:].partition("/")[0]
             named = segment if segment in versioning.names else None
     return named or versioning.default

@@ -24,9 +24,10 @@ from libs.bus.port import BusUnavailable, Exchange, Message
 from libs.bus.rabbit import RabbitBus
 from tests.acceptance.programs import run_python
 from tests.acceptance.stack import Stack
-from tests.acceptance.tenants import Tenant, new_tenant
+from tests.acceptance.tenants import EXTENSION, new_tenant
 from tests.eventually import eventually
-from tests.ports import free_port
+
+UPSTREAM = f"{EXTENSION}__upstream__url"
 
 Client = TestClient[web.Request, web.Application]
 
@@ -258,42 +259,25 @@ def test_keys_select_over_http_as_they_do_on_the_exchange(pattern: str, key: str
 # The resource server
 
 
-@pytest.fixture
-async def tenant(stack: Stack) -> Tenant:
-    return await new_tenant(stack.anybody, stack.operator)
-
-
-@pytest.fixture
-async def orders(tenant: Tenant, stack: Stack) -> AsyncIterator[Client]:
-    app = upstream.create_app(upstream.Guard(stack.url, f"{tenant.path}/"))
-    async with TestClient(TestServer(app)) as client:
-        yield client
-
-
-async def test_the_resource_server_answers_to_a_live_token(orders: Client, tenant: Tenant) -> None:
-    """A token opens its paths; refusals are Tokenwire's own, with the challenge."""
-    pair = await tenant.pair()
-    bearer = {"Authorization": f"Bearer {pair.access}"}
-    async with orders.get("/orders/1001?x=1", headers=bearer) as answer:
-        assert (answer.status, await answer.json()) == (200, upstream.ORDERS["1001"])
-    async with orders.get("/orders/7", headers=bearer) as answer:
-        assert answer.status == 404
-    async with orders.get("/orders/7") as answer:
-        assert (answer.status, await answer.json()) == (400, {"error": "Authorization field missing"})
-    async with orders.get("/orders", headers={"Authorization": "Bearer nonsense"}) as answer:
-        assert (answer.status, await answer.json()) == (403, {"error": "Key not authorised"})
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-
-
-async def test_the_resource_server_fails_closed() -> None:
-    """Without a Tokenwire to ask nobody gets in."""
-    app = upstream.create_app(upstream.Guard(f"http://127.0.0.1:{free_port()}", "/orders/"))
-    async with (
-        TestClient(TestServer(app)) as client,
-        client.get("/orders", headers={"Authorization": "Bearer x"}) as answer,
-    ):
-        assert answer.status == 503
-        assert "Retry-After" in answer.headers
+async def test_the_resource_server_answers_to_a_live_token(stack: Stack) -> None:
+    """Through the gateway a token opens its paths, and it knows whose call it is; without one nobody gets there."""
+    async with TestServer(upstream.create_app()) as server:
+        tenant = await new_tenant(stack.anybody, stack.operator, **{UPSTREAM: str(server.make_url("/"))})
+        bearer = {"Authorization": f"Bearer {(await tenant.pair()).access}"}
+        order = await tenant.edge("GET", f"{tenant.path}/orders/1001?x=1", headers=bearer)
+        assert (order.status, order.body) == (200, upstream.ORDERS["1001"])
+        orders = await tenant.edge("GET", f"{tenant.path}/orders", headers=bearer)
+        assert orders.body == {
+            "orders": list(upstream.ORDERS.values()),
+            "client": tenant.client_id,
+            "user": tenant.username,
+        }
+        assert (await tenant.edge("GET", f"{tenant.path}/orders/7", headers=bearer)).status == 404
+        bare = await tenant.edge("GET", f"{tenant.path}/orders")
+        assert (bare.status, bare.body) == (400, {"error": "Authorization field missing"})
+        strange = await tenant.edge("GET", f"{tenant.path}/orders", headers={"Authorization": "Bearer nonsense"})
+        assert (strange.status, strange.body) == (403, {"error": "Key not authorised"})
+        assert strange.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 # Each of them alone

@@ -227,9 +227,10 @@ async def test_nothing_tells_what_the_edge_is_made_of(stack: Stack) -> None:
         assert not re.search(r"\d", refused.headers["Server"])
 
 
-async def test_events_are_streamed_as_they_come(stack: Stack) -> None:
-    """Server-sent events are not held back until a buffer is full."""
-    async with asyncio.timeout(5), stack.http.get(f"{stack.edge.url}/api/events/stream") as response:
+@pytest.mark.parametrize("path", ["/api/events/stream", "/my-api/stream"])
+async def test_events_are_streamed_as_they_come(stack: Stack, path: str) -> None:
+    """Server-sent events are not held back until a buffer is full, ours nor an upstream's."""
+    async with asyncio.timeout(5), stack.http.get(f"{stack.edge.url}{path}") as response:
         assert await response.content.readline() == b"data: first\n"
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote_plus, urlsplit
 
 import orjson
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from contracts.apis import Api
 from contracts.clients import Client
@@ -42,6 +42,7 @@ from tests.builders import (
     NOTIFIER_PUBLIC_KEY,
     Answer,
     Caller,
+    Served,
     api_document,
     make_api,
     make_client,
@@ -298,7 +299,7 @@ async def open_system(
         if name != without:
             install(app, load, deps)
     heard, notified = Heard(deps), Notified(deps.bus if notifier else None)
-    async with running(app) if wait else TestClient(TestServer(app)) as caller:
+    async with running(app) if wait else TestClient(Served(app)) as caller:
         call = caller if isinstance(caller, Caller) else Caller(caller)
         key = await make_operator(deps, Permission.ADMIN)
         yield System(deps, clock, call, call.with_key(key), heard, notified)

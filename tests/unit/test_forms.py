@@ -3,18 +3,18 @@
 import asyncio
 import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.http.forms import BODY_LIMIT, NEVER_IN_QUERY, PARAMETER_LIMIT, parse_query, read_parameters
 from libs.oauth.errors import InvalidRequest, OAuthError
-from tests.builders import Answer
+from tests.builders import Answer, Served
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
@@ -107,7 +107,7 @@ async def _reader() -> AsyncIterator[Reader]:
 
     app = web.Application()
     app.router.add_post("/", answer)
-    async with TestServer(app) as server:
+    async with Served(app) as server:
         assert server.port is not None
         yield Reader(server.port)
 
@@ -128,6 +128,9 @@ async def _reader() -> AsyncIterator[Reader]:
         pytest.param(b'{"key_rules":{"rate":1}}', JSON, {"key_rules": '{"rate": 1}'}, id="json-structured"),
         pytest.param(b'{"key_rules":"{}"}', JSON, {"key_rules": "{}"}, id="json-structured-as-text"),
         pytest.param(gzip.compress(b"a=1"), {**FORM, "Content-Encoding": "gzip"}, {"a": "1"}, id="packed"),
+        pytest.param(zlib.compress(b"a=1"), {**FORM, "Content-Encoding": "Deflate"}, {"a": "1"}, id="deflated"),
+        pytest.param(b"a=1", {**FORM, "Content-Encoding": "identity"}, {"a": "1"}, id="not-packed-and-said-so"),
+        pytest.param(b"", {**FORM, "Content-Encoding": "gzip"}, {}, id="nothing-packed"),
         pytest.param(b"3\r\na=1\r\n0\r\n\r\n", {**FORM, "Transfer-Encoding": "chunked"}, {"a": "1"}, id="chunked"),
     ],
 )
@@ -165,6 +168,9 @@ async def test_form_and_json_mean_the_same(
         pytest.param(b'{"a":"\xff"}', JSON, "not JSON", id="json-not-utf-8"),
         pytest.param(b'{"a":' * 5000 + b"1" + b"}" * 5000, JSON, "not JSON", id="json-deep"),
         pytest.param(b"a=1", {**FORM, "Content-Encoding": "gzip"}, "Content-Encoding", id="not-packed"),
+        pytest.param(gzip.compress(b"a=1")[:-9], {**FORM, "Content-Encoding": "gzip"}, "cut off", id="packed-cut"),
+        pytest.param(gzip.compress(b"a=1") + b"x", {**FORM, "Content-Encoding": "gzip"}, "cut off", id="packed-twice"),
+        pytest.param(b"a=1", {**FORM, "Content-Encoding": "br"}, "neither gzip nor deflate", id="packed-otherwise"),
     ],
 )
 async def test_a_body_that_cannot_be_read_is_invalid_request(

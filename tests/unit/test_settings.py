@@ -42,6 +42,8 @@ WRONG = {
     "WEBHOOK_TIMEOUT": ["0", "61", "soon"],
     "PER_ENDPOINT_CONCURRENCY": ["0", "4097", "many"],
     "TOTAL_CONCURRENCY": ["1", "16385", "many"],
+    "UPSTREAM_CONNECT_TIMEOUT": ["0", "61", "soon"],
+    "UPSTREAM_TIMEOUT": ["0", "3601", "soon"],
     "CLIENT_SECRETS": ["sometimes"],
     "LIMITS_ON_FAILURE": ["perhaps", "Allow"],
     "BOOTSTRAP_OPERATOR_KEY": ["short", "a key with spaces and 24 characters", "x" * 513],
