@@ -26,7 +26,7 @@ from services import parking, reseal
 from services.audit import command as audit
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
-from services.demo_data import CLIENT_ID, CLIENT_SECRET, load_demo_data
+from services.demo_data import CLIENT_ID, CLIENT_SECRET, PER, RATE, load_demo_data
 from services.embedded import EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
@@ -149,6 +149,10 @@ Tokenwire is ready on {base}
 Get a first token:
 
   curl {base}/demo-api/oauth/token -u {CLIENT_ID}:{CLIENT_SECRET} -d grant_type=client_credentials
+
+Call the API with it, through the gateway; its policy allows {RATE} calls in {PER} seconds:
+
+  curl {base}/demo-api/ -H "Authorization: Bearer <access_token>"
 
 See what is registered:
 

@@ -1,7 +1,8 @@
-"""What `make run` finds on its first start: one API with every grant, one client app, one user."""
+"""What `make run` finds on its first start: one API with every grant, a policy, one client app under it, one user."""
 
 from contracts.apis import Api
 from contracts.clients import Client
+from contracts.policies import AccessRight, Policy
 from contracts.resource_owners import ResourceOwner
 from libs import client_secrets
 from libs.passwords import PasswordHasher
@@ -9,6 +10,9 @@ from libs.runtime import Deps
 from libs.tyk.oas import read_oas
 
 API_ID = "demo-api"
+POLICY_ID = "demo-policy"
+RATE, PER, QUOTA = 5, 10, 1000
+"""What the policy allows: so many calls in so many seconds, and so many a day."""
 CLIENT_ID = "demo-client"
 CLIENT_SECRET = "demo-secret-for-this-machine"  # noqa: S105 - printed by `make run`, for one's own machine
 USERNAME = "alice"
@@ -60,6 +64,20 @@ def _api(deps: Deps, port: int) -> Api:
     return read_oas(_definition(port), api_id=API_ID, now=deps.now())
 
 
+def _policy(deps: Deps) -> Policy:
+    return Policy(
+        policy_id=POLICY_ID,
+        name="Demo policy",
+        access_rights={API_ID: AccessRight(api_id=API_ID)},
+        rate=RATE,
+        per=PER,
+        quota_max=QUOTA,
+        quota_renewal_rate=86_400,
+        created_at=deps.now(),
+        updated_at=deps.now(),
+    )
+
+
 def _client(deps: Deps) -> Client:
     now = deps.now()
     return Client(
@@ -67,6 +85,7 @@ def _client(deps: Deps) -> Client:
         api_id=API_ID,
         name="Demo client",
         redirect_uris=("http://127.0.0.1:9002/callback",),
+        policy_ids=(POLICY_ID,),
         secrets=(client_secrets.digested(deps.keys, CLIENT_ID, CLIENT_SECRET, now, sealed=True),),
         created_at=now,
         updated_at=now,
@@ -74,12 +93,13 @@ def _client(deps: Deps) -> Client:
 
 
 async def load_demo_data(deps: Deps, port: int) -> None:
-    """The demo's API, client and user exist. Raises Conflict where one of them does already."""
+    """The demo's API, policy, client and user exist. Raises Conflict where one of them does already."""
     at = deps.origin("demo")
     hasher = PasswordHasher()
     password_hash = await hasher.hash(PASSWORD)
     hasher.close()
     await deps.store.apis.register(_api(deps, port), at)
+    await deps.store.policies.add(_policy(deps), at)
     await deps.store.clients.register(_client(deps), at)
     owner = ResourceOwner(username=USERNAME, password_hash=password_hash, created_at=at.now, updated_at=at.now)
     await deps.store.resource_owners.add(owner, at)

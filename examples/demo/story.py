@@ -27,6 +27,9 @@ CLIENT_NAME = "Order Desk"
 USER = "alice"
 HEARD_WITHIN_SECONDS = 20.0
 REFUSED_WITHIN_SECONDS = 1.0
+RATE = 30
+"""Calls in any minute."""
+LIMIT_WITHIN_SECONDS = 10.0
 SHOWN = ("grant_id", "resource_owner", "token_id", "previous_token_id", "reason")
 GRANT_EVENTS = ["code.issued", "token.new", "token.refresh", "grant.revoked"]
 
@@ -95,6 +98,8 @@ class Story:
     call: Caller
     tell: Teller
     name: str = field(default_factory=lambda: f"my-oauth-api-{secrets.token_hex(4)}")
+    admitted: int = 0
+    """Calls of the API that passed."""
     made: list[tuple[str, str]] = field(default_factory=list)
     """What has to be deleted at the end, the latest last, and the URL to delete it by."""
 
@@ -105,7 +110,8 @@ class Story:
         async with contextlib.AsyncExitStack() as around:
             seen = await around.enter_async_context(self.subscribed())
             api_id = await self.import_api(definition)
-            client = await self.register_client(api_id)
+            policy_id = await self.make_policy(api_id)
+            client = await self.register_client(api_id, policy_id)
             login_key = await self.make_identity_operator()
             await around.enter_async_context(self.neighbours(api_id, client, login_key, shared_secret))
 
@@ -118,6 +124,7 @@ class Story:
             second = await self.refresh(client, first)
             await self.hear_of_refresh(shared_secret, first, second)
             await self.old_token_is_dead(first, second)
+            await self.reach_the_limit(second)
             await self.revoke(client, second)
             await self.everything_is_refused(client, second)
             await self.events_were_seen(seen, client)
@@ -153,9 +160,19 @@ class Story:
         self.tell.say(f"API {api_id}, reached at /{self.name}/")
         return api_id
 
-    async def register_client(self, api_id: str) -> Client:
-        self.tell.step("A client app is registered for it")
-        registration = {"redirect_uri": CALLBACK, "client_name": CLIENT_NAME}
+    async def make_policy(self, api_id: str) -> str:
+        self.tell.step(f"A policy opens it for GET, {RATE} calls a minute")
+        right = {"api_id": api_id, "allowed_urls": [{"url": "/orders$", "methods": ["GET"]}]}
+        policy = {"name": f"orders of {self.name}", "access_rights": {api_id: right}, "rate": RATE, "per": 60}
+        answer = await self.manage("POST", "/api/portal/policies", json=policy)
+        policy_id = answer.has(200).member("ID")
+        self.made.append(("policy", f"/api/portal/policies/{policy_id}"))
+        self.tell.say(f"policy {policy_id}")
+        return policy_id
+
+    async def register_client(self, api_id: str, policy_id: str) -> Client:
+        self.tell.step("A client app is registered for it, under the policy")
+        registration = {"redirect_uri": CALLBACK, "client_name": CLIENT_NAME, "policy_id": policy_id}
         answer = (await self.manage("POST", f"/api/apis/oauth/{api_id}", json=registration)).has(200)
         client = Client(answer.member("client_id"), self.tell.secret(answer.member("secret")))
         self.tell.secret(client.credentials)
@@ -293,6 +310,25 @@ class Story:
         await self.refused_call(old)
         (await self.get_orders(new)).has(200)
 
+    async def reach_the_limit(self, pair: Pair) -> None:
+        """One counter for the grant, whatever the token and the gateway: a minute's calls pass, and not one more.
+
+        A gateway may hold back for a moment what another has reserved.
+        """
+        self.tell.step("What the policy does not allow is refused, and so is the call after the last that it allows")
+        answer = await self.call("DELETE", self.at_api("orders"), headers={"Authorization": f"Bearer {pair.access}"})
+        expect("the refusal", answer.has(403).json(), {"error": "Access to this resource has been disallowed"})
+        deadline = time.monotonic() + LIMIT_WITHIN_SECONDS
+        with self.tell.quietly():
+            answer = await self.get_orders(pair)
+            while answer.status == 200 or (self.admitted < RATE and time.monotonic() < deadline):
+                await asyncio.sleep(0 if answer.status == 200 else 0.2)
+                answer = await self.get_orders(pair)
+        self.tell.say(f"{self.admitted} calls passed, then: {answer.has(429).text.strip()}")
+        self.tell.say(f"Retry-After: {answer.headers['retry-after']}")
+        expect("the refusal", answer.json(), {"error": "Rate Limit Exceeded"})
+        expect("the calls that passed", self.admitted, RATE)
+
     async def refused_call(self, pair: Pair) -> None:
         """Refused by every gateway within a second, which hears of it by the bus."""
         deadline = time.monotonic() + REFUSED_WITHIN_SECONDS
@@ -307,7 +343,9 @@ class Story:
 
     async def get_orders(self, pair: Pair | None) -> Answer:
         headers = {"Authorization": f"Bearer {pair.access}"} if pair else {}
-        return await self.call("GET", self.at_api("orders"), headers=headers)
+        answer = await self.call("GET", self.at_api("orders"), headers=headers)
+        self.admitted += answer.status == 200
+        return answer
 
     # Who hears of it
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -31,6 +32,7 @@ class Teller:
 
     def __init__(self) -> None:
         self.steps = 0
+        self._quiet = False
         self._secrets: set[str] = set()
         self._told: set[str] = set()
 
@@ -44,7 +46,17 @@ class Teller:
         print(f"\n{self.steps:2}. {title}", flush=True)
 
     def say(self, text: str) -> None:
-        print(f"    {self.shortened(text)}", flush=True)
+        if not self._quiet:
+            print(f"    {self.shortened(text)}", flush=True)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Nothing is said meanwhile: the same again and again."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
 
     def show_difference(self, difference: Difference) -> None:
         print(

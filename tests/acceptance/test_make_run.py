@@ -10,8 +10,9 @@ from pathlib import Path
 
 import aiohttp
 
+from services.demo_data import RATE
 from tests.acceptance.caller import Caller
-from tests.acceptance.curl import pasted
+from tests.acceptance.curl import filled_in, pasted
 from tests.acceptance.discretion import Secrets
 from tests.acceptance.programs import Program, run_python
 from tests.acceptance.tenants import import_api, register_client
@@ -87,8 +88,11 @@ async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
         base = f"http://127.0.0.1:{own.port}"
         assert own.banner.startswith(f"{base}\n")
         assert own.processes() >= {"mongod"}
-        token, listed = [await pasted(command) for command in own.commands]
+        ask, use, look = own.commands
+        token, listed = await pasted(ask), await pasted(look)
         assert_issued(token)
+        calls = [await pasted(filled_in(use, token.body)) for _ in range(RATE + 1)]
+        assert [call.status for call in calls] == [200] * RATE + [429], "through the gateway, up to the policy's rate"
         assert listed.status == 200
         assert [entry["api_definition"]["api_id"] for entry in listed.body["apis"]] == ["demo-api"]
 
@@ -149,6 +153,7 @@ async def test_what_is_in_the_way_is_said_in_one_line(tmp_path: Path) -> None:
         assert in_use.startswith(f"python -m services: the data in {data} is in use by another start")
         assert started_with(f"{MARK}={mark}") == set()
         assert own.processes() == before
-        token, listed = [await pasted(command) for command in own.commands]
+        ask, _, look = own.commands
+        token, listed = await pasted(ask), await pasted(look)
         assert_issued(token)
         assert listed.status == 200, listed.raw

@@ -415,7 +415,7 @@ async def test_the_command_looks_at_what_is_registered(mongodb_url: str, databas
     assert (done.status, done.complaints) == (1, "")
     severities = [line.split()[0] for line in lines]
     assert severities == sorted(severities, key=[str(severity) for severity in Severity].index)
-    assert total.endswith(" in the settings, 1 APIs, 1 clients, 0 policies, 0 operators")
+    assert total.endswith(" in the settings, 1 APIs, 1 clients, 1 policies, 0 operators")
 
     told = await audit(mongodb_url, database_name, "--json")
     document = json.loads(told.out)
