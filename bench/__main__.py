@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import tokens, webhooks
+from bench import arrival, tokens, webhooks
 from bench.ground import Ground
 from bench.report import Report, Wrong
 from tests.provision import CannotProvide, mongodb, rabbitmq
@@ -17,6 +17,7 @@ from tests.provision import CannotProvide, mongodb, rabbitmq
 MEASUREMENTS: dict[str, Callable[[Ground], Report]] = {
     "tokens": tokens.measure,
     "webhooks": webhooks.measure,
+    "arrival": arrival.measure,
 }
 
 

@@ -67,19 +67,17 @@ class System:
         return Program(service, [f"services.{service}"], environment)
 
     @asynccontextmanager
-    async def opened(self, *, publishes: bool = True) -> AsyncIterator[Deps]:
+    async def opened(self) -> AsyncIterator[Deps]:
         """Its store and its bus in this process, to prepare a measurement with."""
         settings = load(Settings, **self.values)
         deps = new_deps(settings, "bench", RabbitBus(self.values["amqp_url"], instance_name="bench"))
         await deps.store.mongo.open()
         await deps.bus.open()
-        if publishes:
-            await deps.outbox.open()
+        await deps.outbox.open()
         await deps.store.mongo.prepared()
         try:
             yield deps
-            if publishes:
-                await deps.outbox.drain()
+            await deps.outbox.drain()
         finally:
             await deps.outbox.close()
             await deps.bus.close()
@@ -149,11 +147,13 @@ class Ground:
         return self.loaded(Program("bare", ["bench.servers", "bare"]), token_request("x", "x"), TOKEN, connections)
 
 
-def token_request(client_id: str, secret: str, body: str = "grant_type=client_credentials") -> bytes:
+def token_request(
+    client_id: str, secret: str, body: str = "grant_type=client_credentials", listen_path: str = "/demo-api/"
+) -> bytes:
     """The raw request, of the same length for all credentials of one length."""
     basic = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
     lines = (
-        "POST /demo-api/oauth/token HTTP/1.1",
+        f"POST {listen_path}oauth/token HTTP/1.1",
         "Host: 127.0.0.1",
         f"Authorization: Basic {basic}",
         "Content-Type: application/x-www-form-urlencoded",

@@ -5,6 +5,7 @@ and a published event. The rate is that of the webhooks after the first tenth.
 """
 
 import asyncio
+import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,9 +121,9 @@ def _run(ground: Ground, program: Program, arrivals: _Arrivals, loop: asyncio.Ab
         return running.cpu_seconds() - before
 
 
-async def notified_api(deps: Deps, port: int) -> Api:
-    """The demo's API, with its webhooks sent to this port."""
-    api = await deps.store.apis.get(API_ID)
+async def notified_api(deps: Deps, port: int, api_id: str = API_ID) -> Api:
+    """The API, of the demo if none is named, with its webhooks sent to this port."""
+    api = await deps.store.apis.get(api_id)
     assert api is not None
     assert api.oauth is not None
     address = Notifications(on_key_change_url=f"http://127.0.0.1:{port}/hook", shared_secret=SHARED_SECRET)
@@ -139,8 +140,6 @@ async def _fill(deps: Deps, api: Api, system: System, commands: int) -> None:
             break
         except Exception:  # noqa: BLE001 - it connects in its own time
             await asyncio.sleep(0.05)
-    import base64
-
     sealer = Sealer(base64.b64decode(system.values["notifier_public_key"]))
     for start in range(0, commands, PUBLISHED_AT_ONCE):
         part = [_command(deps, api, sealer) for _ in range(min(PUBLISHED_AT_ONCE, commands - start))]
