@@ -12,6 +12,7 @@ from pathlib import Path
 from bench import arrival, tokens, webhooks
 from bench.ground import Ground
 from bench.report import Report, Wrong
+from libs import logging
 from tests.provision import CannotProvide, mongodb, rabbitmq
 
 MEASUREMENTS: dict[str, Callable[[Ground], Report]] = {
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="that each server is under load in a round")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.configure("warning", json=False, service="bench")
     began = time.monotonic()
     try:
         reports = _measured(arguments.name or list(MEASUREMENTS), arguments.rounds, arguments.seconds)

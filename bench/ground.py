@@ -17,11 +17,13 @@ from pathlib import Path
 from nacl.public import PrivateKey
 
 from bench.report import Wrong
+from libs.bus.port import Bus, BusUnavailable
 from libs.bus.rabbit import RabbitBus
 from libs.processes import end, tied_to_us
 from libs.runtime import Deps, new_deps
 from libs.settings import Settings, load
 from services.demo_data import load_demo_data
+from tests.eventually import eventually
 from tests.ports import free_port
 from tests.provision.rabbitmq import Broker
 
@@ -75,6 +77,7 @@ class System:
         await deps.bus.open()
         await deps.outbox.open()
         await deps.store.mongo.prepared()
+        await eventually(lambda: _reached(deps.bus))
         try:
             yield deps
             await deps.outbox.drain()
@@ -145,6 +148,14 @@ class Ground:
     def bare(self, connections: int) -> dict[str, float]:
         """Figures of the bare handler."""
         return self.loaded(Program("bare", ["bench.servers", "bare"]), token_request("x", "x"), TOKEN, connections)
+
+
+async def _reached(bus: Bus) -> bool:
+    try:
+        await bus.ping()
+    except BusUnavailable:
+        return False
+    return True
 
 
 def token_request(

@@ -134,12 +134,6 @@ async def notified_api(deps: Deps, port: int, api_id: str = API_ID) -> Api:
 
 async def _fill(deps: Deps, api: Api, system: System, commands: int) -> None:
     """The queue of the notifier holds so many commands."""
-    while True:
-        try:
-            await deps.bus.ping()
-            break
-        except Exception:  # noqa: BLE001 - it connects in its own time
-            await asyncio.sleep(0.05)
     sealer = Sealer(base64.b64decode(system.values["notifier_public_key"]))
     for start in range(0, commands, PUBLISHED_AT_ONCE):
         part = [_command(deps, api, sealer) for _ in range(min(PUBLISHED_AT_ONCE, commands - start))]
