@@ -27,8 +27,8 @@ class Lane:
         self.under_way = 0
         self.waiting: set[str] = set()
         """APIs with deliveries for this endpoint that are due in MongoDB, as far as is known here."""
-        self.quick = False
-        """Whether the latest delivery was over in a moment."""
+        self.quick = True
+        """Whether the latest delivery was over in a moment; so until one was not."""
 
     @property
     def forgettable(self) -> bool:
