@@ -1,8 +1,8 @@
 """How long after its token response a webhook arrives: codes exchanged at one token service, webhooks of one notifier.
 
-First as fast as both can, which is saturation: the rate at which tokens were issued and their webhooks had arrived. Then
-a quarter of it, at even intervals; and that once more while every second token's webhook goes to an endpoint that takes
-connections and never answers.
+First as fast as both can, which is saturation: the rate at which tokens were issued and their webhooks had arrived.
+Then a quarter of it, at even intervals; and that once more while every second token's webhook goes to an endpoint that
+takes connections and never answers.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from datetime import timedelta
 import uvloop
 
 from bench.ground import Ground, Running, System, token_request
-from bench.report import Figures, Report, Target, Wrong, quantiles
+from bench.report import Figures, Report, Target, Wrong, quantiles, there
 from bench.webhooks import BARE_CONNECTIONS, notified_api, notifier
 from bench.wire import Line, Receiver
 from contracts.apis import Api
@@ -208,8 +208,7 @@ def _cpu(serving: Sequence[Running]) -> float:
 
 async def _parties(deps: Deps, port: int, hole: int) -> tuple[Party, Party]:
     """The demo's client, and another one whose API's webhooks go into the hole."""
-    api, client = await notified_api(deps, port), await deps.store.clients.get(CLIENT_ID)
-    assert client is not None
+    api, client = await notified_api(deps, port), there(await deps.store.clients.get(CLIENT_ID))
     client = client.model_copy(update={"redirect_uris": (CALLBACK,)})
     lost = api.model_copy(update={"api_id": "hole-api", "listen_path": "/hole-api/"})
     await deps.store.apis.register(lost, deps.origin("bench"))
@@ -229,13 +228,12 @@ async def _make_codes(deps: Deps, party: Party, count: int) -> None:
 async def _make_code(deps: Deps, party: Party) -> None:
     grant_id = new_grant_id(os.urandom(16))
     code = deps.codec.mint(TokenKind.CODE, grant_id, 0)
-    assert party.api.oauth is not None
     issued = issue_code(
         grant_id,
         code,
         party.api,
         party.client,
-        settings=party.api.oauth.model_copy(update={"code_lifetime": timedelta(minutes=10)}),
+        settings=there(party.api.oauth).model_copy(update={"code_lifetime": timedelta(minutes=10)}),
         redirect_uri=CALLBACK,
         redirect_uri_requested=True,
         scope=None,

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 _WIDTHS = (26, 9, 8, 10, 10, 8)
 HEADING = ("rate /s", "ratio", "p50 ms", "p99 ms", "CPU µs")
@@ -10,6 +11,16 @@ HEADING = ("rate /s", "ratio", "p50 ms", "p99 ms", "CPU µs")
 
 class Wrong(Exception):
     """An answer was not the expected one, or something did not come: figures of such a run mean nothing."""
+
+
+T = TypeVar("T")
+
+
+def there(value: T | None) -> T:
+    """The value. Raises Wrong where there is none."""
+    if value is None:
+        raise Wrong("what the measurement prepared is not there")
+    return value
 
 
 @dataclass

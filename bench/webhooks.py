@@ -1,7 +1,7 @@
 """How many webhooks one notifier process delivers, to a receiver that answers at once and to one that takes 50 ms.
 
-Commands wait in the queue when the notifier starts; each becomes a delivery in MongoDB, a signed POST, a recorded result
-and a published event. The rate is that of the webhooks after the first tenth.
+Commands wait in the queue when the notifier starts; each becomes a delivery in MongoDB, a signed POST, a recorded
+result and a published event. The rate is that of the webhooks after the first tenth.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import orjson
 import uvloop
 
 from bench.ground import Ground, Program, System
-from bench.report import Figures, Report, Target, Wrong, quantiles
+from bench.report import Figures, Report, Target, Wrong, quantiles, there
 from bench.wire import SHARED_SECRET, Receiver
 from contracts.apis import Api, GrantType, Notifications
 from contracts.events import TokenData, TokenNew
@@ -123,13 +123,11 @@ def _run(ground: Ground, program: Program, arrivals: _Arrivals, loop: asyncio.Ab
 
 async def notified_api(deps: Deps, port: int, api_id: str = API_ID) -> Api:
     """The API, of the demo if none is named, with its webhooks sent to this port."""
-    api = await deps.store.apis.get(api_id)
-    assert api is not None
-    assert api.oauth is not None
+    api = there(await deps.store.apis.get(api_id))
+    oauth = there(api.oauth)
     address = Notifications(on_key_change_url=f"http://127.0.0.1:{port}/hook", shared_secret=SHARED_SECRET)
-    moved = api.model_copy(update={"oauth": api.oauth.model_copy(update={"notifications": address})})
-    assert await deps.store.apis.replace(api, moved, deps.origin("bench"))
-    return moved
+    moved = api.model_copy(update={"oauth": oauth.model_copy(update={"notifications": address})})
+    return there(await deps.store.apis.replace(api, moved, deps.origin("bench")))
 
 
 async def _fill(deps: Deps, api: Api, system: System, commands: int) -> None:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from libs.telemetry import WEBHOOKS_UNDER_WAY
 from services.notifier.breaker import Breaker
 
-
 QUICK = 0.2
 """Seconds in which a delivery to a quick endpoint is over."""
 

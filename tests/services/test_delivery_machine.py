@@ -1,4 +1,4 @@
-"""The life of a delivery: every order of claims, results, deaths and delays that hypothesis thinks of, in virtual time."""
+"""The life of a delivery: every order of claims, results and deaths that hypothesis thinks of, in virtual time."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -225,7 +225,10 @@ class AnyDelivery(RuleBasedStateMachine):
 
     @precondition(lambda self: any(notifier.held for notifier in self.notifiers))
     @rule(
-        data=st.data(), status=ANSWERS, asked=st.sampled_from([None, None, 1, 60, 3600, 10**6]), chance=st.floats(0, 0.999)
+        data=st.data(),
+        status=ANSWERS,
+        asked=st.sampled_from([None, None, 1, 60, 3600, 10**6]),
+        chance=st.floats(0, 0.999),
     )
     def a_webhook_is_answered(self, data: st.DataObject, status: int | None, asked: int | None, chance: float) -> None:
         """However late: the result counts where nobody else has had the delivery since, and is nothing otherwise."""
@@ -301,7 +304,7 @@ class AnyDelivery(RuleBasedStateMachine):
     @precondition(lambda self: self.expected)
     @rule(data=st.data())
     def an_operator_redelivers(self, data: st.DataObject) -> None:
-        """What has a body and is not under way is due now, with the whole ladder before it; an old claim is worthless."""
+        """What has a body and is not under way is due now, the whole ladder before it; an old claim is worthless."""
         name = data.draw(st.sampled_from(sorted(self.expected)))
         each, found = self.expected[name], self.wait(self.deliveries.get(name))
         assert found is not None
@@ -355,7 +358,9 @@ class AnyDelivery(RuleBasedStateMachine):
     @rule(data=st.data(), beside=st.sampled_from([-MILLISECOND, timedelta(0), MILLISECOND]))
     def an_edge_comes_near(self, data: st.DataObject, beside: timedelta) -> None:
         """Time passes to the moment at which something is due, free or overdue, or a millisecond to one side of it."""
-        edges = [moment for each in self.expected.values() for moment in (each.due, each.lease, each.give_up_at) if moment]
+        edges = [
+            moment for each in self.expected.values() for moment in (each.due, each.lease, each.give_up_at) if moment
+        ]
         if to_come := sorted({edge + beside for edge in edges if edge + beside > self.now}):
             self.now = data.draw(st.sampled_from(to_come[:4]))
 
