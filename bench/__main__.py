@@ -6,7 +6,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench import arrival, tokens, webhooks
@@ -22,20 +23,19 @@ MEASUREMENTS: dict[str, Callable[[Ground], Report]] = {
 }
 
 
-def _measured(names: list[str], rounds: int, seconds: float) -> list[Report]:
-    database = asyncio.run(mongodb.provide())
-    broker = rabbitmq.provide()
-    try:
-        with tempfile.TemporaryDirectory(prefix="tokenwire-bench-") as home:
-            ground = Ground(database.url, broker, Path(home), rounds, seconds)
-            reports = []
-            for name in names:
-                ground.say(f"{name}:")
-                reports.append(MEASUREMENTS[name](ground))
-            return reports
-    finally:
-        broker.close()
-        asyncio.run(database.close())
+def _measured(names: Sequence[str], rounds: int, seconds: float) -> list[Report]:
+    with ExitStack() as provided:
+        database = asyncio.run(mongodb.provide())
+        provided.callback(lambda: asyncio.run(database.close()))
+        broker = rabbitmq.provide()
+        provided.callback(broker.close)
+        home = provided.enter_context(tempfile.TemporaryDirectory(prefix="tokenwire-bench-"))
+        ground = Ground(database.url, broker, Path(home), rounds, seconds)
+        reports = []
+        for name in names:
+            ground.say(f"{name}:")
+            reports.append(MEASUREMENTS[name](ground))
+        return reports
 
 
 def main() -> None:
