@@ -4,6 +4,7 @@
 PORT := 8080
 DATA := .data
 T :=
+B :=
 SEED :=
 UPGRADE :=
 
@@ -35,8 +36,8 @@ demo: $(VENV)/.embedded ## Walk through the whole story: API, client, code, toke
 test: $(VENV)/.test ## Prove it all against a real MongoDB and a real RabbitMQ (T="tests/unit -k pkce" for some of it)
 	@exec $(PYTHON) -m pytest $(T)
 
-bench: $(VENV)/.test ## Measure the token endpoint against a bare handler in the same run
-	@exec $(PYTHON) -m bench
+bench: $(VENV)/.test ## Measure against a bare handler in the same run (B=webhooks for some of it; B=--help lists what there is)
+	@exec $(PYTHON) -m bench $(B)
 
 faults: $(VENV)/.test ## Kill everything under load and see that nothing is lost or doubled; 20 minutes (SEED=… as it was then)
 	@exec $(PYTHON) -m tests.faults --report docs/faults.md $(if $(SEED),--seed "$(SEED)")

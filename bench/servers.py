@@ -25,6 +25,11 @@ async def bare(_request: web.Request) -> web.Response:
     return web.Response(body=b'{"access_token":"tw_at_' + b"x" * 76 + b'","expires_in":3600,"token_type":"bearer"}')
 
 
+async def ready(_request: web.Request) -> web.Response:
+    """Whoever listens is ready."""
+    return web.Response()
+
+
 class Naive:
     """One insert, then one awaited publish with confirm, then the response; nothing shared between requests."""
 
@@ -77,6 +82,7 @@ def main() -> None:
     parser.add_argument("--amqp", default="")
     arguments = parser.parse_args()
     app = web.Application()
+    app.router.add_get("/readyz", ready)
     if arguments.what == "bare":
         app.router.add_post("/demo-api/oauth/token", bare)
     else:

@@ -1,6 +1,7 @@
 """Answering until told to stop, and stopping so that nobody's request is lost."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -22,6 +23,8 @@ UNREAD_WITHIN = 2.0
 """Seconds in which the rest of a body that nobody reads may come: who is cut off while sending may lose the answer."""
 LONGEST_LINE = 16 * 1024
 """Bytes of the request line, and of one header: what the edge takes."""
+GARBAGE_AFTER = 20_000
+"""Objects alive beyond those of the last look for cycles, until the next one."""
 
 
 def serve(
@@ -69,6 +72,7 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
         await runner.setup()
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
+        _spare_the_collector()
         stop = _signals()
         announce()
         await stop.get()
@@ -84,6 +88,17 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
     finally:
         spare.close()
         await runner.cleanup()
+
+
+def _spare_the_collector() -> None:
+    """What was made to start is never looked at again, and the rest seldom.
+
+    A request is hundreds of objects that its end frees without any collector, and that live while it waits: looking for
+    cycles after every 700 of them, which is the default, costs a busy process a sixth of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER)
 
 
 def _signals() -> asyncio.Queue[signal.Signals]:

@@ -79,9 +79,12 @@ class Claims:
 
     def left(self, api_id: str, url: str) -> None:
         """A delivery of this API is due in MongoDB, and nobody has it."""
-        self._lanes.of(url).waiting.add(api_id)
-        self._ready.add(url)
-        self._wake.set()
+        lane = self._lanes.of(url)
+        lane.waiting.add(api_id)
+        # Without room whoever gives a place back says so; a breaker whose pause is over is found by the next look.
+        if self._lanes.room(lane):
+            self._ready.add(url)
+            self._wake.set()
 
     def look_now(self) -> None:
         """Something has become due, whatever was planned."""

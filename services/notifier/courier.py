@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +16,7 @@ from libs.oauth.errors import TemporarilyUnavailable
 from libs.sealing import CannotOpen, Opener
 from libs.store.deliveries import Deliveries
 from libs.telemetry import WEBHOOKS
-from services.notifier.lanes import Lane, Lanes
+from services.notifier.lanes import QUICK, Lane, Lanes
 from services.notifier.schedule import Ladder
 from services.notifier.sender import Outcome, Sender
 
@@ -24,6 +25,14 @@ RECORD_AGAIN_AFTER = 0.5
 """Seconds between attempts to record while MongoDB is away."""
 
 log = structlog.get_logger("notifier")
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A delivery on its way, until what came of it is recorded."""
+
+    task: asyncio.Task[None]
+    lane: Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +48,17 @@ class Courier:
     chance: Callable[[], float] = random.random
     under_way: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
 
-    def start(self, delivery: Delivery, lane: Lane, shared_secret: SecretStr) -> None:
+    def start(self, delivery: Delivery, lane: Lane, shared_secret: SecretStr) -> Sending:
         """Send a delivery that is leased to this process and has a place on its lane."""
         task = asyncio.create_task(self._carry(delivery, lane, shared_secret.get_secret_value()), name="webhook")
         self.under_way[task] = delivery
-        task.add_done_callback(lambda done: self._ended(done, lane))
+        began = time.monotonic()
+        task.add_done_callback(lambda done: self._ended(done, lane, began))
+        return Sending(task, lane)
 
-    def _ended(self, task: asyncio.Task[None], lane: Lane) -> None:
+    def _ended(self, task: asyncio.Task[None], lane: Lane, began: float) -> None:
         del self.under_way[task]
+        lane.quick = time.monotonic() - began < QUICK
         self.lanes.give_back(lane)
         if not task.cancelled() and (error := task.exception()):
             log.error("webhook_not_recorded", error=type(error).__name__, exc_info=error)

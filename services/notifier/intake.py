@@ -1,5 +1,6 @@
 """Takes notification commands from the bus: each is a delivery in MongoDB before it is acknowledged."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from libs.store.deliveries import Deliveries
 from libs.store.mongo import Conflict
 from services.notifier.addresses import address_of
 from services.notifier.claims import Claims
-from services.notifier.courier import Courier
-from services.notifier.lanes import Lanes
+from services.notifier.courier import Courier, Sending
+from services.notifier.lanes import QUICK, Lanes
 
 PREFETCH = 256
+"""No more than one endpoint may have under way, or what comes for one that is quick would not find places."""
 
 
 def _sealed(text: str) -> bytes:
@@ -56,18 +58,29 @@ class Intake:
         except ValidationError as error:
             raise Drop("not a notification command") from error
         try:
-            await self.accept(command)
+            sending = await self.accept(command)
         except TemporarilyUnavailable as error:
             raise Retry from error
+        if sending is not None and sending.lane.quick:
+            await self._hold(sending)
 
-    async def accept(self, command: NotificationCommand) -> None:
-        """The delivery stored if it is new, and under way where its endpoint has room.
+    async def accept(self, command: NotificationCommand) -> Sending | None:
+        """The delivery stored if it is new, and under way where its endpoint has room: then what is under way.
 
         Raises TemporarilyUnavailable, and Drop for a command that is none.
         """
-        delivery = self._delivery(command)
         with suppress(Conflict):  # it came before
-            await self._accept(delivery)
+            return await self._accept(self._delivery(command))
+        return None
+
+    async def _hold(self, sending: Sending) -> None:
+        """Return when it is over, after a moment anyway: a command that is not acknowledged keeps the next from coming.
+
+        So what a quick endpoint gets goes out as it comes, and none of it has to wait in MongoDB for a place.
+        """
+        await asyncio.wait((sending.task,), timeout=QUICK)
+        if not sending.task.done():
+            sending.lane.quick = False
 
     def _delivery(self, command: NotificationCommand) -> Delivery:
         event, now = command.event, self.now()
@@ -87,21 +100,21 @@ class Intake:
             updated_at=now,
         )
 
-    async def _accept(self, delivery: Delivery) -> None:
+    async def _accept(self, delivery: Delivery) -> Sending | None:
         address = await address_of(self.catalog, delivery.api_id)
         if address is None:
             unwanted = {"state": DeliveryState.DISCARDED, "sealed": None, "next_attempt_at": None}
             await self.deliveries.add(delivery.model_copy(update=unwanted))
-            return
+            return None
         lane = self.lanes.of(address.on_key_change_url)
         if self.claims.stopping or not self.lanes.take(lane):
             await self.deliveries.add(delivery)
             self.claims.left(delivery.api_id, address.on_key_change_url)
-            return
+            return None
         leased = delivery.model_copy(update={"lease_until": self.now() + self.lease})
         try:
             await self.deliveries.add(leased)
         except BaseException:
             self.lanes.give_back(lane)
             raise
-        self.courier.start(leased, lane, address.shared_secret)
+        return self.courier.start(leased, lane, address.shared_secret)

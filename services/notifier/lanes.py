@@ -7,6 +7,9 @@ from datetime import datetime, timedelta
 from libs.telemetry import WEBHOOKS_UNDER_WAY
 from services.notifier.breaker import Breaker
 
+QUICK = 0.2
+"""Seconds in which a delivery to a quick endpoint is over."""
+
 
 def affordable(wanted: int) -> int:
     """As many attempts at once as wanted; half of the files this process may open at most."""
@@ -23,6 +26,8 @@ class Lane:
         self.under_way = 0
         self.waiting: set[str] = set()
         """APIs with deliveries for this endpoint that are due in MongoDB, as far as is known here."""
+        self.quick = True
+        """Whether the latest delivery was over in a moment; so until one was not."""
 
     @property
     def forgettable(self) -> bool:

@@ -1,8 +1,10 @@
 """`make run` as a user has it: started, stopped, started again, killed, and started where something is in the way."""
 
 import asyncio
+import os
 import re
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ async def own_tokenwire(home: Path, data: Path, **settings: str) -> AsyncIterato
 
 
 async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
-    """What it prints works as it is; what was registered outlives SIGTERM and SIGKILL; no process does."""
+    """What it prints works as it is; what was registered outlives SIGTERM, SIGKILL and Ctrl-C; no process does."""
     async with own_tokenwire(tmp_path, tmp_path / "it's my data") as own, aiohttp.ClientSession() as http:
         await own.start()
         base = f"http://127.0.0.1:{own.port}"
@@ -114,7 +116,8 @@ async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
         await eventually(lambda: not own.processes())
         await own.start()
         await assert_still_there(operator, api_id, client_id, secret)
-        assert await own.program.stop() == 0
+        os.killpg(own.program.pid, signal.SIGINT)  # as Ctrl-C does: to all that run in the foreground
+        assert await own.program.ended() == 0
         assert own.processes() == set()
 
 

@@ -17,14 +17,20 @@ from tests.faults.stack import USUAL
 from tests.faults.world import world
 from tests.provision import CannotProvide
 
+FEWEST = 10_000
+"""Tokens of all rows together that prove anything."""
+LONGEST = 18 * 60.0
+"""Seconds after which no further row is begun: all is over within twenty minutes, also where much is wrong."""
 LATE = 8.0
 """Seconds after the last row in which something may still come that should not: a sweep, and the lease of its lead."""
 
 
 @dataclass
 class Run:
-    """What came of all rows."""
+    """What came of the rows."""
 
+    ends_at: float
+    """time.monotonic() after which none is begun."""
     results: list[Result] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
     """Rows that could not be done, with the reason."""
@@ -37,6 +43,11 @@ class Run:
         found = [f"{result.row.name}: {each}" for result in self.results for each in result.complaints]
         return found + self.undone + self.unbalanced
 
+    @property
+    def tokens(self) -> int:
+        """Issued in all rows."""
+        return sum(result.verdict.tokens for result in self.results)
+
 
 async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, replica_set: bool) -> None:
     if not rows:
@@ -45,9 +56,11 @@ async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, repli
         played: list[Played] = []
         for row in rows:
             try:
+                if time.monotonic() > run.ends_at:
+                    raise AssertionError("the time is over")
                 played.append(await play(where, row, scale, seed))
-            except AssertionError as reason:
-                run.undone.append(f"{row.name}: not done: {reason}")
+            except (AssertionError, RuntimeError, OSError) as reason:  # TimeoutError is an OSError
+                run.undone.append(f"{row.name}: not done: {reason or type(reason).__name__}")
                 say(run.undone[-1])
             else:
                 say(report.line(await played[-1].judged()))
@@ -58,7 +71,7 @@ async def _play(run: Run, rows: Sequence[Row], scale: Scale, seed: str, *, repli
 
 
 async def _run(rows: Sequence[Row], scale: Scale, seed: str) -> Run:
-    run = Run()
+    run = Run(time.monotonic() + LONGEST)
     await _play(run, [row for row in rows if row not in ELECTIONS], scale, seed, replica_set=False)
     await _play(run, [row for row in rows if row in ELECTIONS], scale, seed, replica_set=True)
     return run
@@ -88,6 +101,8 @@ def main() -> None:
         run = asyncio.run(_run(wanted, SHORT if arguments.short else FULL, arguments.seed))
     except CannotProvide as reason:
         sys.exit(str(reason))
+    if wanted == list(ROWS) and not arguments.short and run.tokens < FEWEST:
+        run.undone.append(f"{run.tokens} tokens are too few: {FEWEST} at least")
     say(f"{report.total(run.results)}\nseed {arguments.seed}, judged again after the last row")
     if arguments.report:
         seconds = time.monotonic() - began

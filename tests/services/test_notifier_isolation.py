@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from contracts.webhooks import DeliveryState
+from services.notifier.intake import PREFETCH
 from tests.eventually import eventually
 from tests.notifications import Receiver, api_to, hanging, notifier, token_event
 
@@ -44,6 +45,36 @@ async def test_what_is_over_its_share_waits_in_mongodb(
         await eventually(lambda: endpoint.under_way == 3)
         deliveries = [await service.delivery(event.id) for event in events]
         assert sum(delivery.lease_until is not None for delivery in deliveries) == 3
+
+
+async def test_what_a_quick_endpoint_gets_needs_no_place_in_mongodb(
+    mongodb_url: str, database_name: str, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands come as fast as their webhooks go: however many there are, none is put aside and claimed later."""
+    for module in ("intake", "courier"):
+        monkeypatch.setattr(f"services.notifier.{module}.QUICK", 60.0)  # however busy the machine is
+    async with notifier(mongodb_url, database_name) as service:
+        api = await api_to(service.deps, endpoint.url())
+        events = [token_event(api) for _ in range(3 * PREFETCH)]
+        await service.publish(*events)
+        deliveries = [await service.reached(event.id, DeliveryState.DELIVERED) for event in events]
+    stored_and_delivered = 2
+    assert {delivery.version for delivery in deliveries} == {stored_and_delivered}
+
+
+async def test_an_endpoint_that_is_silent_from_now_on_holds_up_others_for_a_moment(
+    mongodb_url: str, database_name: str, endpoint: Receiver
+) -> None:
+    """With more commands for it than are handled at once, none of which waits any longer than that; the next get by."""
+    async with notifier(mongodb_url, database_name, webhook_timeout=30) as service:
+        silent = await api_to(service.deps, endpoint.url("/silent"))
+        well = await api_to(service.deps, endpoint.url("/well"))
+        endpoint.behave(hanging, "/silent")
+        await service.publish(*[token_event(silent) for _ in range(2 * PREFETCH)])
+        event = token_event(well)
+        await service.publish(event)
+        await service.reached(event.id, DeliveryState.DELIVERED)
+        assert endpoint.under_way > 0
 
 
 async def test_a_dead_endpoint_is_left_alone(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:

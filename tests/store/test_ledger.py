@@ -17,7 +17,7 @@ from libs.events import new_event_id
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store import mongo as module
 from libs.store.ledger import LEAD, Announce, Ledger, nobody
-from libs.store.mongo import Conflict, Document, Mongo
+from libs.store.mongo import DURABLE, Conflict, Document, Mongo
 from services.embedded import EmbeddedMongo
 from tests.eventually import eventually
 from tests.store.lossy import Lossy
@@ -239,6 +239,25 @@ async def test_the_backlog_counts_records_and_names_the_oldest(notes: Notes) -> 
     assert await notes.backlog() == (2, NOW)
     await notes.clear(await notes.pending(SOON, 10))
     assert await notes.backlog() == (0, None)
+
+
+async def test_what_is_swept_can_not_be_rolled_back(notes: Notes) -> None:
+    """Both sweeps read what a majority has: an event whose write is undone by an election must never be published."""
+    await notes.make(event_of())
+    database = notes.mongo["notes"].database
+    await database.command("profile", 2)
+    await notes.pending(SOON, 10)
+    await notes.awaiting_handover(SOON, 10)
+    await database.command("profile", 0)
+    profiles = await database["system.profile"].find({"command.find": "notes"}).to_list(None)
+    assert [profile["command"]["readConcern"] for profile in profiles] == [{"level": "majority"}] * 2
+
+
+async def test_a_write_counts_once_it_is_journaled_by_a_majority(notes: Notes) -> None:
+    """Whoever writes without saying more does so; the driver repeats what an election has interrupted."""
+    collection = notes.mongo["notes"]
+    assert collection.write_concern.document == DURABLE == {"w": "majority", "j": True}
+    assert collection.database.client.options.retry_writes
 
 
 # Clearing

@@ -1,0 +1,246 @@
+"""How long after its token response a webhook arrives: codes exchanged at one token service, webhooks of one notifier.
+
+First as fast as both can, which is saturation: the rate at which tokens were issued and their webhooks had arrived.
+Then a quarter of it, at even intervals; and that once more while every second token's webhook goes to an endpoint that
+takes connections and never answers.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import uvloop
+
+from bench.ground import Ground, Running, System, token_request
+from bench.report import Figures, Report, Target, Wrong, quantiles, there
+from bench.webhooks import BARE_CONNECTIONS, notified_api, notifier
+from bench.wire import Line, Receiver
+from contracts.apis import Api
+from contracts.clients import Client
+from libs import client_secrets
+from libs.oauth.grants import issue_code
+from libs.oauth.tokens import TokenKind, new_grant_id
+from libs.runtime import Deps
+from services.demo_data import CLIENT_ID, CLIENT_SECRET
+
+CONNECTIONS = 32
+MOST_CONNECTIONS = 512
+PER_SECOND = 2000
+"""Codes that are made for each second of saturation, which is over when they are used."""
+P50_MS, P99_MS = 10.0, 50.0
+CALLBACK = "http://127.0.0.1:9002/callback"
+AT_ONCE = 500
+WITHIN = 60.0
+PHASES = ("saturation", "a quarter of it", "beside a black hole")
+
+
+def measure(ground: Ground) -> Report:
+    """Rounds of the bare handler and all phases. Raises Wrong where a webhook is wrong, lost or doubled."""
+    results = {name: Figures() for name in ("bare handler", *PHASES)}
+    for _ in range(ground.rounds):
+        results["bare handler"].rounds.append(ground.bare(BARE_CONNECTIONS))
+        for name, figures in uvloop.run(_round(ground)).items():
+            results[name].rounds.append(figures)
+            ground.say(f"  {name}: {figures['rps']:.0f}/s, {figures['p50']:.1f} ms, {figures['p99']:.1f} ms")
+    return _report(results)
+
+
+def _report(results: Mapping[str, Figures]) -> Report:
+    report = Report("From the token response to its webhook (CPU: of both services)")
+    report.heading("")
+    for name, figures in results.items():
+        report.row(name, figures, results["bare handler"].median("rps"))
+    quarter, beside = results[PHASES[1]], results[PHASES[2]]
+    report.targets = [
+        Target("a quarter of saturation, p50 in ms", quarter.median("p50"), P50_MS, at_most=True),
+        Target("a quarter of saturation, p99 in ms", quarter.median("p99"), P99_MS, at_most=True),
+        Target("beside a black hole, p99 in ms", beside.median("p99"), P99_MS, at_most=True),
+    ]
+    return report
+
+
+@dataclass(frozen=True)
+class Party:
+    """A client of an API, and codes of its users."""
+
+    api: Api
+    client: Client
+    codes: deque[str] = field(default_factory=deque)
+
+    def exchange(self, code: str) -> bytes:
+        """The request for the code's tokens."""
+        body = f"grant_type=authorization_code&code={code}&redirect_uri={CALLBACK}"
+        return token_request(self.client.client_id, CLIENT_SECRET, body, self.api.listen_path)
+
+
+@dataclass
+class Exchanges:
+    """What was asked for, what came in responses, and what came in webhooks: by code."""
+
+    begun: float = 0.0
+    responses: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
+    webhooks: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
+
+    def take(self, _: str, body: Mapping[str, str]) -> None:
+        """A webhook. Raises Wrong for a second one."""
+        if body["auth_code"] in self.webhooks:
+            raise Wrong(f"two webhooks of {body['auth_code']}")
+        self.webhooks[body["auth_code"]] = time.perf_counter(), body
+
+    async def one(self, line: Line, party: Party, code: str) -> None:
+        """The code exchanged. Raises Wrong for any other answer."""
+        status, raw = await line.ask(party.exchange(code))
+        if status != 200:
+            raise Wrong(f"{status} {raw[:200]!r}")
+        self.responses[code] = time.perf_counter(), json.loads(raw)
+
+    async def complete(self, codes: Sequence[str]) -> None:
+        """All webhooks of these codes have come. Raises Wrong where they have not in time, or say something else."""
+        deadline = time.perf_counter() + WITHIN
+        while missing := len(set(codes) - self.webhooks.keys()):
+            if time.perf_counter() > deadline:
+                raise Wrong(f"{missing} of {len(codes)} webhooks did not come")
+            await asyncio.sleep(0.05)
+        for code in codes:
+            answer, body = self.responses[code][1], self.webhooks[code][1]
+            if (answer["access_token"], answer["refresh_token"]) != (body["new_oauth_token"], body["refresh_token"]):
+                raise Wrong(f"the webhook of {code} has other tokens than its response")
+
+    def figures(self, codes: Sequence[str]) -> dict[str, float]:
+        """Of these codes: the rate until the last webhook, and the times from response to webhook."""
+        waits = [max(0.0, self.webhooks[code][0] - self.responses[code][0]) for code in codes]
+        last = max(self.webhooks[code][0] for code in codes)
+        return {"rps": len(codes) / (last - self.begun), **quantiles(waits)}
+
+
+async def _round(ground: Ground) -> dict[str, dict[str, float]]:
+    exchanges = Exchanges()
+    receiver = Receiver(exchanges.take)
+    server = await receiver.listen()
+    hole = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0, backlog=2048)
+    system = await ground.new_system()
+    async with system.opened() as deps:
+        usual, lost = await _parties(deps, server.sockets[0].getsockname()[1], hole.sockets[0].getsockname()[1])
+        await _make_codes(deps, usual, int(PER_SECOND * ground.seconds))
+    with ExitStack() as running:
+        serving = await asyncio.to_thread(_start, running, ground, system)
+        figures = {PHASES[0]: await _saturation(exchanges, usual, serving)}
+        pace = figures[PHASES[0]]["rps"] / 4
+        async with system.opened() as deps:
+            for party, share in ((usual, 2), (lost, 1)):
+                party.codes.clear()
+                await _make_codes(deps, party, share * int(pace * ground.seconds + 1))
+        figures[PHASES[1]] = await _paced(exchanges, [usual], pace, ground.seconds, serving)
+        figures[PHASES[2]] = await _paced(exchanges, [usual, lost], 2 * pace, ground.seconds, serving)
+        if receiver.wrong:
+            raise Wrong(f"{len(receiver.wrong)} webhooks were wrong, such as {receiver.wrong[0]}")
+        await asyncio.to_thread(running.close)
+    for each in (server, hole):
+        each.close()
+    return figures
+
+
+def _start(running: ExitStack, ground: Ground, system: System) -> Sequence[Running]:
+    return [running.enter_context(ground.serving(program)) for program in (notifier(system), system.program("token"))]
+
+
+async def _saturation(exchanges: Exchanges, party: Party, serving: Sequence[Running]) -> dict[str, float]:
+    """As many connections as usual, each with its next code as soon as it has an answer, until the codes are used."""
+    codes, before = list(party.codes), _cpu(serving)
+    exchanges.begun = time.perf_counter()
+
+    async def work(line: Line) -> None:
+        while party.codes:
+            await exchanges.one(line, party, party.codes.popleft())
+
+    lines = [await _line(serving) for _ in range(CONNECTIONS)]
+    await asyncio.gather(*map(work, lines))
+    await exchanges.complete(codes)
+    for line in lines:
+        line.close()
+    return {**exchanges.figures(codes), "cpu": (_cpu(serving) - before) / len(codes) * 1e6}
+
+
+async def _paced(
+    exchanges: Exchanges, parties: Sequence[Party], rate: float, seconds: float, serving: Sequence[Running]
+) -> dict[str, float]:
+    """The parties in turn, at even intervals, whatever the answers take; the figures are the first one's."""
+    idle = deque([await _line(serving) for _ in range(CONNECTIONS)])
+    used: list[tuple[Party, str]] = []
+    tasks: list[asyncio.Task[None]] = []
+    before = _cpu(serving)
+    exchanges.begun = time.perf_counter()
+
+    async def one(line: Line, party: Party, code: str) -> None:
+        await exchanges.one(line, party, code)
+        idle.append(line)
+
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0.0, exchanges.begun + number / rate - time.perf_counter()))
+        party = parties[number % len(parties)]
+        used.append((party, party.codes.popleft()))
+        if not idle and len(tasks) > MOST_CONNECTIONS and sum(not task.done() for task in tasks) > MOST_CONNECTIONS:
+            raise Wrong("a quarter of the saturation load is more than the token service takes")
+        line = idle.popleft() if idle else await _line(serving)
+        tasks.append(asyncio.create_task(one(line, *used[-1])))
+    await asyncio.gather(*tasks)
+    codes = [code for party, code in used if party is parties[0]]
+    await exchanges.complete(codes)
+    for line in idle:
+        line.close()
+    return {**exchanges.figures(codes), "cpu": (_cpu(serving) - before) / len(used) * 1e6}
+
+
+async def _line(serving: Sequence[Running]) -> Line:
+    _, line = await asyncio.get_running_loop().create_connection(Line, "127.0.0.1", serving[-1].port)
+    return line
+
+
+def _cpu(serving: Sequence[Running]) -> float:
+    return sum(each.cpu_seconds() for each in serving)
+
+
+async def _parties(deps: Deps, port: int, hole: int) -> tuple[Party, Party]:
+    """The demo's client, and another one whose API's webhooks go into the hole."""
+    api, client = await notified_api(deps, port), there(await deps.store.clients.get(CLIENT_ID))
+    client = client.model_copy(update={"redirect_uris": (CALLBACK,)})
+    lost = api.model_copy(update={"api_id": "hole-api", "listen_path": "/hole-api/"})
+    await deps.store.apis.register(lost, deps.origin("bench"))
+    secret = client_secrets.digested(deps.keys, "hole-client", CLIENT_SECRET, deps.now(), sealed=True)
+    other = client.model_copy(update={"client_id": "hole-client", "api_id": "hole-api", "secrets": (secret,)})
+    await deps.store.clients.register(other, deps.origin("bench"))
+    return Party(api, client), Party(await notified_api(deps, hole, "hole-api"), other)
+
+
+async def _make_codes(deps: Deps, party: Party, count: int) -> None:
+    """So many pending grants, whose events are published before anything is measured."""
+    for start in range(0, count, AT_ONCE):
+        await asyncio.gather(*(_make_code(deps, party) for _ in range(min(AT_ONCE, count - start))))
+    await deps.outbox.drain()
+
+
+async def _make_code(deps: Deps, party: Party) -> None:
+    grant_id = new_grant_id(os.urandom(16))
+    code = deps.codec.mint(TokenKind.CODE, grant_id, 0)
+    issued = issue_code(
+        grant_id,
+        code,
+        party.api,
+        party.client,
+        settings=there(party.api.oauth).model_copy(update={"code_lifetime": timedelta(minutes=10)}),
+        redirect_uri=CALLBACK,
+        redirect_uri_requested=True,
+        scope=None,
+        code_challenge=None,
+        subject="alice",
+        key_rules=None,
+        at=deps.origin("bench"),
+    )
+    await deps.store.grants.commit(issued)
+    party.codes.append(code.value)

@@ -1,0 +1,94 @@
+"""What a measurement says: a table, and the figures that are to be reached."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+_WIDTHS = (26, 9, 8, 10, 10, 8)
+HEADING = ("rate /s", "ratio", "p50 ms", "p99 ms", "CPU µs")
+
+
+class Wrong(Exception):
+    """An answer was not the expected one, or something did not come: figures of such a run mean nothing."""
+
+
+T = TypeVar("T")
+
+
+def there(value: T | None) -> T:
+    """The value. Raises Wrong where there is none."""
+    if value is None:
+        raise Wrong("what the measurement prepared is not there")
+    return value
+
+
+@dataclass
+class Figures:
+    """All rounds of one thing that is measured."""
+
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        """Of the rounds."""
+        return statistics.median(figures[name] for figures in self.rounds)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure, and the bound that it has to keep."""
+
+    what: str
+    measured: float
+    bound: float
+    at_most: bool = False
+
+    @property
+    def reached(self) -> bool:
+        return self.measured <= self.bound if self.at_most else self.measured >= self.bound
+
+    def __str__(self) -> str:
+        verdict = "reached" if self.reached else "MISSED"
+        return f"{self.what}: {self.measured:.3g} (target {'≤' if self.at_most else '≥'} {self.bound:g}): {verdict}"
+
+
+@dataclass
+class Report:
+    """The outcome of one measurement."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+
+    def heading(self, text: str, columns: Sequence[str] = HEADING) -> None:
+        """The first line of a table."""
+        self.lines += ["", _aligned((text, *columns))]
+
+    def row(self, name: str, figures: Figures, bare: float) -> None:
+        """A line of it: the medians, and the rate as part of the bare handler's."""
+        self.lines.append(
+            _aligned(
+                (
+                    f"  {name}",
+                    f"{figures.median('rps'):.0f}",
+                    f"{figures.median('rps') / bare:.3f}",
+                    f"{figures.median('p50'):.2f}",
+                    f"{figures.median('p99'):.2f}",
+                    f"{figures.median('cpu'):.0f}",
+                )
+            )
+        )
+
+    def __str__(self) -> str:
+        return "\n".join((f"\n{self.title}", *self.lines, *(f"  {target}" for target in self.targets)))
+
+
+def _aligned(cells: Sequence[str]) -> str:
+    first, *rest = zip(cells, _WIDTHS, strict=True)
+    return first[0].ljust(first[1]) + "".join(cell.rjust(width) for cell, width in rest)
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """`p50` and `p99` in milliseconds."""
+    ordered = sorted(seconds)
+    return {"p50": ordered[len(ordered) // 2] * 1000, "p99": ordered[int(len(ordered) * 0.99)] * 1000}

@@ -1,0 +1,178 @@
+"""How many webhooks one notifier process delivers, to a receiver that answers at once and to one that takes 50 ms.
+
+Commands wait in the queue when the notifier starts; each becomes a delivery in MongoDB, a signed POST, a recorded
+result and a published event. The rate is that of the webhooks after the first tenth.
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+import uvloop
+
+from bench.ground import Ground, Program, System
+from bench.report import Figures, Report, Target, Wrong, quantiles, there
+from bench.wire import SHARED_SECRET, Receiver
+from contracts.apis import Api, GrantType, Notifications
+from contracts.events import TokenData, TokenNew
+from contracts.webhooks import TokenNotification
+from libs.bus.outbox import messages_of
+from libs.bus.port import Message
+from libs.events import new_event_id, pending, sequence_text
+from libs.runtime import Deps
+from libs.sealing import Sealer
+from services.demo_data import API_ID, CLIENT_ID
+
+BARE_CONNECTIONS = 32
+RECEIVERS = {"to a fast receiver": 0.0, "to a 50 ms receiver": 0.05}
+RATE = 2000.0
+OF_BARE = 0.09
+"""To the fast receiver."""
+PER_SECOND = 3000
+"""Commands that are made for each second of measuring."""
+PUBLISHED_AT_ONCE = 2000
+WITHIN = 60.0
+
+
+def measure(ground: Ground) -> Report:
+    """Rounds of the bare handler and both receivers in turn. Raises Wrong where a webhook is wrong, lost or doubled."""
+    results = {name: Figures() for name in ("bare handler", *RECEIVERS)}
+    for _ in range(ground.rounds):
+        results["bare handler"].rounds.append(ground.bare(BARE_CONNECTIONS))
+        for name, delay in RECEIVERS.items():
+            results[name].rounds.append(uvloop.run(_delivered(ground, delay)))
+            ground.say(f"  {name}: {results[name].rounds[-1]['rps']:8.0f}/s")
+    return _report(results)
+
+
+def _report(results: Mapping[str, Figures]) -> Report:
+    report = Report("Webhooks of one notifier process (p50, p99: of an attempt, as it is recorded)")
+    bare = results["bare handler"].median("rps")
+    report.heading("")
+    for name, figures in results.items():
+        report.row(name, figures, bare)
+    for name in RECEIVERS:
+        report.targets.append(Target(f"{name}, a second", results[name].median("rps"), RATE))
+    fast = results["to a fast receiver"].median("rps")
+    report.targets.append(Target("to a fast receiver, of the bare handler", fast / bare, OF_BARE))
+    return report
+
+
+@dataclass
+class _Arrivals:
+    """What has come, each once, of so many that are expected."""
+
+    expected: int
+    times: list[float] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, identifier: str, body: Mapping[str, str]) -> None:
+        if identifier in self.seen:
+            raise Wrong(f"{identifier} came twice")
+        if body["new_oauth_token"] != _token_of(identifier):
+            raise Wrong(f"{identifier} has the body of another webhook")
+        self.seen.add(identifier)
+        self.times.append(time.perf_counter())
+        self.begun.set()
+        if len(self.times) == self.expected:
+            self.complete.set()
+
+    @property
+    def rate(self) -> float:
+        skipped = len(self.times) // 10
+        return (len(self.times) - 1 - skipped) / (self.times[-1] - self.times[skipped])
+
+
+async def _delivered(ground: Ground, delay: float) -> dict[str, float]:
+    arrivals = _Arrivals(int(PER_SECOND * ground.seconds))
+    receiver = Receiver(arrivals.take, delay)
+    server = await receiver.listen()
+    system = await ground.new_system()
+    async with system.opened() as deps:
+        api = await notified_api(deps, server.sockets[0].getsockname()[1])
+        await _fill(deps, api, system, arrivals.expected)
+        cpu = await asyncio.to_thread(_run, ground, notifier(system), arrivals, asyncio.get_running_loop())
+        if receiver.wrong:
+            raise Wrong(f"{len(receiver.wrong)} webhooks were wrong, such as {receiver.wrong[0]}")
+        latencies = await _recorded(deps, arrivals.expected)
+    server.close()
+    return {"rps": arrivals.rate, "cpu": cpu / arrivals.expected * 1e6, **quantiles(latencies)}
+
+
+def notifier(system: System) -> Program:
+    """The notifier, which may go to this machine."""
+    return system.program("notifier", allow_private_destinations=True)
+
+
+def _run(ground: Ground, program: Program, arrivals: _Arrivals, loop: asyncio.AbstractEventLoop) -> float:
+    """Processor seconds of the notifier from the first webhook to the end of its work; it stops in order."""
+    with ground.serving(program) as running:
+        asyncio.run_coroutine_threadsafe(arrivals.begun.wait(), loop).result(WITHIN)
+        before = running.cpu_seconds()
+        try:
+            asyncio.run_coroutine_threadsafe(arrivals.complete.wait(), loop).result(WITHIN)
+        except TimeoutError:
+            raise Wrong(f"{len(arrivals.times)} of {arrivals.expected} webhooks came in {WITHIN:.0f} s") from None
+        return running.cpu_seconds() - before
+
+
+async def notified_api(deps: Deps, port: int, api_id: str = API_ID) -> Api:
+    """The API, of the demo if none is named, with its webhooks sent to this port."""
+    api = there(await deps.store.apis.get(api_id))
+    oauth = there(api.oauth)
+    address = Notifications(on_key_change_url=f"http://127.0.0.1:{port}/hook", shared_secret=SHARED_SECRET)
+    moved = api.model_copy(update={"oauth": oauth.model_copy(update={"notifications": address})})
+    return there(await deps.store.apis.replace(api, moved, deps.origin("bench")))
+
+
+async def _fill(deps: Deps, api: Api, system: System, commands: int) -> None:
+    """The queue of the notifier holds so many commands."""
+    sealer = Sealer(base64.b64decode(system.values["notifier_public_key"]))
+    for start in range(0, commands, PUBLISHED_AT_ONCE):
+        part = [_command(deps, api, sealer) for _ in range(min(PUBLISHED_AT_ONCE, commands - start))]
+        if not all(await deps.bus.publish(part)):
+            raise Wrong("RabbitMQ did not take the commands")
+
+
+def _token_of(identifier: str) -> str:
+    return f"tw_at_{identifier}".ljust(82, "x")
+
+
+def _command(deps: Deps, api: Api, sealer: Sealer) -> Message:
+    now = deps.now()
+    identifier = new_event_id(now)
+    data = TokenData(
+        grant_id=identifier,
+        api_id=api.api_id,
+        client_id=CLIENT_ID,
+        grant_type=GrantType.AUTHORIZATION_CODE,
+        token_id=f"{identifier}.1",
+        expires_at=now,
+        notify=True,
+    )
+    event = TokenNew(
+        id=identifier, source="urn:tokenwire:token", time=now, subject=identifier, sequence=sequence_text(2), data=data
+    )
+    body = TokenNotification(
+        auth_code="tw_ac_".ljust(82, "x"),
+        new_oauth_token=_token_of(identifier),
+        refresh_token="tw_rt_".ljust(82, "x"),
+        notification_type="new",
+    )
+    sealed = sealer.seal(orjson.dumps(body.model_dump()))
+    _, command = messages_of(pending(event, api.api_id, identifier, sealed))
+    return command
+
+
+async def _recorded(deps: Deps, expected: int) -> list[float]:
+    """The seconds of every attempt. Raises Wrong unless each delivery was delivered at once and told of."""
+    deliveries = deps.store.mongo["deliveries"]
+    attempts = await deliveries.find({"state": "delivered", "pending_since": None}, {"attempts": 1}).to_list(None)
+    if len(attempts) != expected or any(len(each["attempts"]) != 1 for each in attempts):
+        raise Wrong(f"{len(attempts)} of {expected} deliveries are recorded as delivered and told of")
+    return [each["attempts"][0]["latency_ms"] / 1000 for each in attempts]
