@@ -45,6 +45,10 @@ class RelyingParty:
     def revoke_url(self) -> str:
         return f"{self.issuer}/oauth/revoke"
 
+    @property
+    def introspect_url(self) -> str:
+        return f"{self.stack.url}/oauth/introspect"
+
     async def logged_in(self, url: str) -> str:
         """Where the browser that was sent to this URL ends up, after its user has logged in and agreed."""
         assert url.startswith(self.stack.url)
@@ -80,6 +84,14 @@ class RelyingParty:
         assert 0 < int(response["expires_in"]) <= 3600
         assert ("refresh_token" in response) is refreshable, list(response)
         return str(response["access_token"]), str(response.get("refresh_token") or "")
+
+    def is_told_of(self, introspection: Mapping[str, Any]) -> bool:
+        """Whether this is what RFC 7662 lets this client know of an active token of its own."""
+        told = dict(introspection)
+        assert told["active"] is True, told
+        assert (told["client_id"], told["iss"], told["scope"]) == (self.client_id, self.issuer, NARROW), told
+        assert isinstance(told["exp"], int)
+        return True
 
     def told_to_node(self) -> str:
         """The same as JSON, for a client in another language."""

@@ -1,4 +1,4 @@
-"""Authlib, on requests and on httpx: every grant, refresh and revocation, with and without a client secret."""
+"""Authlib, on requests and on httpx: every grant, refresh, introspection and revocation."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,8 @@ from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.integrations.requests_client import OAuth2Session
 
-from tests.clients.relying_party import NARROW, RelyingParty
+from tests.clients.relying_party import HEARD_WITHIN, NARROW, RelyingParty
+from tests.eventually import eventually
 
 METHODS = ["client_secret_basic", "client_secret_post"]
 
@@ -47,6 +48,9 @@ async def lived_on_requests(party: RelyingParty, method: str) -> None:
         renewed, refresh = party.issued(response, refreshable=True)
         assert await party.opens(renewed)
         assert await party.shuts(access)
+        if party.secret:
+            answer = await asyncio.to_thread(session.introspect_token, party.introspect_url, token=renewed)
+            assert party.is_told_of(answer.json())
 
         answer = await asyncio.to_thread(
             session.revoke_token, party.revoke_url, token=refresh, token_type_hint="refresh_token"
@@ -73,10 +77,20 @@ async def lived_on_httpx(party: RelyingParty, method: str) -> None:
         renewed, refresh = party.issued(response, refreshable=True)
         assert await party.opens(renewed)
         assert await party.shuts(access)
+        if party.secret:
+            answer = await session.introspect_token(party.introspect_url, token=renewed)
+            assert party.is_told_of(answer.json())
 
         answer = await session.revoke_token(party.revoke_url, token=refresh, token_type_hint="refresh_token")
         assert answer.status_code == 200
         assert await party.shuts(renewed)
+        if party.secret:
+
+            async def is_known_to_be_dead() -> bool:
+                answer = await session.introspect_token(party.introspect_url, token=renewed)
+                return bool(answer.json() == {"active": False})
+
+            await eventually(is_known_to_be_dead, HEARD_WITHIN)
         with pytest.raises(OAuthError, match="invalid_grant"):
             await session.refresh_token(party.token_url, refresh)
 

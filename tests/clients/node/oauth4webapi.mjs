@@ -46,6 +46,12 @@ async function grant(party, server, client, method) {
   assert.equal(await opens(party, next), true);
   await shut(party, access);
 
+  if (party.clientSecret) {
+    const asked = await oauth.introspectionRequest(server, client, method, next, plainHttp);
+    const told = await oauth.processIntrospectionResponse(server, client, asked);
+    assert.deepEqual([told.active, told.client_id, told.scope], [true, party.clientId, party.scope]);
+  }
+
   const revoked = await oauth.revocationRequest(server, client, method, renewed.refresh_token, plainHttp);
   await oauth.processRevocationResponse(revoked);
   await shut(party, next);

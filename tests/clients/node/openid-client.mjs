@@ -38,6 +38,11 @@ async function grant(party, configuration) {
   assert.equal(await opens(party, next), true);
   await shut(party, access);
 
+  if (party.clientSecret) {
+    const told = await client.tokenIntrospection(configuration, next);
+    assert.deepEqual([told.active, told.client_id, told.scope], [true, party.clientId, party.scope]);
+  }
+
   await client.tokenRevocation(configuration, renewed.refresh_token, { token_type_hint: 'refresh_token' });
   await shut(party, next);
   await assert.rejects(client.refreshTokenGrant(configuration, renewed.refresh_token), { error: 'invalid_grant' });
