@@ -17,6 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from contracts.operators import Actor
 from libs.addresses import TrustedProxies
+from libs.http.cors import ANSWER_HEADERS
 from libs.http.errors import ErrorRenderer
 from libs.logging import access
 from libs.telemetry import LATENCY, REQUESTS
@@ -95,6 +96,9 @@ def surroundings(
         if not response.prepared:
             response.headers["X-Request-Id"] = identifier
             response.headers.merge(constant)
+            own = request.get(ANSWER_HEADERS)
+            if own is not None:
+                response.headers.update(own)
             if drain.on:
                 # Said aloud, since a closed connection alone may meet the next request on its way.
                 response.force_close()
