@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
+from libs.addresses import TrustedProxies
 from libs.http import connection, forms
 from libs.http.context import Drain, surroundings
 from libs.http.errors import ErrorRenderer
@@ -66,7 +67,7 @@ async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
 @asynccontextmanager
 async def served() -> AsyncIterator[int]:
     constant = constant_headers("https://auth.example.test")
-    app = web.Application(middlewares=[surroundings(ErrorRenderer(), 0, Drain(), constant)])
+    app = web.Application(middlewares=[surroundings(ErrorRenderer(), 0, Drain(), TrustedProxies(), constant)])
     app[CONSTANT_HEADERS] = constant
     app.add_routes([web.post("/echo", echo), web.post("/api/echo", echo), web.get("/ponder", ponder)])
     runner = web.AppRunner(app, shutdown_timeout=0.1)
