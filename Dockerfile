@@ -9,6 +9,9 @@ COPY requirements/run.txt /tmp/run.txt
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --require-hashes --no-deps --only-binary :all: --requirement /tmp/run.txt \
     && pip --python /opt/venv/bin/python check
+# What is in there, for whoever has to know: CycloneDX, at /opt/tokenwire/sbom.cdx.json.
+COPY deploy deploy
+RUN /opt/venv/bin/python deploy/components.py /tmp/run.txt > /tmp/sbom.cdx.json
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="Tokenwire" \
@@ -23,6 +26,7 @@ RUN groupadd --gid 10001 tokenwire \
     && useradd --uid 10001 --gid tokenwire --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tokenwire
 WORKDIR /opt/tokenwire
 COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=dependencies /tmp/sbom.cdx.json sbom.cdx.json
 COPY contracts contracts
 COPY libs libs
 COPY services services

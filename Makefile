@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install --quiet --no-input --disable-pip-version-check --r
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench faults check contracts up down secrets lock clean
+.PHONY: help run demo test bench faults check contracts audit sbom up down secrets lock clean
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -51,6 +51,12 @@ check: $(VENV)/.test ## Lint, types, import rules, drift of the generated contra
 
 contracts: $(VENV)/.test ## Write contracts/generated/ anew from the models
 	$(PYTHON) -m contracts.generate
+
+audit: $(VENV)/.test ## Ask a database of vulnerabilities about every pinned package; says so where it cannot be reached
+	@exec $(PYTHON) -m deploy.audit_dependencies requirements/test.txt
+
+sbom: $(VENV)/.test ## Write sbom.cdx.json: what the image is made of (CycloneDX), as its build writes it into it
+	@$(PYTHON) deploy/components.py requirements/run.txt > sbom.cdx.json || { rm -f sbom.cdx.json; exit 1; }
 
 up: secrets ## Start the full stack in containers: one a service, RabbitMQ, MongoDB, the edge on :8080
 	docker compose up --build --wait

@@ -66,6 +66,26 @@ class RequestHeader(Contract):
     value: Text = ""
 
 
+ANY = "*"
+"""In a list of a Cors: all."""
+
+
+class Cors(Contract):
+    """Which scripts of other origins may call the API, and what they may see of its answers."""
+
+    allowed_origins: tuple[Text, ...] = ()
+    """In lower case; `https://*.example.test` is every name below, ANY every origin. None named: none allowed."""
+    allowed_methods: tuple[Name, ...] = ()
+    allowed_headers: tuple[Name, ...] = ()
+    exposed_headers: tuple[Name, ...] = ()
+    allow_credentials: bool = False
+    """Cookies and the like may come along; of no effect together with ANY origin."""
+    max_age: int = 0
+    """Seconds for which a browser need not ask again."""
+    options_passthrough: bool = False
+    """The upstream answers a browser that asks; of no effect on what Tokenwire itself answers."""
+
+
 class Notifications(Contract):
     """Where the resource owner service hears of new tokens."""
 
@@ -119,6 +139,8 @@ class Api(Record):
     """None: the API has no versions."""
     request_headers: tuple[RequestHeader, ...] = ()
     removed_request_headers: tuple[Name, ...] = ()
+    cors: Cors | None = None
+    """None: scripts of other origins read no answer."""
     oauth: OAuthSettings | None = None
     """None: this API issues no tokens."""
     auth_token: bool = False

@@ -95,6 +95,8 @@ _REFUSALS = {
     401: "Whoever asks is not known.",
     403: "Whoever asks may not do this.",
     404: "There is no such thing.",
+    405: "This method is not for here.",
+    408: "The body did not come in time.",
     409: "The name is taken, or the thing changed in between.",
     413: "The body is over the limit.",
     429: "Too many attempts to prove who asks have failed; `Retry-After` says when to try again.",
@@ -106,6 +108,8 @@ _RETRY = {"Retry-After": "Seconds to wait."}
 
 def _refusals(models: tuple[type[BaseModel], ...], *statuses: int) -> dict[int, Answer]:
     headers = {429: _RETRY, 503: _RETRY, 401: _CHALLENGE if models is _OAUTH else {}}
+    if 413 in statuses:
+        statuses = (*statuses, 408)
     return {
         status: Answer(about=_REFUSALS[status], models=models, headers=headers.get(status, {})) for status in statuses
     }
@@ -140,6 +144,7 @@ _CODE_ANSWERS = {
     404: Answer(about=_REFUSALS[404], models=_ENVELOPE),
     **_refusals(_OAUTH, 413),
     429: Answer(about=_REFUSALS[429], models=(Envelope, OAuthErrorBody), headers=_RETRY),
+    408: Answer(about=_REFUSALS[408], models=(Envelope, OAuthErrorBody)),
     503: Answer(about=_REFUSALS[503], models=(Envelope, OAuthErrorBody), headers=_RETRY),
 }
 
@@ -200,7 +205,29 @@ _AUTHORIZATION = (
     ),
 )
 
+
+def _preflight(service: Service, tag: str, path: str, name: str) -> Operation:
+    return Operation(
+        service=service,
+        tag=tag,
+        method="OPTIONS",
+        path=path,
+        name=name,
+        summary="What scripts of other origins may do here, if the API's definition names any (CORS).",
+        caller=Caller.ANYBODY,
+        answers={
+            204: Answer(
+                about="What is allowed; nothing, where no `Access-Control-…` header says so.",
+                media_type=None,
+                headers={"Access-Control-Allow-Origin": "The origin that may ask, or `*`."},
+            ),
+            **_refusals(_OAUTH, 405, 503),
+        },
+    )
+
+
 _TOKEN = (
+    _preflight(Service.TOKEN, "Tokens", "/{place}/oauth/token", "preflightToken"),
     Operation(
         service=Service.TOKEN,
         tag="Tokens",
@@ -283,6 +310,8 @@ def _revocation_body(*fields: str) -> Body:
 
 _tokens = partial(_operators, Service.REVOCATION, "Revocation")
 _REVOCATION = (
+    _preflight(Service.REVOCATION, "Revocation", "/{place}/oauth/revoke", "preflightRevocation"),
+    _preflight(Service.REVOCATION, "Revocation", "/{place}/oauth/revoke_all", "preflightRevocationOfAll"),
     _revocation("/{place}/oauth/revoke", "revokeToken", "A token of the client's own is dead (RFC 7009).", "token"),
     _revocation("/{place}/oauth/revoke_all", "revokeAllTokens", "Every token of the client is dead."),
     _tokens(

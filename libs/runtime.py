@@ -22,6 +22,7 @@ from libs.catalog import Catalog
 from libs.events import Origin
 from libs.http.context import DRAIN, Drain, actor, surroundings, traceparent
 from libs.http.errors import ErrorRenderer
+from libs.http.headers import CONSTANT_HEADERS, constant_headers
 from libs.http.health import Health
 from libs.oauth.attempts import Limit, Limits
 from libs.oauth.tokens import TokenCodec
@@ -108,17 +109,16 @@ def _limits(settings: Settings) -> Limits:
 def new_application(settings: Settings, deps: Deps, oauth_error_status: int | None = None) -> web.Application:
     """An application with the middleware, the operations routes and the lifespan of its parts, and no service yet."""
     renderer = ErrorRenderer(oauth_error_status)
-    drain = Drain()
+    drain, constant = Drain(), constant_headers(settings.public_url)
     proxies = TrustedProxies.parse(settings.trusted_proxies)
-    app = web.Application(
-        middlewares=[surroundings(renderer, settings.access_log_sample, drain, proxies)],
-        client_max_size=2 * 1024 * 1024,
-    )
+    surround = surroundings(renderer, settings.access_log_sample, drain, proxies, constant)
+    app = web.Application(middlewares=[surround], client_max_size=2 * 1024 * 1024)
     deps.health.register("mongodb", deps.store.mongo.ping)
     deps.health.register("bus", deps.bus.ping)
     deps.bus.subscribe(deps.catalog.subscription())
     deps.health.add_to(app)
     app[DRAIN] = drain
+    app[CONSTANT_HEADERS] = constant
     app.cleanup_ctx.append(lambda _: _opened(deps))
     Levels(deps.bus).add_to(app)
     return app

@@ -5,10 +5,12 @@ import gc
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvloop
 from aiohttp import web
 
+from libs.http.connection import OPTIONS, Connection
 from libs.http.context import DRAIN
 from libs.settings import WrongSetting
 
@@ -17,12 +19,6 @@ STOP_WITHIN = 8.0
 """Seconds that requests in flight get when the process is told to stop."""
 LET_GO_WITHIN = 0.5
 """Seconds for a request to arrive on a connection that was made just before."""
-KEEPALIVE = 75.0
-"""Seconds for which an idle connection stays open."""
-UNREAD_WITHIN = 2.0
-"""Seconds in which the rest of a body that nobody reads may come: who is cut off while sending may lose the answer."""
-LONGEST_LINE = 16 * 1024
-"""Bytes of the request line, and of one header: what the edge takes."""
 GARBAGE_AFTER = 20_000
 """Objects alive beyond those of the last look for cycles, until the next one."""
 
@@ -52,26 +48,17 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def runner_of(app: web.Application) -> web.AppRunner:
-    """What answers for the application; bodies arrive as they were sent, packed or not."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        shutdown_timeout=STOP_WITHIN,
-        keepalive_timeout=KEEPALIVE,
-        lingering_time=UNREAD_WITHIN,
-        auto_decompress=False,
-        max_line_size=LONGEST_LINE,
-        max_field_size=LONGEST_LINE,
-    )
+    """What answers for the application."""
+    return web.AppRunner(app, shutdown_timeout=STOP_WITHIN, **OPTIONS)
 
 
 async def _serve(app: web.Application, listener: socket.socket, linger: float, announce: Callable[[], None]) -> None:
     runner = runner_of(app)
-    spare = listener.dup()  # keeps the accept queue when the site closes its own
+    spare = listener.dup()  # keeps the accept queue when the server closes its own
     try:
         await runner.setup()
-        site = web.SockSite(runner, listener, backlog=BACKLOG)
-        await site.start()
+        connect = connections(runner)
+        door = await asyncio.get_running_loop().create_server(connect, sock=listener, backlog=BACKLOG)
         _spare_the_collector()
         stop = _signals()
         announce()
@@ -82,8 +69,8 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
                 await stop.get()
         except TimeoutError:
             pass
-        await site.stop()
-        await _take_over_queued(runner, spare)
+        door.close()
+        await _take_over_queued(connect, spare)
         await _let_go(runner)
     finally:
         spare.close()
@@ -101,6 +88,13 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GARBAGE_AFTER)
 
 
+def connections(runner: web.AppRunner) -> Callable[[], Connection]:
+    """Makes the connections of a runner that is set up."""
+    if runner.server is None:
+        raise RuntimeError("the runner is not set up")
+    return partial(Connection, runner.server, runner.app, asyncio.get_running_loop())
+
+
 def _signals() -> asyncio.Queue[signal.Signals]:
     received: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -109,7 +103,7 @@ def _signals() -> asyncio.Queue[signal.Signals]:
     return received
 
 
-async def _take_over_queued(runner: web.AppRunner, spare: socket.socket) -> None:
+async def _take_over_queued(connect: Callable[[], Connection], spare: socket.socket) -> None:
     """Accept what the kernel has accepted before the listener closed, and close it for good.
 
     Nothing is waited for in between: whoever connects meanwhile would be reset with the request already sent.
@@ -124,8 +118,7 @@ async def _take_over_queued(runner: web.AppRunner, spare: socket.socket) -> None
         spare.close()
     for connection in queued:
         connection.setblocking(False)
-        if runner.server is not None:
-            await loop.connect_accepted_socket(runner.server, connection)
+        await loop.connect_accepted_socket(connect, connection)
 
 
 async def _let_go(runner: web.AppRunner) -> None:

@@ -12,10 +12,12 @@ from functools import lru_cache
 from aiohttp import web
 from aiohttp.hdrs import METH_ALL
 from aiohttp.typedefs import Handler, Middleware
+from multidict import CIMultiDictProxy
 from prometheus_client import Counter, Histogram
 
 from contracts.operators import Actor
 from libs.addresses import TrustedProxies
+from libs.http.cors import ANSWER_HEADERS
 from libs.http.errors import ErrorRenderer
 from libs.logging import access
 from libs.telemetry import LATENCY, REQUESTS
@@ -69,7 +71,9 @@ def _address(request: web.Request, proxies: TrustedProxies) -> str:
     return proxies.client(request.remote or "", forwarded)
 
 
-def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain, proxies: TrustedProxies) -> Middleware:
+def surroundings(
+    renderer: ErrorRenderer, sample: float, drain: Drain, proxies: TrustedProxies, constant: CIMultiDictProxy[str]
+) -> Middleware:
     """The one middleware. `sample` is the share of successful requests that get an access line."""
 
     @web.middleware
@@ -91,7 +95,10 @@ def surroundings(renderer: ErrorRenderer, sample: float, drain: Drain, proxies: 
             response = renderer.render(request, error)
         if not response.prepared:
             response.headers["X-Request-Id"] = identifier
-            response.headers["Server"] = "tokenwire"
+            response.headers.merge(constant)
+            own = request.get(ANSWER_HEADERS)
+            if own is not None:
+                response.headers.update(own)
             if drain.on:
                 # Said aloud, since a closed connection alone may meet the next request on its way.
                 response.force_close()

@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from libs.oauth.errors import (
+    BodyTooSlow,
     CannotRedirect,
     InvalidClient,
     InvalidRequest,
@@ -119,6 +120,11 @@ class ErrorRenderer:
                 return _enveloped(status, error.description, headers)
         elif self._oauth_error_status and status in {400, 401, 403}:
             status = self._oauth_error_status
+        if isinstance(error, BodyTooSlow):
+            # RFC 9110 §15.5.9: "The server SHOULD send the 'close' connection option", since the rest may still come.
+            headers["Connection"] = "close"
+            if request.path.startswith("/api/"):
+                return _enveloped(status, error.description, headers)
         if isinstance(error, InvalidClient):
             # RFC 6749 §5.2: 401 with "the 'WWW-Authenticate' response header field matching the authentication scheme".
             headers["WWW-Authenticate"] = 'Basic realm="tokenwire", charset="UTF-8"'

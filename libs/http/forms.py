@@ -1,5 +1,6 @@
 """Bodies of OAuth requests: a form or a flat JSON object, as parameters that each occur once."""
 
+import asyncio
 import json
 import zlib
 from collections.abc import Collection, Iterable
@@ -8,9 +9,11 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import web
 
-from libs.oauth.errors import BodyTooLarge, InvalidRequest
+from libs.oauth.errors import BodyTooLarge, BodyTooSlow, InvalidRequest
 
 BODY_LIMIT = 64 * 1024
+BODY_WITHIN = 20.0
+"""Seconds from the end of a request's headers until its body is complete."""
 PARAMETER_LIMIT = 64
 _NOT_UNPACKED = "the body is cut off, or not encoded as its Content-Encoding says"
 NEVER_IN_QUERY = frozenset(
@@ -67,9 +70,22 @@ def _parse_json(body: bytes, structured: Collection[str]) -> dict[str, str]:
 
 
 async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
-    """The whole body, unpacked. Raises BodyTooLarge over the limit, InvalidRequest where it cannot be unpacked."""
+    """The whole body, unpacked.
+
+    Raises BodyTooLarge over the limit, BodyTooSlow after BODY_WITHIN, InvalidRequest where it cannot be unpacked.
+    """
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body is over {limit} bytes")
+    if request.content.is_eof():  # it came with its headers, as most do: nothing to wait for
+        return await _gathered(request, limit)
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            return await _gathered(request, limit)
+    except TimeoutError as error:
+        raise BodyTooSlow(f"the body did not come within {BODY_WITHIN:g} s") from error
+
+
+async def _gathered(request: web.Request, limit: int) -> bytes:
     unpacker = _unpacker(request.headers.get("Content-Encoding", ""))
     chunks = bytearray()
     try:

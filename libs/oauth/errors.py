@@ -27,6 +27,13 @@ class BodyTooLarge(InvalidRequest):
     status = 413
 
 
+class BodyTooSlow(OAuthError):
+    """The body did not come in time."""
+
+    code = "invalid_request"
+    status = 408
+
+
 class InvalidClient(OAuthError):
     """Client authentication failed: unknown client, wrong secret, or none where one is needed."""
 

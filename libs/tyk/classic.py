@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings, TokenLocation
+from libs.tyk import cors
 from libs.tyk.access import (
     AUTHORIZE_TYPES,
     Access,
@@ -61,6 +62,7 @@ def read_classic(
         versioning=classic_versioning(definition),
         request_headers=added,
         removed_request_headers=removed,
+        cors=cors.cors(definition.part("CORS"), cors.CLASSIC),
         oauth=access.oauth,
         auth_token=access.auth_token,
         format=DefinitionFormat.CLASSIC,

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings, TokenLocation
+from libs.tyk import cors
 from libs.tyk.access import (
     AUTHORIZE_TYPES,
     Access,
@@ -75,6 +76,7 @@ def read_oas(document: Any, *, api_id: str, now: datetime, created_at: datetime 
         versioning=oas_versioning(info),
         request_headers=added,
         removed_request_headers=removed,
+        cors=cors.cors(extension.part("middleware").part("global").part("cors"), cors.OAS),
         oauth=access.oauth,
         auth_token=access.auth_token,
         format=DefinitionFormat.OAS,

@@ -79,6 +79,23 @@ class Part:
                 raise self.wrong(f"{key}[{index}]", "the name of a header is expected")
         return tuple(names)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """The strings of the array there; an absent one is empty."""
+        texts = self._typed(key, list, "an array") or []
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise self.wrong(f"{key}[{index}]", "a string is expected")
+        return tuple(texts)
+
+    def whole_number(self, key: str, most: int) -> int:
+        """The number there, from zero to `most`; an absent one is zero."""
+        number = self.members.get(key)
+        if number is None:
+            return 0
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= most:
+            raise self.wrong(key, f"a whole number from 0 to {most} is expected")
+        return number
+
     def text(self, key: str) -> str:
         """The string there; an absent one is empty."""
         return self._checked(key, _TEXT, "a string of at most 4096 characters without control characters is expected")

@@ -8,6 +8,7 @@ from contracts.apis import GrantType, OAuthSettings
 from contracts.metadata import ServerMetadata
 from libs.access import issuing_api
 from libs.catalog import Catalog
+from libs.http.cors import answer_headers
 from libs.http.errors import json_bytes
 from libs.oauth.issuer import issuer_of
 
@@ -49,4 +50,7 @@ class MetadataEndpoint:
             **(code_grant if GrantType.AUTHORIZATION_CODE in settings.grant_types else {}),
         )
         body = metadata.model_dump_json(exclude_none=True).encode()
-        return json_bytes(body, headers={"Cache-Control": "public, max-age=60"})
+        headers = {"Cache-Control": "public, max-age=60"}
+        if api.cors is not None:
+            headers |= answer_headers(api.cors, http_request.headers.get("Origin"), http_request.method)
+        return json_bytes(body, headers=headers)

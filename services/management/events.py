@@ -14,6 +14,7 @@ from libs.access import Access
 from libs.bus.topics import matches
 from libs.http.context import request_id
 from libs.http.errors import BadRequest, Refusal
+from libs.http.headers import CONSTANT_HEADERS
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.runtime import both_slashes
 from services.management.listeners import STEMS, Choice, Listener, Listeners
@@ -88,13 +89,14 @@ class EventStream:
 
 
 async def _begun(request: web.Request) -> web.StreamResponse:
+    constant = request.app[CONSTANT_HEADERS]
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
             "X-Request-Id": request_id.get() or "",
-            "Server": "tokenwire",
+            **constant,
         }
     )
     await response.prepare(request)

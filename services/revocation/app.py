@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from libs.access import Access, ClientAccess
+from libs.cross_origin import CrossOrigin
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from services.revocation.endpoint import RevocationEndpoint
 from services.revocation.management import TokenManagement
@@ -25,8 +26,11 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke_all", management.revoke_all)
     both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", tokens.show)
     both_slashes(app, "GET", "/api/apis/oauth/{client_id}/tokens", tokens.show)
-    both_slashes(app, "POST", "/{place:.+}/oauth/revoke", endpoint.revoke)
-    both_slashes(app, "POST", "/{place:.+}/oauth/revoke_all", endpoint.revoke_all)
+    cross_origin = CrossOrigin(deps.catalog)
+    both_slashes(app, "POST", "/{place:.+}/oauth/revoke", cross_origin.around(endpoint.revoke))
+    both_slashes(app, "OPTIONS", "/{place:.+}/oauth/revoke", cross_origin.preflight)
+    both_slashes(app, "POST", "/{place:.+}/oauth/revoke_all", cross_origin.around(endpoint.revoke_all))
+    both_slashes(app, "OPTIONS", "/{place:.+}/oauth/revoke_all", cross_origin.preflight)
     deps.bus.subscribe(Reactions(revoker, store.clients).subscription())
     deps.outbox.watch(store.grants)
     deps.outbox.watch(store.clients)

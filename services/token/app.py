@@ -6,6 +6,7 @@ from aiohttp import web
 
 from contracts.apis import GrantType
 from libs.access import ClientAccess
+from libs.cross_origin import CrossOrigin
 from libs.passwords import PasswordHasher
 from libs.runtime import Deps, both_slashes, new_application, new_deps
 from libs.sealing import Sealer
@@ -33,7 +34,9 @@ def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
             GrantType.REFRESH_TOKEN: Refresh(issuer, deps.store.resource_owners),
         },
     )
-    both_slashes(app, "POST", "/{place:.+}/oauth/token", endpoint.token)
+    cross_origin = CrossOrigin(deps.catalog)
+    both_slashes(app, "POST", "/{place:.+}/oauth/token", cross_origin.around(endpoint.token))
+    both_slashes(app, "OPTIONS", "/{place:.+}/oauth/token", cross_origin.preflight)
     deps.outbox.watch(deps.store.grants)
 
     async def close_passwords(_app: web.Application) -> None:

@@ -66,7 +66,8 @@ async def test_a_stream_is_made_for_the_web(service: Management) -> None:
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Accel-Buffering"] == "no"
-        assert response.headers["Server"] == "tokenwire"
+        assert response.headers["Server"] == ""
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert len(response.headers["X-Request-Id"]) == 16
 
 

@@ -13,6 +13,7 @@ from libs.addresses import TrustedProxies
 from libs.http import errors as http
 from libs.http.context import Drain, surroundings
 from libs.http.errors import ErrorRenderer, first_fault, oauth_body
+from libs.http.headers import constant_headers
 from libs.oauth import errors as oauth
 from tests.builders import Answer, Caller
 
@@ -21,6 +22,7 @@ SECRET = "s3cr3t-of-a-client"
 STATUSES = {
     oauth.InvalidRequest: (400, "invalid_request"),
     oauth.BodyTooLarge: (413, "invalid_request"),
+    oauth.BodyTooSlow: (408, "invalid_request"),
     oauth.InvalidClient: (401, "invalid_client"),
     oauth.InvalidGrant: (400, "invalid_grant"),
     oauth.UnauthorizedClient: (400, "unauthorized_client"),
@@ -62,7 +64,8 @@ async def answer_to(
     async def fail(_request: web.Request) -> web.Response:
         raise error
 
-    app = web.Application(middlewares=[surroundings(ErrorRenderer(oauth_error_status), 0, Drain(), TrustedProxies())])
+    renderer, constant = ErrorRenderer(oauth_error_status), constant_headers("http://auth.example.test")
+    app = web.Application(middlewares=[surroundings(renderer, 0, Drain(), TrustedProxies(), constant)])
     app.router.add_get("/{path:.*}", fail)
     async with TestClient(TestServer(app)) as client:
         return await Caller(client)("GET", path, headers={"X-Request-Id": request_id})

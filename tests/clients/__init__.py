@@ -1,0 +1,1 @@
+"""Client libraries as they are published, unchanged, against the running system."""

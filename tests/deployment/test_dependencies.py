@@ -1,0 +1,129 @@
+"""What the image is made of, and what is known against it."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from deploy import components
+from tests.acceptance.programs import Outcome, run_python
+from tests.deployment import stack
+from tests.ports import free_port
+
+RUN = stack.ROOT / "requirements" / "run.txt"
+KNOWN = {
+    "id": "GHSA-test-1",
+    "summary": "anybody may\ndo anything",
+    "affected": [
+        {
+            "package": {"name": "aiohttp", "ecosystem": "PyPI"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "99.1"}]}],
+        }
+    ],
+}
+
+
+@asynccontextmanager
+async def database(status: int = 200, **known: Any) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
+    """Something that answers as OSV does, knows this of packages, and keeps what it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    async def query(request: web.Request) -> web.Response:
+        asked.append(json.loads(await request.text()))
+        found = known.get(asked[-1]["package"]["name"])
+        return web.json_response({"vulns": [found]} if found else {}, status=status)
+
+    app = web.Application()
+    app.router.add_post("/", query)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/")), asked
+
+
+async def audited(url: str, requirements: Path = RUN) -> Outcome:
+    return await run_python("deploy.audit_dependencies", str(requirements), "--database", url)
+
+
+async def test_what_is_known_against_a_package_fails_the_audit() -> None:
+    """One line that names package, version, finding and remedy; every pinned package was asked about."""
+    async with database(aiohttp=KNOWN) as (url, asked):
+        outcome = await audited(url)
+    version = next(pin.version for pin in components.pins(RUN.read_text()) if pin.name == "aiohttp")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.complaint == f"aiohttp {version}: GHSA-test-1 (fixed in 99.1): anybody may do anything"
+    assert {question["package"]["name"] for question in asked} == {pin.name for pin in components.pins(RUN.read_text())}
+
+
+async def test_nothing_known_is_said() -> None:
+    """0, and how many packages were asked about."""
+    async with database() as (url, asked):
+        outcome = await audited(url)
+    assert outcome.status == 0
+    assert outcome.out == f"nothing is known against any of {len(asked)} packages\n"
+    assert outcome.complaints == ""
+
+
+async def test_without_a_way_out_the_audit_says_so_and_passes() -> None:
+    """Nobody there, and somebody else in its place: one line, and 0, since nothing was found."""
+    async with database(status=503) as (url, _):
+        outcomes = [await audited(url), await audited(f"http://127.0.0.1:{free_port()}/")]
+    for outcome in outcomes:
+        assert (outcome.status, outcome.complaints) == (0, "")
+        assert outcome.out == "not audited: the database of vulnerabilities cannot be reached from here\n"
+
+
+async def test_an_audit_of_nothing_is_no_success(tmp_path: Path) -> None:
+    """Requirements that are not pinned with hashes cannot be audited, and that is an error."""
+    (tmp_path / "loose.txt").write_text("aiohttp\n")
+    for requirements in (tmp_path / "loose.txt", tmp_path / "absent.txt"):
+        outcome = await audited("http://127.0.0.1:1/", requirements)
+        assert outcome.status == 1
+        assert outcome.complaint.startswith("python -m deploy.audit_dependencies: ")
+
+
+def test_the_bill_of_materials_is_what_is_installed() -> None:
+    """Valid CycloneDX; name, version, hashes and licence of every pinned package; the same again, byte for byte."""
+    document = components.bill_of_materials(RUN.read_text())
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document)) is None
+    assert document == components.bill_of_materials(RUN.read_text())
+    named = {(component["name"], component["version"]) for component in document["components"]}
+    pinned = re.findall(r"^([a-z0-9.-]+)==(\S+)", RUN.read_text(), re.MULTILINE)
+    assert named == set(pinned)
+    assert sum(len(component["hashes"]) for component in document["components"]) == RUN.read_text().count("--hash=")
+    assert all(component["licenses"] for component in document["components"])
+
+
+@pytest.mark.parametrize(
+    ("requirements", "fault"),
+    [
+        ("aiohttp==0.0.1 \\\n    --hash=sha256:" + "0" * 64, "is installed, 0.0.1 is pinned"),
+        ("not-there-at-all==1.0 \\\n    --hash=sha256:" + "0" * 64, "not-there-at-all is not installed"),
+    ],
+)
+def test_a_bill_that_would_be_wrong_is_not_written(requirements: str, fault: str) -> None:
+    """An image that is made of something else than its requirements fails its build."""
+    with pytest.raises(ValueError, match=fault):
+        components.bill_of_materials(requirements)
+
+
+def test_what_another_machine_needs_is_left_out() -> None:
+    """A package that is pinned for another platform only is not in the bill of this one."""
+    requirements = "not-there-at-all==1.0 ; sys_platform == 'win32' \\\n    --hash=sha256:" + "0" * 64
+    assert components.bill_of_materials(requirements)["components"] == []
+
+
+def test_the_image_carries_its_bill_of_materials() -> None:
+    """Made in the build, with the packages that the image gets, and kept where the documentation says."""
+    text = (stack.ROOT / "Dockerfile").read_text()
+    assert "RUN /opt/venv/bin/python deploy/components.py /tmp/run.txt > /tmp/sbom.cdx.json" in text
+    final = text.rsplit("\nFROM ", 1)[1]
+    assert "WORKDIR /opt/tokenwire\n" in final
+    assert "COPY --from=dependencies /tmp/sbom.cdx.json sbom.cdx.json" in final
+    assert "/opt/tokenwire/sbom.cdx.json" in (stack.ROOT / "docs" / "security.md").read_text()

@@ -1,0 +1,191 @@
+"""Cross-origin requests: what is read of them in a definition, and what a browser is told."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from contracts.apis import Cors
+from libs.http.cors import answer_headers, preflight_headers
+from libs.tyk.classic import read_classic
+from libs.tyk.errors import InvalidDefinition
+from libs.tyk.oas import read_oas
+from tests.unit.tyk_definitions import changed, definition
+
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
+OAS = {
+    "enabled": True,
+    "allowedOrigins": ["https://App.example.test", "https://*.example.test:8443"],
+    "allowedMethods": ["post", "GET"],
+    "allowedHeaders": ["Authorization"],
+    "exposedHeaders": ["X-Request-Id"],
+    "allowCredentials": True,
+    "maxAge": 600,
+    "optionsPassthrough": True,
+    "debug": False,
+}
+CLASSIC = {
+    "enable": True,
+    "allowed_origins": OAS["allowedOrigins"],
+    "allowed_methods": OAS["allowedMethods"],
+    "allowed_headers": OAS["allowedHeaders"],
+    "exposed_headers": OAS["exposedHeaders"],
+    "allow_credentials": True,
+    "max_age": 600,
+    "options_passthrough": True,
+    "debug": False,
+}
+READ = Cors(
+    allowed_origins=("https://app.example.test", "https://*.example.test:8443"),
+    allowed_methods=("POST", "GET"),
+    allowed_headers=("Authorization",),
+    exposed_headers=("X-Request-Id",),
+    allow_credentials=True,
+    max_age=600,
+    options_passthrough=True,
+)
+
+
+def of_oas(settings: Any) -> Cors | None:
+    document = changed(definition("orders-oas.json"), "x-tyk-api-gateway/middleware/global/cors", settings)
+    return read_oas(document, api_id="a", now=NOW).cors
+
+
+def of_classic(settings: Any) -> Cors | None:
+    document = changed(definition("orders-classic.json"), "CORS", settings)
+    return read_classic(document, api_id="a", now=NOW).cors
+
+
+def test_both_languages_say_the_same() -> None:
+    """Tyk's members, in either spelling; origins are compared in lower case, methods in upper."""
+    assert of_oas(OAS) == of_classic(CLASSIC) == READ
+
+
+@pytest.mark.parametrize("settings", [None, {}, {"enabled": False, "allowedOrigins": ["nonsense"]}])
+def test_nothing_is_allowed_unless_it_is_enabled(settings: Any) -> None:
+    """Absent or disabled, there is no cross-origin access at all, whatever else stands there."""
+    assert of_oas(settings) is None
+
+
+def test_what_is_not_named_is_as_in_tyk_but_for_origins() -> None:
+    """Simple methods and headers; no origin, where Tyk would take all of them."""
+    cors = of_oas({"enabled": True})
+    assert cors == Cors(
+        allowed_methods=("GET", "POST", "HEAD"), allowed_headers=("Accept", "Content-Type", "X-Requested-With")
+    )
+    assert cors is not None
+    assert answer_headers(cors, "https://app.example.test", "POST") == {"Vary": "Origin"}
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "fault"),
+    [
+        ("allowedOrigins", ["app.example.test"], "allowedOrigins[0]: an origin such as"),
+        ("allowedOrigins", ["https://a.test", "https://*"], "allowedOrigins[1]: an origin such as"),
+        ("allowedOrigins", ["https://*.*.test"], "allowedOrigins[0]: an origin such as"),
+        ("allowedOrigins", ["https://a*.test"], "allowedOrigins[0]: an origin such as"),
+        ("allowedOrigins", ["https://a.test/"], "allowedOrigins[0]: an origin such as"),
+        ("allowedOrigins", ["null"], "allowedOrigins[0]: an origin such as"),
+        ("allowedOrigins", [7], "allowedOrigins[0]: a string is expected"),
+        ("allowedOrigins", "https://a.test", "allowedOrigins: an array is expected"),
+        ("allowedMethods", ["GET POST"], "allowedMethods[0]: a method is expected"),
+        ("allowedHeaders", ["X\r\nY"], "allowedHeaders[0]: the name of a header is expected"),
+        ("maxAge", -1, "maxAge: a whole number from 0 to 604800 is expected"),
+        ("maxAge", 1.5, "maxAge: a whole number from 0 to 604800 is expected"),
+        ("maxAge", True, "maxAge: a whole number from 0 to 604800 is expected"),
+        ("allowCredentials", "yes", "allowCredentials: true or false is expected"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(member: str, value: Any, fault: str) -> None:
+    """An origin that would match nothing, or every site there is, is a mistake and said so."""
+    with pytest.raises(InvalidDefinition) as refused:
+        of_oas(OAS | {member: value})
+    assert f"middleware.global.cors.{fault}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example.test", True),
+        ("https://shop.example.test:8443", True),
+        ("https://a.shop.example.test:8443", True),
+        ("http://app.example.test", False),
+        ("https://app.example.test:8443", True),
+        ("https://app.example.test:444", False),
+        ("https://app.example.test.evil.test", False),
+        ("https://evilexample.test:8443", False),
+        ("https://.example.test:8443", False),
+        ("https://evil.test/.example.test:8443", False),
+        ("https://evil.test:1@x.example.test:8443", False),
+        ("https://evil.test#.example.test:8443", False),
+        ("null", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_an_origin_is_named_or_it_is_not(origin: str | None, allowed: bool) -> None:
+    """Exactly as a browser writes it; a wildcard stands for names below, and for nothing else."""
+    headers = answer_headers(READ, origin, "POST")
+    assert headers == {"Vary": "Origin"} | (
+        {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": "X-Request-Id",
+        }
+        if allowed
+        else {}
+    )
+
+
+def test_every_origin_never_goes_with_credentials() -> None:
+    """`*` is answered as `*`, and no site can act as whoever visits it, whatever the definition says."""
+    cors = of_oas(OAS | {"allowedOrigins": ["https://app.example.test", "*"]})
+    assert cors is not None
+    for headers in (
+        answer_headers(cors, "https://app.example.test", "POST"),
+        preflight_headers(cors, {"Origin": "https://evil.test", "Access-Control-Request-Method": "POST"}),
+    ):
+        assert headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in headers
+
+
+def asked(**more: str) -> dict[str, str]:
+    named = {name.replace("_", "-"): value for name, value in more.items()}
+    return {"Origin": "https://app.example.test", "Access-Control-Request-Method": "POST"} | named
+
+
+def test_a_browser_that_asks_is_told_what_is_allowed() -> None:
+    """Methods and headers of the definition, and for how long the answer holds."""
+    assert preflight_headers(READ, asked()) == {
+        "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+        "Access-Control-Allow-Origin": "https://app.example.test",
+        "Access-Control-Allow-Credentials": "true",
+        "Access-Control-Allow-Methods": "POST, GET",
+        "Access-Control-Allow-Headers": "Authorization",
+        "Access-Control-Max-Age": "600",
+    }
+
+
+@pytest.mark.parametrize(
+    "request_headers",
+    [
+        pytest.param(asked(Access_Control_Request_Method="DELETE"), id="method"),
+        pytest.param(asked(Origin="https://evil.test"), id="origin"),
+        pytest.param({"Origin": "https://app.example.test"}, id="no-method"),
+        pytest.param({}, id="nothing"),
+    ],
+)
+def test_a_browser_that_asks_for_more_is_told_nothing(request_headers: dict[str, str]) -> None:
+    """No header of the protocol, which a browser takes for no."""
+    assert list(preflight_headers(READ, request_headers)) == ["Vary"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [("authorization, x-trace", "authorization, x-trace"), ("a: b", ""), ("a b", ""), ("", "")],
+)
+def test_every_header_is_told_by_name(wanted: str, told: str) -> None:
+    """`*` allows what is asked for, which is repeated if it is the names of headers."""
+    cors = READ.model_copy(update={"allowed_headers": ("*",)})
+    headers = preflight_headers(cors, asked(Access_Control_Request_Headers=wanted))
+    assert headers["Access-Control-Allow-Headers"] == told
