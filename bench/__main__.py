@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import arrival, tokens, webhooks
+from bench import arrival, check, tokens, webhooks
 from bench.ground import Ground
 from bench.report import Report, Wrong
 from libs import logging
@@ -20,6 +20,7 @@ MEASUREMENTS: dict[str, Callable[[Ground], Report]] = {
     "tokens": tokens.measure,
     "webhooks": webhooks.measure,
     "arrival": arrival.measure,
+    "check": check.measure,
 }
 
 
