@@ -147,7 +147,7 @@ class ErrorRenderer:
     def _http(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
         if error.status < 400:
             return error
-        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        allowed = {"Allow": _methods(error.headers["Allow"])} if "Allow" in error.headers else None
         message = {404: "nothing answers on this path", 405: "this method is not allowed here"}
         return self._plain(request, error.status, message.get(error.status, error.reason), allowed)
 
@@ -159,6 +159,11 @@ class ErrorRenderer:
         code = "server_error" if status >= 500 else "invalid_request"
         body = orjson.dumps({"error": code, "error_description": message})
         return json_bytes(body, status, {**NO_STORE, **(headers or {})})
+
+
+def _methods(allowed: str) -> str:
+    """What there is to do; not OPTIONS, by which browsers ask for scripts and which most APIs refuse."""
+    return ",".join(method for method in allowed.split(",") if method != "OPTIONS")
 
 
 def json_bytes(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
