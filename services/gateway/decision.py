@@ -94,7 +94,7 @@ class AccessDecision:
 
     async def _decide(self, call: Call, case: _Case) -> Admitted | Denial:
         paths = readings(call.path)
-        api = await self._api(paths)
+        api = await self.addressed(paths)
         if isinstance(api, Denial):
             return api
         case.api_id = api.api_id
@@ -119,7 +119,7 @@ class AccessDecision:
             return replace(_OVER[outcome.kind], retry_after=outcome.retry_after, figures=outcome.figures)
         return Admitted(api, grant, right.injected, outcome)
 
-    async def _api(self, paths: Collection[str]) -> Api | Denial:
+    async def addressed(self, paths: Collection[str]) -> Api | Denial:
         """The API that the call goes to, whichever way the proxy in front reads the path."""
         found = [await self.catalog.api_serving(path) for path in paths]
         if len({api.api_id if api else None for api in found}) > 1:

@@ -1,6 +1,7 @@
 """The reverse proxy: a call to a protected API that may pass goes to its upstream, and the answer comes back."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -11,12 +12,13 @@ from multidict import CIMultiDict
 from contracts.apis import RESERVED_PATHS
 from contracts.operations import OPERATIONS
 from libs.http.context import SHOWN_PATH, request_id
+from libs.http.cors import ANSWER_HEADERS, answer_headers, preflight_headers
 from libs.oauth.errors import InvalidRequest
 from services.gateway.decision import AccessDecision, Admitted
 from services.gateway.destinations import destination, place
 from services.gateway.headers import UPGRADE, VIA, Introduction, answered_headers
 from services.gateway.outcomes import UNLIMITED, rate_limit_headers
-from services.gateway.paths import ORIGIN_FORM
+from services.gateway.paths import ORIGIN_FORM, readings
 from services.gateway.presence import given_up_without_caller
 from services.gateway.presented import Call
 from services.gateway.refusals import LEADS_OUT, Denial
@@ -70,7 +72,10 @@ class ProxyEndpoint:
         """The upstream's answer to a call that may pass; else the refusal, or what is wrong with the upstream."""
         request[SHOWN_PATH] = TEMPLATE
         call = made_call(request)
-        outcome = await self.decision.decide(call)
+        preflight = await self._cross_origin(request, call) if "Origin" in request.headers else None
+        if isinstance(preflight, web.Response):
+            return _without_body(request, preflight)
+        outcome = preflight or await self.decision.decide(call)
         if isinstance(outcome, Denial):
             return _without_body(request, outcome.response())
         request[SHOWN_PATH] = place(outcome.api)
@@ -87,18 +92,45 @@ class ProxyEndpoint:
             async with answer:
                 return await self._answered(request, outcome, answer, upgrades=upgrades)
 
+    async def _cross_origin(self, request: web.Request, call: Call) -> web.Response | Admitted | None:
+        """The answer to a browser's preflight, or whose upstream is to give it; None for what is none.
+
+        A preflight has no credentials, and asks for nothing but what the definition says.
+        """
+        api = await self.decision.addressed(readings(call.path))
+        if isinstance(api, Denial) or api.cors is None:
+            return None
+        if request.method == hdrs.METH_OPTIONS and "Access-Control-Request-Method" in request.headers:
+            if api.cors.options_passthrough:
+                return Admitted(api)
+            return web.Response(status=HTTPStatus.NO_CONTENT, headers=preflight_headers(api.cors, request.headers))
+        request[ANSWER_HEADERS] = answer_headers(api.cors, request.headers["Origin"], request.method)
+        return None
+
     async def _answered(
         self, request: web.Request, admitted: Admitted, answer: ClientResponse, *, upgrades: bool
     ) -> web.StreamResponse:
         headers = answered_headers(answer)
         if admitted.figures is not UNLIMITED:
             headers.update(rate_limit_headers(admitted.figures))
+        if (ours := request.get(ANSWER_HEADERS)) is not None:
+            _allow_origin(headers, ours)
         if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
             return await relay(request, answer, headers)
         upstream = answer.connection.protocol if answer.connection else None
         if not upgrades or upstream is None:
             return _failed(request, admitted, NOT_HTTP)
         return await self.tunnels.join(request, answer, upstream, headers)
+
+
+def _allow_origin(headers: CIMultiDict[str], ours: Mapping[str, str]) -> None:
+    """The definition says what scripts may do, in place of the upstream; what the upstream varies by stays."""
+    for name in [name for name in headers if name.lower().startswith("access-control-")]:
+        headers.popall(name, None)
+    varied = headers.popall("Vary", [])
+    headers.update(ours)
+    for value in varied:
+        headers.add("Vary", value)
 
 
 def wants_websocket(request: web.Request) -> bool:

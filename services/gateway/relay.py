@@ -27,7 +27,7 @@ def begun(request: web.Request, answer: aiohttp.ClientResponse, headers: CIMulti
     reason = as_text((answer.reason or "").encode(errors="surrogateescape"))
     response = Relayed(status=answer.status, reason=reason, headers=headers)
     response.headers["X-Request-Id"] = request_id.get() or ""
-    response.headers.setdefault("Server", "tokenwire")
+    response.headers.setdefault("Server", "")  # aiohttp would name itself
     if request.app[DRAIN].on:
         response.force_close()
     return response
