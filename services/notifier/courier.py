@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +15,7 @@ from libs.oauth.errors import TemporarilyUnavailable
 from libs.sealing import CannotOpen, Opener
 from libs.store.deliveries import Deliveries
 from libs.telemetry import WEBHOOKS
-from services.notifier.lanes import QUICK, Lane, Lanes
+from services.notifier.lanes import Lane, Lanes
 from services.notifier.schedule import Ladder
 from services.notifier.sender import Outcome, Sender
 
@@ -52,13 +51,11 @@ class Courier:
         """Send a delivery that is leased to this process and has a place on its lane."""
         task = asyncio.create_task(self._carry(delivery, lane, shared_secret.get_secret_value()), name="webhook")
         self.under_way[task] = delivery
-        began = time.monotonic()
-        task.add_done_callback(lambda done: self._ended(done, lane, began))
+        task.add_done_callback(lambda done: self._ended(done, lane))
         return Sending(task, lane)
 
-    def _ended(self, task: asyncio.Task[None], lane: Lane, began: float) -> None:
+    def _ended(self, task: asyncio.Task[None], lane: Lane) -> None:
         del self.under_way[task]
-        lane.quick = time.monotonic() - began < QUICK
         self.lanes.give_back(lane)
         if not task.cancelled() and (error := task.exception()):
             log.error("webhook_not_recorded", error=type(error).__name__, exc_info=error)
@@ -93,7 +90,7 @@ class Courier:
         except CannotOpen as error:
             return Outcome(Attempt(at=self.now(), latency_ms=0, error=str(error)))
         outcome = await self.sender.send(lane.url, shared_secret, delivery.delivery_id, body)
-        self.lanes.note(lane, troubled=outcome.troubled, wait=outcome.retry_after)
+        self.lanes.note(lane, outcome.attempt.latency_ms, troubled=outcome.troubled, wait=outcome.retry_after)
         return outcome
 
     async def _record(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -21,10 +21,12 @@ from libs.store.mongo import Conflict
 from services.notifier.addresses import address_of
 from services.notifier.claims import Claims
 from services.notifier.courier import Courier, Sending
-from services.notifier.lanes import QUICK, Lanes
+from services.notifier.lanes import Lanes
 
 PREFETCH = 256
 """No more than one endpoint may have under way, or what comes for one that is quick would not find places."""
+HELD = 0.5
+"""Seconds after which a command is acknowledged, whatever its webhook does."""
 
 
 def _sealed(text: str) -> bytes:
@@ -78,7 +80,7 @@ class Intake:
 
         So what a quick endpoint gets goes out as it comes, and none of it has to wait in MongoDB for a place.
         """
-        await asyncio.wait((sending.task,), timeout=QUICK)
+        await asyncio.wait((sending.task,), timeout=HELD)
         if not sending.task.done():
             sending.lane.quick = False
 

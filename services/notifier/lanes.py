@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from libs.telemetry import WEBHOOKS_UNDER_WAY
 from services.notifier.breaker import Breaker
 
-QUICK = 0.2
-"""Seconds in which a delivery to a quick endpoint is over."""
+QUICK_MS = 250
+"""Milliseconds in which a quick endpoint answers."""
 
 
 def affordable(wanted: int) -> int:
@@ -27,7 +27,7 @@ class Lane:
         self.waiting: set[str] = set()
         """APIs with deliveries for this endpoint that are due in MongoDB, as far as is known here."""
         self.quick = True
-        """Whether the latest delivery was over in a moment; so until one was not."""
+        """Whether it answers in a moment, as far as is known here."""
 
     @property
     def forgettable(self) -> bool:
@@ -84,9 +84,10 @@ class Lanes:
         self.under_way += begun
         WEBHOOKS_UNDER_WAY.set(self.under_way)
 
-    def note(self, lane: Lane, *, troubled: bool, wait: timedelta | None = None) -> None:
+    def note(self, lane: Lane, latency_ms: int, *, troubled: bool, wait: timedelta | None = None) -> None:
         """What an attempt says about the endpoint."""
         now = self._now()
+        lane.quick = latency_ms < QUICK_MS
         if not troubled:
             lane.breaker.succeeded()
             return

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.notifier.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker
-from services.notifier.lanes import Lanes
+from services.notifier.lanes import QUICK_MS, Lanes
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MOST = 16
@@ -123,6 +123,16 @@ def test_a_lane_with_something_waiting_is_told_of_room() -> None:
     assert told == [lane.url]
 
 
+def test_an_endpoint_is_as_quick_as_its_latest_answer() -> None:
+    """And taken for quick until it has answered."""
+    lanes = Lanes(total=8, per_endpoint=2, now=lambda: NOW)
+    lane = lanes.of("http://a.example/")
+    assert lane.quick
+    for latency_ms, quick in ((QUICK_MS, False), (QUICK_MS - 1, True)):
+        lanes.note(lane, latency_ms, troubled=False)
+        assert lane.quick is quick
+
+
 class Places(RuleBasedStateMachine):
     """Lanes under any sequence of taking, giving back, failing, succeeding and time passing."""
 
@@ -149,7 +159,7 @@ class Places(RuleBasedStateMachine):
 
     @rule(url=urls, troubled=st.booleans(), wait=st.none() | st.timedeltas(timedelta(), timedelta(days=9)))
     def note(self, url: str, troubled: bool, wait: timedelta | None) -> None:
-        self.lanes.note(self.lanes.of(url), troubled=troubled, wait=wait)
+        self.lanes.note(self.lanes.of(url), 7, troubled=troubled, wait=wait)
 
     @rule(seconds=st.floats(0, 100))
     def pass_time(self, seconds: float) -> None:
