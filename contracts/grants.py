@@ -90,6 +90,8 @@ class Grant(Contract):
     code_challenge: str | None = None
     policy_ids: tuple[PublicId, ...] = ()
     """Policies of the resource owner; the client's own are read from the client at each use."""
+    password_since: Moment | None = None
+    """When the password that it was given for was set; None where it was given for none."""
     key_rules: dict[str, Any] | None = None
     generation: int = 0
     """0: the code; then the number of token pairs issued."""

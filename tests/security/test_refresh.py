@@ -8,7 +8,6 @@ import pytest
 
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import SCHEME, Pair, issued
-from tests.builders import Answer
 from tests.eventually import eventually
 from tests.security.apps import (
     Api,
@@ -204,9 +203,7 @@ async def test_068_an_api_that_offers_no_refresh_any_more_gives_none(cluster: St
     for place in held.app.over(cluster, "token", 2):
 
         async def unsupported(place: App = place) -> bool:
-            answer: Answer = await place.refresh(held.pair.refresh)
-            # Once it was taken, it is the one before the newest: refused for another reason.
-            return answer.status == 400 and answer.body["error"] == "unsupported_grant_type"
+            return refused(await place.refresh(held.pair.refresh), "unsupported_grant_type")
 
         await eventually(unsupported)
 
