@@ -196,17 +196,22 @@ class Api:
         """The listen path without its last slash."""
         return str(self.document[EXTENSION]["server"]["listenPath"]["value"]).rstrip("/")
 
-    async def app(self, **registration: Any) -> App:
-        """A new client app, with the usual redirect URI unless the registration says another."""
+    async def app(self, quiet: Caller | None = None, **registration: Any) -> App:
+        """A new client app, with the usual redirect URI unless the registration says another.
+
+        What a quiet caller hears is not looked for in the logs.
+        """
+        edge = quiet or self.stack.anybody
+        operator = edge.with_key(self.stack.operator_key)
         registration = {"redirect_uri": CALLBACK, **registration}
         if "redirect_uris" in registration:
             del registration["redirect_uri"]
-        answer = await self.stack.operator("POST", f"/api/apis/oauth/{self.api_id}", json=registration)
+        answer = await operator("POST", f"/api/apis/oauth/{self.api_id}", json=registration)
         assert answer.status == 200, answer.raw
         client_id, secret = answer.body["client_id"], answer.body.get("secret") or ""
         if secret:
-            self.stack.secrets.add_basic(client_id, secret)
-        return App(self.stack.anybody, self.stack.operator, self.api_id, self.path, client_id, secret)
+            edge.secrets.add_basic(client_id, secret)
+        return App(edge, operator, self.api_id, self.path, client_id, secret)
 
     async def change(self, path: str, value: Any) -> None:
         """The definition says this at the path from now on; other processes hear of it soon."""

@@ -189,7 +189,7 @@ async def test_030_another_response_type_is_told_to_the_client(web: App, respons
     "name", ["response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "x"]
 )
 async def test_031_a_parameter_that_comes_twice_is_refused(spa: App, name: str) -> None:
-    """§3.1; here, since which of the two is to be trusted? Also where they are in the query and in the body of a POST."""
+    """§3.1; here, since which of the two is to be trusted? Also where one is in the query, one in the body."""
     request = spa.request(scope="a", x="y")
     query = urlencode([*request.items(), (name, request[name])])
     place = f"{spa.path}/oauth/authorize"

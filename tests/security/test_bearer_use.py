@@ -1,4 +1,4 @@
-"""The token at the protected API (RFC 6750): rows 91 to 96. Refusals are Tyk's, with the header of RFC 6750 §3 beside."""
+"""The token at the protected API (RFC 6750): rows 91 to 96. Statuses are Tyk's, the header is that of RFC 6750 §3."""
 
 import base64
 import json
