@@ -112,6 +112,7 @@ class CodeRequest(Request):
     """POST …/authorize-client (RFC 6749 §4.1.1, RFC 7636 §4.3), asked by the identity server."""
 
     response_type: str = ""
+    response_mode: str | None = None
     client_id: str = ""
     redirect_uri: str | None = None
     scope: str | None = None

@@ -49,6 +49,7 @@ from aiohttp.typedefs import Handler
 
 AUTHORIZATION_PARAMETERS = (
     "response_type",
+    "response_mode",
     "client_id",
     "redirect_uri",
     "scope",
@@ -56,7 +57,7 @@ AUTHORIZATION_PARAMETERS = (
     "code_challenge",
     "code_challenge_method",
 )
-"""RFC 6749 §4.1.1 and RFC 7636 §4.3; others are ignored."""
+"""RFC 6749 §4.1.1, RFC 7636 §4.3, and how the client wants its response; others are ignored."""
 
 SESSION_SECONDS = 3600
 FORM_SECONDS = 600

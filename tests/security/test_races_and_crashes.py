@@ -491,8 +491,6 @@ async def test_117_a_thousand_clients_at_once_get_each_its_own(cluster: Stack, a
         *(app.introspect(answer.body["access_token"]) for app, answer in zip(apps, answers, strict=True))
     )
     assert [answer.body["client_id"] for answer in described] == [app.client_id for app in apps]
-    strangers = [*apps[1:], apps[0]]
-    described = await together(
-        *(app.introspect(answer.body["access_token"]) for app, answer in zip(strangers, answers, strict=True))
-    )
-    assert [answer.body for answer in described] == [INACTIVE] * CLIENTS
+    tokens = [answer.body["access_token"] for answer in answers]
+    described = await together(*(app.introspect(token) for app, token in zip(apps[:100], tokens[100:200], strict=True)))
+    assert [answer.body for answer in described] == [INACTIVE] * 100
