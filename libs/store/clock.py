@@ -17,6 +17,7 @@ EVERY = 10.0
 """Seconds after which MongoDB is asked again."""
 KNOWN_WITHIN = 1.0
 """Seconds for which `open` waits for the first answer."""
+_MILLISECOND = timedelta(milliseconds=1)
 
 log = structlog.get_logger("clock")
 
@@ -61,8 +62,10 @@ class SharedClock:
         if took > AGREES:
             return  # when in all that time the answer was made, nobody knows
         ahead = theirs - (own + took / 2)
-        ahead = timedelta(milliseconds=round(ahead / timedelta(milliseconds=1))) if abs(ahead) > AGREES else timedelta(0)
-        if abs(ahead - self._ahead) > AGREES:
-            log.warning("clock_differs_from_mongodb", seconds=round(ahead.total_seconds(), 3))
-        self._ahead = ahead
+        self._put_right(ahead - ahead % _MILLISECOND if abs(ahead) > AGREES else timedelta(0))
         self._known.set()
+
+    def _put_right(self, ahead: timedelta) -> None:
+        if abs(ahead - self._ahead) > AGREES:
+            log.warning("clock_differs_from_mongodb", seconds=ahead.total_seconds())
+        self._ahead = ahead
