@@ -1,5 +1,5 @@
-"""Whole systems: one that the tests share, two processes of each service, with an API and its client apps; and one for a
-test file alone, of which no other test sees what is done to it.
+"""Whole systems: one that the tests share, of two processes of each service, with an API and client apps of it; and one
+for a test file alone: what it does to that, no other test sees.
 """
 
 import secrets
