@@ -226,7 +226,8 @@ async def running(
             await stack.ready()
             yield stack
             assert await stack.stopped() == dict.fromkeys(instances, 0)
-            assert stack.leaks() == {}, "what the tests sent and got is in logs"
+            leaks = stack.leaks()
+            assert not leaks, f"what the tests sent and got is in logs: {leaks}"
             assert stack.errors() == []
 
 

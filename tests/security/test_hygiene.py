@@ -1,11 +1,12 @@
-"""Webhooks and the management API: rows 101 and 102. Row 97 is in test_metadata.py, row 100 in
-test_no_secret_in_clear.py, rows 98 and 99 are in test_hardening.py.
+"""Other origins, forged hosts, webhooks and the management API: rows 98, 99, 101 and 102. Row 97 is in
+test_metadata.py, row 100 in test_no_secret_in_clear.py.
 """
 
 import re
 import secrets
 import socket
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 import pytest
 
@@ -14,11 +15,52 @@ from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import SCHEME, issued
 from tests.acceptance.webhooks import Receiver
 from tests.builders import unique
-from tests.security.apps import App, new_api
+from tests.security.apps import App, new_api, query_of
 from tests.security.beside import Beside, beside
 
 NOTIFICATIONS = f"{SCHEME}__notifications"
 KEYS = {"auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"}
+
+
+@pytest.mark.parametrize("place", ["oauth/token", "oauth/authorize", "oauth/revoke", "introspect", "metadata", "api"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1"])
+async def test_098_no_script_of_another_origin_may_read_an_answer(web: App, place: str, origin: str) -> None:
+    """Nothing is allowed to an origin that no API's definition names: neither in answers nor in preflights."""
+    elsewhere = {
+        "introspect": "/oauth/introspect",
+        "metadata": f"/.well-known/oauth-authorization-server{web.path}",
+        "api": "/api/apis",
+    }
+    path = elsewhere.get(place, f"{web.path}/{place}")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for method, headers in (("OPTIONS", asked), ("GET", {}), ("POST", web.basic)):
+        answer = await web.edge(method, path, headers={"Origin": origin, **headers})
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-allow")], method
+
+
+FORGED = {
+    "Host": "evil.example",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Prefix": "/evil",
+    "Forwarded": "host=evil.example;proto=https",
+    "X-Original-URL": "/evil",
+}
+
+
+@pytest.mark.parametrize("past_the_edge", [False, True])
+async def test_099_nobody_forges_the_issuer(cluster: Stack, web: App, past_the_edge: bool) -> None:
+    """It is the setting's, whatever a request is said to be for; whom X-Forwarded-For is believed of is in
+    test_throttling.py.
+    """
+    issuer = (await web.metadata())["issuer"]
+    asked = web.over(cluster, "authorization", 1)[0] if past_the_edge else web
+    place = f"/.well-known/oauth-authorization-server{web.path}"
+    assert (await asked.edge("GET", place, headers=FORGED)).body["issuer"] == issuer == f"{cluster.url}{web.path}"
+    query = urlencode(web.request(scope='"'))
+    answer = await asked.edge("GET", f"{web.path}/oauth/authorize?{query}", headers=FORGED)
+    assert query_of(answer.headers["Location"])["iss"] == issuer
+    assert b"evil.example" not in answer.raw
 
 
 async def test_101_a_webhook_proves_where_it_comes_from(cluster: Stack, receiver: Receiver) -> None:

@@ -35,7 +35,9 @@ async def test_089_the_client_must_prove_itself(web: App, spa: App, alice: User)
     form = {"grant_type": "password", "username": alice.username, "password": alice.password}
     wrong = {"Authorization": basic(web.client_id, "nothing-but-wrong")}
     answers = [await web.post("token", form | {"client_id": web.client_id})]
-    answers += [await web.post("token", form | more, headers=wrong) for more in ({}, {"password": "another"})]
+    answers += [
+        await web.post("token", form | more, headers=wrong) for more in ({}, {"password": "no password of theirs"})
+    ]
     assert all(refused(answer, "invalid_client", 401) for answer in answers)
     assert len({answer.raw for answer in answers}) == 1
     assert refused(await spa.password(alice), "unauthorized_client")
