@@ -24,6 +24,8 @@ INSTANCES = {service: service for service in SERVICES} | {"token-2": "token", "g
 """What each process runs: one of every service, and two of the busiest two."""
 TWO_OF_EACH = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
 """The same, for who looks for what two processes of any service could disagree about."""
+BROKER_AWAY = ("AMQPConnectionError", "CONNECTION_FORCED")
+"""What libraries call an error where a test has taken the broker away."""
 READY_WITHIN = 90.0
 """Seconds until every process is ready; on two idle cores they take about six."""
 
@@ -106,7 +108,7 @@ class Stack:
         """The lines in logs by which a service says that it did not foresee something; a broker may be away."""
         lines = (line for name in self.instances for line in self.logs(name).splitlines())
         errors = (line for line in lines if '"level":"error"' in line or '"level":"critical"' in line)
-        return [line for line in errors if "AMQPConnectionError" not in line]
+        return [line for line in errors if not any(sign in line for sign in BROKER_AWAY)]
 
     def kill(self, name: str) -> None:
         """SIGKILL; gone when this returns."""

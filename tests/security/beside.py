@@ -24,7 +24,7 @@ class Beside:
 async def beside(
     stack: Stack, home: Path, *command: str, service: str, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Beside]:
-    """`python -m <command>` on the stack's servers and keys, ready; gone at the end. It is nowhere behind the edge."""
+    """`python -m <command>` on the stack's servers and keys, ready; killed at the end. The edge does not know it."""
     port = free_port()
     own = {**stack.environment(service), **(settings or {}), "TOKENWIRE_PORT": str(port)}
     program = Program(*(command or (f"services.{service}",)), own_environment=own, output=home / f"{service}-{port}")
@@ -42,4 +42,5 @@ async def beside(
         await eventually(ready, READY_WITHIN)
         yield one
     finally:
-        program.close()
+        if program.running:
+            program.kill()

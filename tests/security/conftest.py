@@ -17,6 +17,8 @@ from tests.security.apps import Api, App, User, new_api
 
 UNTHROTTLED = {f"TOKENWIRE_THROTTLE_{name}": "1000000/60" for name in ("CLIENT", "USER", "USER_ANYWHERE", "ADDRESS")}
 """All tests come from one address, and most of them fail on purpose; what is throttled is in test_throttling.py."""
+AT_ONCE = {"TOKENWIRE_LINGER": "0"}
+"""No request is on its way any more when the processes are stopped."""
 
 
 def _servers(mongodb_url: str, broker: rabbitmq.Broker) -> Servers:
@@ -29,7 +31,7 @@ async def cluster(
 ) -> AsyncIterator[Stack]:
     """Two processes of every service behind the edge, ready, on a database and a vhost of their own."""
     servers, home = _servers(mongodb_url, rabbitmq), tmp_path_factory.mktemp("cluster")
-    async with running(servers, home, TWO_OF_EACH, UNTHROTTLED) as stack:
+    async with running(servers, home, TWO_OF_EACH, UNTHROTTLED | AT_ONCE) as stack:
         yield stack
 
 
