@@ -90,6 +90,8 @@ class Grant(Contract):
     code_challenge: str | None = None
     policy_ids: tuple[PublicId, ...] = ()
     """Policies of the resource owner; the client's own are read from the client at each use."""
+    password_since: Moment | None = None
+    """When the password that it was given for was set; None where it was given for none."""
     key_rules: dict[str, Any] | None = None
     generation: int = 0
     """0: the code; then the number of token pairs issued."""
@@ -110,6 +112,7 @@ class CodeRequest(Request):
     """POST …/authorize-client (RFC 6749 §4.1.1, RFC 7636 §4.3), asked by the identity server."""
 
     response_type: str = ""
+    response_mode: str | None = None
     client_id: str = ""
     redirect_uri: str | None = None
     scope: str | None = None

@@ -129,6 +129,7 @@ _AUTHORIZE_ANSWERS = {
 }
 _AUTHORIZE_FIELDS = (
     "response_type",
+    "response_mode",
     "client_id",
     "redirect_uri",
     "scope",

@@ -14,6 +14,8 @@ class ResourceOwner(Record):
 
     username: Username
     password_hash: str
+    password_since: Moment | None = None
+    """When this password was set; a grant for an earlier one is not refreshed."""
     active: bool = True
     policy_ids: tuple[PublicId, ...] = ()
     meta_data: dict[str, Any] = {}

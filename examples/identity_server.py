@@ -19,9 +19,11 @@ a redirect URI (the client has registered just one) is denied on a page, for onl
 denial names the issuer as every authorization response does (RFC 9207); the API's metadata spells it.
 
 Every form carries such a signed field, and it must fit a signed cookie: the login form the browser's, the consent form
-the session's. A page of somebody else can read neither, so it cannot log a user in or consent in the user's name.
+the session's. A page of somebody else can read neither, so it cannot log a user in or consent in the user's name. A
+consent counts once: the same form sent again, or many times at once, brings no second code.
 
-Left to you: real users, a limit on attempts, and a key that all instances share in place of the one made at the start.
+Left to you: real users, a limit on attempts, and, for several instances, a key that all share in place of the one made
+at the start, and one place where all of them note which consents were used.
 """
 
 import argparse
@@ -35,7 +37,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,7 @@ from aiohttp.typedefs import Handler
 
 AUTHORIZATION_PARAMETERS = (
     "response_type",
+    "response_mode",
     "client_id",
     "redirect_uri",
     "scope",
@@ -53,7 +57,7 @@ AUTHORIZATION_PARAMETERS = (
     "code_challenge",
     "code_challenge_method",
 )
-"""RFC 6749 §4.1.1 and RFC 7636 §4.3; others are ignored."""
+"""RFC 6749 §4.1.1, RFC 7636 §4.3, and how the client wants its response; others are ignored."""
 
 SESSION_SECONDS = 3600
 FORM_SECONDS = 600
@@ -130,6 +134,27 @@ class Signer:
         return hmac.new(self.key, f"{purpose}.{body}".encode(), hashlib.sha256).hexdigest()
 
 
+@dataclass
+class Once:
+    """What was used already, for as long as it could be used again."""
+
+    _used: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @contextmanager
+    def use(self, proof: str, *, now: float) -> Iterator[None]:
+        """The first use, until it fails. Raises Refused for every other one."""
+        if proof in self._used:
+            raise foreign_form()
+        for old in [old for old, until in self._used.items() if until <= now]:
+            del self._used[old]
+        self._used[proof] = now + FORM_SECONDS
+        try:
+            yield
+        except Refused:
+            del self._used[proof]
+            raise
+
+
 # What is refused
 
 
@@ -151,7 +176,7 @@ def foreign_form() -> Refused:
     return Refused(
         403,
         "This form cannot be used any more",
-        "It is too old, or it was opened in another browser. Go back to the application and start again.",
+        "It was used before, is too old, or was opened in another browser. Go back to the application and start again.",
     )
 
 
@@ -389,6 +414,7 @@ class IdentityServer:
     settings: Settings
     users: Users
     signer: Signer
+    consents: Once = field(default_factory=Once)
     now: Callable[[], float] = time.time
 
     async def arrive(self, request: web.Request) -> web.Response:
@@ -428,12 +454,18 @@ class IdentityServer:
         sent = await form(request)
         session = self._cookie(request, "session")
         parameters = self._proven("consent", sent, session)
-        match sent.get("decision"):
+        with self.consents.use(sent["request"], now=self.now()):
+            return await self._decided(self._tokenwire(request), sent.get("decision", ""), parameters, session)
+
+    async def _decided(
+        self, tokenwire: Tokenwire, decision: str, parameters: Fields, session: dict[str, Any] | None
+    ) -> web.Response:
+        match decision:
             case "allow" if session:
                 # 303, never 307: the client must not receive this form (RFC 9700 §4.12).
-                return see_other(await self._tokenwire(request).code(parameters, subject=session["subject"]))
+                return see_other(await tokenwire.code(parameters, subject=session["subject"]))
             case "deny" if "redirect_uri" in parameters:
-                issuer = await self._tokenwire(request).issuer()
+                issuer = await tokenwire.issuer()
                 return see_other(denied(parameters["redirect_uri"], state=parameters.get("state"), issuer=issuer))
             case "deny":
                 return message_page("Access denied", "The application was not given access.", status=200)

@@ -29,6 +29,7 @@ from libs.oauth.tokens import TokenCodec
 from libs.sealing import KeyRing
 from libs.serving import serve
 from libs.settings import LogFormat, Settings, WrongSetting, load, read_as
+from libs.store.clock import SharedClock
 from libs.store.mongo import Mongo
 from libs.store.store import Store
 from libs.throttle import Throttle
@@ -53,16 +54,22 @@ class Deps:
     codec: TokenCodec
     changes: list[Callable[[str, str], None]]
     """Told the routing key and subject of every event that this process commits, before anybody hears of it."""
+    now: Callable[[], datetime]
+    clock: SharedClock
+    """What `now` is, unless another time is given."""
     health: Health = field(default_factory=Health)
-    now: Callable[[], datetime] = utc_now
 
     def origin(self, service: str) -> Origin:
         """Here and now, in the trace of the current request, by the operator whose key opened it."""
         return Origin(f"urn:tokenwire:{service}", self.now(), traceparent.get(), actor.get())
 
 
-def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Callable[[], datetime] = utc_now) -> Deps:
-    """The parts of a process, none of them open yet; the bus is RabbitMQ unless one is given. Raises WrongSetting."""
+def new_deps(
+    settings: Settings, service: str, bus: Bus | None = None, now: Callable[[], datetime] | None = None
+) -> Deps:
+    """The parts of a process, none of them open yet; the bus is RabbitMQ, and the time the one on which all processes
+    agree, unless others are given. Raises WrongSetting.
+    """
     keys = KeyRing.parse(settings.keys.get_secret_value())
     with read_as("mongodb_url"):
         mongo = Mongo(settings.mongodb_url.get_secret_value(), settings.mongodb_database)
@@ -72,6 +79,8 @@ def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Call
             instance_name=f"{service}@{socket.gethostname()}:{os.getpid()}",
             declare=settings.declare_topology,
         )
+    clock = SharedClock(mongo, utc_now)
+    now = now or clock
     outbox = Outbox(bus, now)
 
     changes: list[Callable[[str, str], None]] = []
@@ -94,6 +103,7 @@ def new_deps(settings: Settings, service: str, bus: Bus | None = None, now: Call
         keys=keys,
         codec=TokenCodec(keys.subkeys("token tag"), keys.current, os.urandom),
         now=now,
+        clock=clock,
     )
 
 
@@ -126,6 +136,7 @@ def new_application(settings: Settings, deps: Deps, oauth_error_status: int | No
 
 async def _opened(deps: Deps) -> AsyncIterator[None]:
     await deps.store.mongo.open()
+    await deps.clock.open()
     await deps.bus.open()
     await deps.outbox.open()
     yield
@@ -133,6 +144,7 @@ async def _opened(deps: Deps) -> AsyncIterator[None]:
     await deps.outbox.close()
     await deps.bus.close()
     await deps.throttle.close()
+    await deps.clock.close()
     await deps.store.mongo.close()
 
 

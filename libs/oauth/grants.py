@@ -177,6 +177,7 @@ def issue_tokens(
     scope: str | None,
     subject: str | None = None,
     policy_ids: tuple[str, ...] = (),
+    password_since: datetime | None = None,
     sealed: bytes | None = None,
     at: Origin,
 ) -> Transition:
@@ -192,6 +193,7 @@ def issue_tokens(
         subject=subject,
         scope=scope,
         policy_ids=policy_ids,
+        password_since=password_since,
         generation=1,
         access=_access(pair, scope, settings, at.now, ends),
         refresh=_refresh(pair, settings, at.now, ends),

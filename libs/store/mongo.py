@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -178,6 +178,15 @@ class Mongo:
     def majority(self, name: str) -> Collection:
         """The collection, reading only what cannot be rolled back."""
         return self[name].with_options(read_concern=ReadConcern("majority"))
+
+    async def time(self) -> datetime:
+        """What the primary's clock says. Raises TemporarilyUnavailable."""
+        if self._client is None:
+            raise TemporarilyUnavailable("the database is not open")
+        async with outage_is_unavailability():
+            hello = await self._client.admin.command("hello")
+        moment: datetime = hello["localTime"]
+        return moment.replace(tzinfo=UTC)
 
     async def ping(self) -> None:
         """Return if the primary answers and the indexes exist. Raises TemporarilyUnavailable."""

@@ -11,6 +11,7 @@ from libs.catalog import Catalog
 from libs.http.cors import answer_headers
 from libs.http.errors import json_bytes
 from libs.oauth.issuer import issuer_of
+from services.authorization.proof import RESPONSE_MODE
 
 
 def _grants(settings: OAuthSettings) -> list[str]:
@@ -30,11 +31,12 @@ class MetadataEndpoint:
         """What works on this API, and nothing else."""
         api, settings = await issuing_api(self.catalog, http_request.match_info["place"])
         issuer = issuer_of(self.public_url, api)
-        methods = ("client_secret_basic", "client_secret_post", "none")
+        proven, public = ("client_secret_basic", "client_secret_post"), ("none",)
+        offers_codes = GrantType.AUTHORIZATION_CODE in settings.grant_types
         code_grant: dict[str, object] = {
             "authorization_endpoint": f"{issuer}/oauth/authorize",
             "response_types_supported": settings.response_types,
-            "response_modes_supported": ("query",),
+            "response_modes_supported": (RESPONSE_MODE,),
             "code_challenge_methods_supported": ("S256",),
             "authorization_response_iss_parameter_supported": True,
         }
@@ -44,10 +46,11 @@ class MetadataEndpoint:
             revocation_endpoint=f"{issuer}/oauth/revoke",
             introspection_endpoint=f"{self.public_url}/oauth/introspect",
             grant_types_supported=tuple(_grants(settings)),
-            token_endpoint_auth_methods_supported=methods,
-            revocation_endpoint_auth_methods_supported=methods,
-            introspection_endpoint_auth_methods_supported=("client_secret_basic", "client_secret_post"),
-            **(code_grant if GrantType.AUTHORIZATION_CODE in settings.grant_types else {}),
+            # A client without a secret gets tokens for codes only.
+            token_endpoint_auth_methods_supported=proven + public if offers_codes else proven,
+            revocation_endpoint_auth_methods_supported=proven + public,
+            introspection_endpoint_auth_methods_supported=proven,
+            **(code_grant if offers_codes else {}),
         )
         body = metadata.model_dump_json(exclude_none=True).encode()
         headers = {"Cache-Control": "public, max-age=60"}

@@ -12,6 +12,9 @@ from libs.oauth.pkce import parse_challenge
 from libs.oauth.redirect_uris import match_redirect_uri
 from libs.oauth.scopes import grant_scope, parse_scope
 
+RESPONSE_MODE = "query"
+"""How the client gets the response: in the query of its redirect URI."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proven:
@@ -50,6 +53,9 @@ def approve(proven: Proven) -> Approved:
         raise InvalidRequest("response_type is missing")
     if request.response_type not in settings.response_types:
         raise UnsupportedResponseType("response_type must be code")
+    if request.response_mode not in {None, RESPONSE_MODE}:
+        # Not ignored as unknown: whoever asks for another one does not want the code in a URL.
+        raise InvalidRequest(f"response_mode must be {RESPONSE_MODE}")
     if GrantType.AUTHORIZATION_CODE not in settings.grant_types:
         raise UnauthorizedClient("this API does not offer the authorization code grant")
     required = settings.pkce_required or is_public(proven.client)

@@ -63,6 +63,7 @@ class ResourceOwnerEndpoints:
         owner = ResourceOwner(
             username=username,
             password_hash=password_hash,
+            password_since=at.now,
             active=said.active,
             policy_ids=said.policy_ids,
             meta_data=said.meta_data,
@@ -96,6 +97,7 @@ class ResourceOwnerEndpoints:
         changes = {name: getattr(said, name) for name in named}
         if said.password is not None:
             changes["password_hash"] = await self.passwords.hash(said.password.get_secret_value())
+            changes["password_since"] = self.origin().now
 
         async def attempt() -> ResourceOwner | None:
             owner = await self._named(request)

@@ -4,12 +4,9 @@ import secrets
 from collections.abc import AsyncIterator
 from functools import partial
 
-import aiohttp
 import pytest
 
-from tests.acceptance.caller import Caller
-from tests.acceptance.discretion import Secrets
-from tests.acceptance.stack import INSTANCES, Servers, Stack
+from tests.acceptance.stack import Servers, Stack, running
 from tests.acceptance.tenants import NewTenant, new_tenant
 from tests.acceptance.webhooks import Receiver
 from tests.provision import rabbitmq
@@ -21,14 +18,8 @@ async def stack(
 ) -> AsyncIterator[Stack]:
     """Every service as a process of its own behind the edge, ready."""
     servers = Servers(mongodb_url, f"tokenwire_test_{secrets.token_hex(6)}", rabbitmq.new_vhost())
-    home = tmp_path_factory.mktemp("stack")
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-        with Stack(servers, home, Caller(http, "", Secrets())) as stack:
-            await stack.ready()
-            yield stack
-            assert await stack.stopped() == dict.fromkeys(INSTANCES, 0)
-            assert stack.leaks() == {}, "what the tests sent and got is in logs"
-            assert stack.errors() == []
+    async with running(servers, tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="package")

@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import aiohttp
 
 from libs.sealing import public_key_of
 from tests.acceptance.caller import Caller
@@ -20,6 +22,10 @@ from tests.ports import free_ports
 
 INSTANCES = {service: service for service in SERVICES} | {"token-2": "token", "gateway-2": "gateway"}
 """What each process runs: one of every service, and two of the busiest two."""
+TWO_OF_EACH = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
+"""The same, for who looks for what two processes of any service could disagree about."""
+BROKER_AWAY = ("AMQPConnectionError", "CONNECTION_FORCED")
+"""What libraries call an error where a test has taken the broker away."""
 READY_WITHIN = 90.0
 """Seconds until every process is ready; on two idle cores they take about six."""
 
@@ -36,22 +42,31 @@ class Servers:
 class Stack:
     """A running system. `with` starts every process of it and ends every one."""
 
-    def __init__(self, servers: Servers, home: Path, caller: Caller) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        home: Path,
+        caller: Caller,
+        instances: Mapping[str, str] = INSTANCES,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.servers = servers
+        self.instances = instances
         self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
         self.secrets = caller.secrets
         self.secrets.add(self.operator_key)
         self.keys = keys = Keys.made_in(home, self.secrets)
-        ports = dict(zip(INSTANCES, free_ports(len(INSTANCES)), strict=True))
+        ports = dict(zip(instances, free_ports(len(instances)), strict=True))
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-        self._edge = Edge({service: [ports[name] for name in instances_of(service)] for service in SERVICES})
+        self._edge = Edge({service: [ports[name] for name in self.instances_of(service)] for service in SERVICES})
+        self._environments = {service: self._environment(service, keys) | (settings or {}) for service in SERVICES}
         self._programs = {
             name: Program(
                 f"services.{service}",
-                own_environment=self._environment(service, keys) | {"TOKENWIRE_PORT": str(ports[name])},
+                own_environment=self._environments[service] | {"TOKENWIRE_PORT": str(ports[name])},
                 output=home / f"{name}.log",
             )
-            for name, service in INSTANCES.items()
+            for name, service in instances.items()
         }
         self._running = ExitStack()
         self.anybody = caller.at(self.url)
@@ -63,6 +78,14 @@ class Stack:
     def url(self) -> str:
         """Of the edge."""
         return self._edge.url
+
+    def instances_of(self, service: str) -> Sequence[str]:
+        """The processes that run the service."""
+        return instances_of(service, self.instances)
+
+    def environment(self, service: str) -> Mapping[str, str]:
+        """The settings of this service, but for its port."""
+        return self._environments[service]
 
     def service(self, name: str) -> Caller:
         """Calls this process itself, past the edge."""
@@ -78,13 +101,14 @@ class Stack:
 
     def leaks(self) -> dict[str, set[str]]:
         """The secrets that are in logs, by whose log it is."""
-        found = {name: self.secrets.found_in(self.logs(name)) for name in (*INSTANCES, "edge")}
+        found = {name: self.secrets.found_in(self.logs(name)) for name in (*self.instances, "edge")}
         return {name: leaked for name, leaked in found.items() if leaked}
 
     def errors(self) -> list[str]:
-        """The lines in logs by which a service says that it did not foresee something."""
-        lines = (line for name in INSTANCES for line in self.logs(name).splitlines())
-        return [line for line in lines if '"level":"error"' in line or '"level":"critical"' in line]
+        """The lines in logs by which a service says that it did not foresee something; a broker may be away."""
+        lines = (line for name in self.instances for line in self.logs(name).splitlines())
+        errors = (line for line in lines if '"level":"error"' in line or '"level":"critical"' in line)
+        return [line for line in errors if not any(sign in line for sign in BROKER_AWAY)]
 
     def kill(self, name: str) -> None:
         """SIGKILL; gone when this returns."""
@@ -105,7 +129,7 @@ class Stack:
 
     async def ready(self, *names: str) -> None:
         """These processes, all if none is named, are ready for requests."""
-        await asyncio.gather(*(self._ready(name) for name in names or INSTANCES))
+        await asyncio.gather(*(self._ready(name) for name in names or self.instances))
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
@@ -185,9 +209,28 @@ class Keys:
         self.notifier_public.write_text(f"{base64.b64encode(public).decode()}\n")
 
 
-def instances_of(service: str) -> Sequence[str]:
+def instances_of(service: str, instances: Mapping[str, str] = INSTANCES) -> Sequence[str]:
     """The processes that run the service."""
-    return [name for name, runs in INSTANCES.items() if runs == service]
+    return [name for name, runs in instances.items() if runs == service]
+
+
+@asynccontextmanager
+async def running(
+    servers: Servers,
+    home: Path,
+    instances: Mapping[str, str] = INSTANCES,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Stack]:
+    """A stack, ready. At its end every process stops in order, and no log has said a secret or an error."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
+        with Stack(servers, home, Caller(http, "", Secrets()), instances, settings) as stack:
+            await stack.ready()
+            yield stack
+            assert await stack.stopped() == dict.fromkeys(instances, 0)
+            leaks = stack.leaks()
+            assert not leaks, f"what the tests sent and got is in logs: {leaks}"
+            assert stack.errors() == []
 
 
 def random_key() -> str:

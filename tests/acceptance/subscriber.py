@@ -9,6 +9,7 @@ import orjson
 from aio_pika.abc import AbstractIncomingMessage
 
 from libs.bus.port import Exchange
+from tests.builders import unique
 from tests.eventually import eventually
 
 VENDOR = "io.tokenwire."
@@ -61,5 +62,26 @@ async def subscribed(amqp_url: str, *keys: str) -> AsyncIterator[Subscriber]:
         queue = await channel.declare_queue(exclusive=True)
         for key in keys:
             await queue.bind(Exchange.EVENTS, key)
+        await queue.consume(subscriber.take)
+        yield subscriber
+
+
+async def kept(amqp_url: str, *keys: str) -> str:
+    """The name of a queue with these binding keys that is there when nobody reads it, and outlives the broker."""
+    name = unique("subscriber")
+    async with await aio_pika.connect(amqp_url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(name, durable=True)
+        for key in keys:
+            await queue.bind(Exchange.EVENTS, key)
+    return name
+
+
+@asynccontextmanager
+async def reading(amqp_url: str, name: str) -> AsyncIterator[Subscriber]:
+    """A subscriber that takes what is in the queue of this name, and what comes."""
+    subscriber = Subscriber()
+    async with await aio_pika.connect(amqp_url) as connection:
+        queue = await (await connection.channel()).get_queue(name)
         await queue.consume(subscriber.take)
         yield subscriber

@@ -1,84 +1,19 @@
 """The example identity server in front of a real Tokenwire: login, consent, denial, and who tries to misuse them."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
-from aiohttp import CookieJar, web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import CookieJar
+from aiohttp.test_utils import TestClient
 
-from examples import identity_server
-from examples.demo.browser import Form
+from tests.acceptance.login import Login as AnyLogin
+from tests.acceptance.login import authorize_key, login_for
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import CALLBACK, Tenant, new_tenant
+from tests.eventually import eventually
 
-Client = TestClient[web.Request, web.Application]
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the browser got."""
-
-    status: int
-    headers: Mapping[str, str]
-    text: str
-
-    def proof(self, action: str) -> dict[str, str]:
-        """The hidden fields of the form that posts there."""
-        form = Form(self.text, action)
-        assert form.found, self.text
-        return form.hidden
-
-
-@dataclass(frozen=True)
-class Login:
-    """The identity server of a tenant's API, and one browser in front of it."""
-
-    browser: Client
-    tenant: Tenant
-
-    def request(self, **changes: str) -> dict[str, str]:
-        """An authorization request of the tenant's client; what is changed to nothing is left out."""
-        asked = {
-            "response_type": "code",
-            "client_id": self.tenant.client_id,
-            "redirect_uri": CALLBACK,
-            "state": "a state & more",
-        }
-        return {name: value for name, value in (asked | changes).items() if value}
-
-    async def get(self, path: str, **parameters: str) -> Page:
-        async with self.browser.get(path, params=parameters, allow_redirects=False) as answer:
-            return Page(answer.status, answer.headers, await answer.text())
-
-    async def post(self, path: str, **form: str) -> Page:
-        async with self.browser.post(path, data=form, allow_redirects=False) as answer:
-            return Page(answer.status, answer.headers, await answer.text())
-
-    async def signed_in(self, **changes: str) -> Page:
-        """The consent page."""
-        page = await self.get("/login", **self.request(**changes))
-        entered = await self.post("/session", username="alice", password="wonderland", **page.proof("/session"))
-        assert entered.status == 303
-        return await self.get("/login", **self.request(**changes))
-
-
-@asynccontextmanager
-async def login_for(tenant: Tenant, stack: Stack, key: str) -> AsyncIterator[Login]:
-    settings = identity_server.Settings(
-        tokenwire=stack.url,
-        api_id=tenant.api_id,
-        listen_path=f"{tenant.path}/",
-        operator_key=key,
-        users={"alice": "wonderland", "<b>bob</b>": "builder"},
-        client_names={tenant.client_id: "Order <Desk>"},
-        scopes={"orders": "see your orders"},
-    )
-    server = TestServer(identity_server.create_app(settings))
-    async with TestClient(server, cookie_jar=CookieJar(unsafe=True)) as browser:
-        yield Login(browser, tenant)
+Login = AnyLogin[Tenant]
 
 
 @pytest.fixture(scope="package", name="tenant")
@@ -86,16 +21,14 @@ async def _tenant(stack: Stack) -> Tenant:
     return await new_tenant(stack.anybody, stack.operator)
 
 
-@pytest.fixture(scope="package", name="authorize_key")
-async def _authorize_key(stack: Stack) -> str:
-    registration = {"name": "identity server", "permissions": ["authorize"]}
-    answer = await stack.operator("POST", "/api/operators", json=registration)
-    return str(answer.body["key"])
+@pytest.fixture(scope="package", name="key")
+async def _key(stack: Stack) -> str:
+    return await authorize_key(stack)
 
 
 @pytest.fixture
-async def login(tenant: Tenant, stack: Stack, authorize_key: str) -> AsyncIterator[Login]:
-    async with login_for(tenant, stack, authorize_key) as login:
+async def login(tenant: Tenant, stack: Stack, key: str) -> AsyncIterator[Login]:
+    async with login_for(tenant, stack, key) as login:
         yield login
 
 
@@ -204,6 +137,36 @@ async def test_a_form_without_its_proof_is_refused(login: Login, spoil: Callable
     consent = await login.signed_in()
     proof = spoil(consent.proof("/consent")["request"])
     assert (await login.post("/consent", decision="allow", request=proof)).status == 403
+
+
+async def test_a_consent_counts_once(login: Login) -> None:
+    """Sent again, whatever it says now, it brings neither a second code nor a denial; a new one does."""
+    consent = await login.signed_in()
+    proof = consent.proof("/consent")
+    assert (await login.post("/consent", decision="allow", **proof)).status == 303
+    for decision in ("allow", "deny"):
+        again = await login.post("/consent", decision=decision, **proof)
+        assert again.status == 403
+        assert "Location" not in again.headers
+    later = await login.get("/login", **login.request())
+    assert (await login.post("/consent", decision="allow", **later.proof("/consent"))).status == 303
+
+
+async def test_a_consent_that_came_to_nothing_may_be_sent_again(tenant: Tenant, stack: Stack) -> None:
+    """Where the code could not be had, the user need not begin anew."""
+    registration = {"name": "identity server", "permissions": ["read"]}
+    operator = (await stack.operator("POST", "/api/operators", json=registration)).body
+    async with login_for(tenant, stack, operator["key"]) as login:
+        proof = (await login.signed_in()).proof("/consent")
+        assert (await login.post("/consent", decision="allow", **proof)).status == 502
+        allowed = {"name": "identity server", "permissions": ["authorize"]}
+        answer = await stack.operator("PUT", f"/api/operators/{operator['operator_id']}", json=allowed)
+        assert answer.status == 200
+
+        async def consented() -> bool:
+            return (await login.post("/consent", decision="allow", **proof)).status == 303
+
+        await eventually(consented)
 
 
 async def test_the_proof_of_one_form_does_not_fit_another(login: Login) -> None:

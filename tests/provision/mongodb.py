@@ -33,6 +33,9 @@ class Database(Protocol):
     def kill(self) -> None:
         """SIGKILL: what was acknowledged is in the journal, everything else is gone."""
 
+    async def step_down(self) -> None:
+        """Not primary any more; after a second or more, being alone, it is elected again."""
+
     async def close(self) -> None:
         """Nothing of it is left, neither processes nor files."""
 
@@ -66,12 +69,23 @@ async def _started(server: Database) -> Database:
     return server
 
 
+async def _step_down(url: str) -> None:
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(url, serverSelectionTimeoutMS=5_000)
+    try:
+        await client.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
+    finally:
+        client.close()
+
+
 class TemporaryMongo(EmbeddedMongo):
     """The embedded MongoDB with data that lasts as long as the tests."""
 
     def __init__(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="tokenwire-mongodb-"))
         super().__init__(self._home)
+
+    async def step_down(self) -> None:
+        await _step_down(self.url)
 
     async def close(self) -> None:
         if self.running:
@@ -107,6 +121,9 @@ class ExternalDatabase:
     def kill(self) -> None:
         raise self._refusal("kill")
 
+    async def step_down(self) -> None:
+        raise self._refusal("step down the primary of")
+
     async def close(self) -> None:
         """It was never ours."""
 
@@ -140,6 +157,9 @@ class MongoContainer:
     def kill(self) -> None:
         self._container.kill()
         self._container.wait()
+
+    async def step_down(self) -> None:
+        await _step_down(self.url)
 
     async def close(self) -> None:
         self._container.remove(force=True, v=True)

@@ -96,6 +96,7 @@ async def test_each_grant_is_advertised_where_it_works_and_nowhere_else(
     assert {grant for grant, error in errors.items() if error != "unsupported_grant_type"} == expected
     with_codes = "authorization_code" in expected
     assert ("authorization_endpoint" in found) is with_codes
+    assert ("none" in found["token_endpoint_auth_methods_supported"]) is with_codes
     assert found.get("response_types_supported", []) == (["code"] if with_codes else [])
 
 

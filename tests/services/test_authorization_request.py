@@ -286,6 +286,8 @@ async def test_where_no_api_is_nothing_is_redirected(system: System) -> None:
         pytest.param({"response_type": "token"}, "unsupported_response_type", id="row-30-implicit"),
         pytest.param({"response_type": "foo"}, "unsupported_response_type", id="row-30-unknown"),
         pytest.param({"response_type": "code token"}, "unsupported_response_type", id="hybrid"),
+        pytest.param({"response_mode": "fragment"}, "invalid_request", id="row-97-mode-fragment"),
+        pytest.param({"response_mode": "form_post"}, "invalid_request", id="row-97-mode-form-post"),
         pytest.param({"scope": 'a"b'}, "invalid_scope", id="malformed-scope"),
         pytest.param({"scope": "d"}, "invalid_scope", id="scope-not-registered"),
         pytest.param({"code_challenge": CHALLENGE}, "invalid_request", id="row-44-no-method"),

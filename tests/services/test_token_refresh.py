@@ -310,3 +310,23 @@ async def test_a_user_who_is_gone_gets_no_more_tokens(system: System, how: str) 
     assert refused(await party.refresh(tokens.refresh), "invalid_grant")
     assert await owners.edit(inactive, {"active": True}, at)
     assert await admitted(party, await party.refreshed(tokens.refresh))
+
+
+async def test_a_password_that_is_not_the_user_s_any_more_gets_no_more_tokens(system: System) -> None:
+    """Row 68: a grant for an earlier password is not refreshed; one for the new password is, and one by code."""
+    party, user = await system.party(), await system.user()
+    place = f"/api/apis/keys/basic/{user.username}"
+    by_code, first = await party.tokens(subject=user.username), tokens_of(await party.password(user.username))
+    system.clock.advance(1)
+    assert (await system.operator("PUT", place, json={"meta_data": {"a": 1}})).status == 200
+    first = await party.refreshed(first.refresh)
+    assert (await system.operator("PUT", place, json={"password": "another password"})).status == 200
+    second = tokens_of(await party.password(user.username, "another password"))
+    assert refused(await party.refresh(first.refresh), "invalid_grant")
+    assert await admitted(party, await party.refreshed(second.refresh))
+    assert await admitted(party, await party.refreshed(by_code.refresh))
+    system.clock.advance(1)
+    assert (await system.operator("DELETE", place)).status == 200
+    again = {"password": "another password"}
+    assert (await system.operator("POST", place, json=again)).status == 200
+    assert refused(await party.refresh(second.refresh), "invalid_grant"), "another user of the same name"

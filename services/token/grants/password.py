@@ -54,6 +54,7 @@ class Password:
             scope=scope,
             subject=owner.username,
             policy_ids=owner.policy_ids,
+            password_since=owner.password_since,
             sealed=sealed,
             at=at,
         )

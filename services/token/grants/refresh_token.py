@@ -80,10 +80,15 @@ class Refresh:
         return response_of(rotated.after, pair, at)
 
     async def _check_resource_owner(self, grant_id: str) -> None:
-        """Return unless the grant was given for the password of a user who is gone, or not active any more."""
+        """Return unless the grant was given for a password that opens nothing any more.
+
+        Its user is gone or not active, or has another one. Raises InvalidGrant.
+        """
         grant = await self.issuer.grants.read(grant_id)
         if grant is None or grant.grant_type is not GrantType.PASSWORD or grant.subject is None:
             return
         owner = await self.resource_owners.get(grant.subject)
         if owner is None or not owner.active:
             raise InvalidGrant("the refresh token is not valid", detail="the resource owner is gone or not active")
+        if owner.password_since != grant.password_since:
+            raise InvalidGrant("the refresh token is not valid", detail="the resource owner has another password")

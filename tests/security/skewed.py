@@ -1,0 +1,24 @@
+"""Runs a service on a machine whose clock is wrong: `python -m tests.security.skewed services.token --seconds -60`."""
+
+import argparse
+import runpy
+import sys
+from datetime import timedelta
+
+from libs import runtime
+
+
+def main() -> None:
+    """Become the service."""
+    parser = argparse.ArgumentParser(prog="python -m tests.security.skewed", description=__doc__)
+    parser.add_argument("service", help="such as services.token")
+    parser.add_argument("--seconds", type=float, required=True, help="by which the clock is ahead")
+    arguments = parser.parse_args()
+    right, ahead = runtime.utc_now, timedelta(seconds=arguments.seconds)
+    runtime.utc_now = lambda: right() + ahead
+    sys.argv = [arguments.service]
+    runpy.run_module(arguments.service, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
