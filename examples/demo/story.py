@@ -333,7 +333,7 @@ class Story:
         """Refused by every gateway within a second, which hears of it by the bus."""
         deadline = time.monotonic() + REFUSED_WITHIN_SECONDS
         answer = await self.get_orders(pair)
-        while answer.status == 200 and time.monotonic() < deadline:
+        while answer.status in {200, 429} and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
             answer = await self.get_orders(pair)
         answer.has(403)
