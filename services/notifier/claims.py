@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from libs.catalog import Catalog
 from libs.events import Origin
 from libs.oauth.errors import TemporarilyUnavailable
+from libs.sealing import CannotOpen
 from libs.store.deliveries import Deliveries
 from libs.telemetry import WEBHOOKS
 from services.notifier.addresses import address_of
@@ -131,7 +132,12 @@ class Claims:
         now = self._now()
         agenda = await self._deliveries.agenda()
         for api_id in [api_id for api_id, first in agenda.items() if first <= now]:
-            address = await address_of(self._catalog, api_id)
+            try:
+                address = await address_of(self._catalog, api_id)
+            except CannotOpen as error:
+                # Its key is not in the ring (any more): its webhooks wait, the others' go on.
+                log.error("webhook_address_sealed", api_id=api_id, error=str(error))
+                continue
             if address is None:
                 await self._discard(api_id)
             else:

@@ -1,14 +1,19 @@
 """One endpoint never stands in the way of another."""
 
 import asyncio
+from datetime import datetime, timedelta
 
 import pytest
 from aiohttp import web
 
-from contracts.webhooks import DeliveryState
+from contracts.apis import Api
+from contracts.webhooks import Delivery, DeliveryState
+from libs.events import new_event_id
+from libs.sealing import Sealer, public_key_of
 from services.notifier.intake import PREFETCH
+from tests.builders import NOTIFIER_KEY
 from tests.eventually import eventually
-from tests.notifications import Receiver, api_to, hanging, notifier, token_event
+from tests.notifications import BODY, Receiver, api_to, hanging, notifier, token_event
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +112,44 @@ async def test_an_endpoint_has_no_more_than_its_share_at_once(
             await service.reached(event.id, DeliveryState.DELIVERED, within=20)
     assert sorted(endpoint.ids()) == sorted(event.id for event in events)
     assert endpoint.most_under_way == 4
+
+
+async def test_an_api_that_cannot_be_opened_keeps_only_its_own_webhooks_back(
+    mongodb_url: str, database_name: str, endpoint: Receiver
+) -> None:
+    """Its key is not in the ring: what is due for it waits, and goes out once the key is back."""
+    async with notifier(mongodb_url, database_name) as service:
+        deps = service.deps
+        closed, well = await api_to(deps, endpoint.url("/closed")), await api_to(deps, endpoint.url("/well"))
+        apis = deps.store.mongo["apis"]
+        kept = (await apis.find_one({"_id": closed.api_id}))["definition"]  # type: ignore[index]
+        key, _, box = kept.partition(".")
+        await apis.update_one({"_id": closed.api_id}, {"$set": {"definition": f"{int(key) + 7}.{box}"}})
+        deps.catalog.forget()
+        due = {api.api_id: delivery_of(api, deps.now()) for api in (closed, well)}
+        for delivery in due.values():
+            await deps.store.deliveries.add(delivery)
+        await service.reached(due[well.api_id].delivery_id, DeliveryState.DELIVERED)
+        assert (await service.delivery(due[closed.api_id].delivery_id)).state is DeliveryState.PENDING
+        await apis.update_one({"_id": closed.api_id}, {"$set": {"definition": kept}})
+        deps.catalog.forget()
+        await service.reached(due[closed.api_id].delivery_id, DeliveryState.DELIVERED)
+
+
+def delivery_of(api: Api, now: datetime) -> Delivery:
+    """Due now, with a body that the notifier can open."""
+    event_id = new_event_id(now)
+    return Delivery(
+        delivery_id=event_id,
+        state=DeliveryState.PENDING,
+        api_id=api.api_id,
+        client_id="client-of-the-tests",
+        grant_id="grant-of-the-tests",
+        event_type="token.new",
+        event_at=now,
+        sealed=Sealer(public_key_of(NOTIFIER_KEY)).seal(BODY),
+        next_attempt_at=now,
+        give_up_at=now + timedelta(days=1),
+        created_at=now,
+        updated_at=now,
+    )
