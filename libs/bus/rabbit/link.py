@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
-from aio_pika import connect
+from aio_pika import Connection
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
@@ -61,7 +61,7 @@ class Link:
         return self._up
 
     async def _connection_session(self) -> None:
-        connection = await connect(self._url, timeout=CONNECT_WITHIN)
+        connection = await connected(self._url, CONNECT_WITHIN)
         lost = closing(connection)
         log.info("bus_connected", link=self._name)
         self._next().set_result(connection)
@@ -103,6 +103,17 @@ async def keep(session: Callable[[], Awaitable[None]], name: str) -> None:
             pause, told = FIRST_PAUSE, ""
         await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def connected(url: URL, within: float) -> AbstractConnection:
+    """A connection that is up. One that does not come up leaves nothing to be closed when it is found as garbage."""
+    connection = Connection(url)
+    try:
+        await connection.connect(timeout=within)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 def closing(resource: AbstractConnection | AbstractChannel) -> asyncio.Event:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from aio_pika import Message, connect
+from aio_pika import Message
 from aio_pika.abc import AbstractConnection, AbstractExchange, AbstractIncomingMessage, HeadersType
 from aio_pika.exceptions import AMQPError, DeliveryError
+from yarl import URL
 
 from libs.bus.port import BusUnavailable, Exchange, Parking
 from libs.bus.rabbit.consumer import KEY_BEFORE_PARKING
+from libs.bus.rabbit.link import connected
 from libs.bus.rabbit.topology import DEAD_LETTERS, Pool
 
 WITHIN = 5.0
@@ -55,7 +57,7 @@ class Attendant:
 async def attended(url: str) -> AsyncIterator[Parking]:
     """An attendant with a connection of its own, for a command. Raises BusUnavailable where there is none to be had."""
     try:
-        connection = await connect(url, timeout=WITHIN)
+        connection = await connected(URL(url), WITHIN)
     except (AMQPError, OSError, ValueError) as error:
         raise BusUnavailable(f"no connection: {type(error).__name__}") from error
     async with connection:
