@@ -143,7 +143,9 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
 
 async def _close(connection: AbstractConnection) -> None:
     """Closed in order if the broker answers in time, else left to its heartbeat."""
-    _, pending = await asyncio.wait({asyncio.ensure_future(connection.close())}, timeout=CLOSE_WITHIN)
+    ending = asyncio.ensure_future(connection.close())
+    ending.add_done_callback(lambda done: done.cancelled() or done.exception())  # however it ended, it is over
+    _, pending = await asyncio.wait({ending}, timeout=CLOSE_WITHIN)
     if pending:
         log.warning("bus_connection_abandoned")
 
