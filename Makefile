@@ -6,6 +6,7 @@ DATA := .data
 T :=
 B :=
 SEED :=
+MINUTES := 10
 UPGRADE :=
 
 VENV := .venv
@@ -21,7 +22,7 @@ PIP_INSTALL := -m pip install --quiet --no-input --disable-pip-version-check --r
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench faults check contracts audit sbom up down secrets lock clean
+.PHONY: help run demo test bench faults fuzz check contracts audit sbom up down secrets lock clean
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -41,6 +42,9 @@ bench: $(VENV)/.test ## Measure against a bare handler in the same run (B=webhoo
 
 faults: $(VENV)/.test ## Kill everything under load and see that nothing is lost or doubled; 20 minutes (SEED=… as it was then)
 	@exec $(PYTHON) -m tests.faults --report docs/faults.md $(if $(SEED),--seed "$(SEED)")
+
+fuzz: $(VENV)/.test ## Make up requests, definitions, events, answers, and see that none surprises (MINUTES=60, or SEED=… as then)
+	@exec $(PYTHON) -m tests.fuzz --minutes "$(MINUTES)" $(if $(SEED),--seed "$(SEED)")
 
 check: $(VENV)/.test ## Lint, types, import rules, drift of the generated contracts
 	$(PYTHON) -m ruff check .

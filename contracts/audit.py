@@ -17,7 +17,7 @@ class RecordedEvent(Contract):
     collection: str
     """Where the record is whose change it tells."""
     subject: str
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[int, Field(ge=1, lt=2**63)]
     time: Moment
     api_id: str | None = None
     client_id: str | None = None

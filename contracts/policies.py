@@ -6,9 +6,9 @@ from pydantic import ConfigDict, Field
 
 from contracts.base import Contract, Moment, Name, PublicId, Record, Response, Text
 
-Rate = Annotated[float, Field(ge=-1)]
+Rate = Annotated[float, Field(ge=-1, lt=2**63)]
 """Requests, or the seconds they count in; 0: says nothing, -1: unlimited."""
-Quota = Annotated[int, Field(ge=-1)]
+Quota = Annotated[int, Field(ge=-1, lt=2**63)]
 """Requests, or the seconds of the quota's window; 0: says nothing, -1: unlimited (a window: never renewed)."""
 
 

@@ -11,13 +11,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-import orjson
-
 from contracts.apis import Api
 from contracts.clients import Client
 from contracts.operators import Operator
 from contracts.policies import Policy
-from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.bus.port import Delivery, Drop, Exchange, Mode, Subscription
+from libs.bus.subjects import subject_of
 from libs.store.operators import key_digest
 from libs.store.store import Store
 
@@ -163,8 +162,13 @@ class Catalog:
                 self._paths.forget()
 
     async def heard(self, delivery: Delivery) -> None:
-        """Another process changed something."""
-        self.changed(delivery.message.key, orjson.loads(delivery.message.body)["subject"])
+        """Another process changed something; where it is not said what, nothing is trusted. Raises Drop."""
+        try:
+            subject = subject_of(delivery)
+        except Drop:
+            self.forget()
+            raise
+        self.changed(delivery.message.key, subject)
 
     def subscription(self) -> Subscription:
         """To every change of what is kept here."""

@@ -7,16 +7,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from contracts.apis import Api
 from contracts.base import PublicId
 from contracts.limits import Limits
-from contracts.policies import AccessRight, AllowedUrl, Policy
+from contracts.policies import AccessRight, AllowedUrl, Policy, Quota, Rate
 
+_LONGEST = 2.0**63
+"""Seconds; longer than anything is remembered."""
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
 _OPTIONS.max_mem = 1 << 20
@@ -28,10 +30,10 @@ class KeyRules(BaseModel):
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
     access_rights: dict[PublicId, AccessRight] | None = None
-    rate: Annotated[float, Field(ge=-1)] | None = None
-    per: Annotated[float, Field(ge=-1)] | None = None
-    quota_max: Annotated[int, Field(ge=-1)] | None = None
-    quota_renewal_rate: Annotated[int, Field(ge=-1)] | None = None
+    rate: Rate | None = None
+    per: Rate | None = None
+    quota_max: Quota | None = None
+    quota_renewal_rate: Quota | None = None
     tags: tuple[str, ...] | None = None
     meta_data: dict[str, Any] | None = None
 
@@ -104,7 +106,8 @@ class Allowance:
     def _periods_in(self, seconds: float) -> float:
         if self.period == math.inf:
             return 1
-        return math.inf if seconds == math.inf else math.ceil(seconds / self.period)
+        periods = seconds / self.period
+        return periods if periods == math.inf else math.ceil(periods)
 
     def narrowed(self, most: float | None, seconds: float | None) -> "Allowance":
         """With what is given in place of its own, where that is no wider; else as it is."""
@@ -277,7 +280,7 @@ def limits_of(rate: Allowance, quota: Allowance) -> Limits:
     """In whole requests: half a request a second is one in two."""
     most, per = (0.0, 0.0) if rate.is_unlimited else (rate.most, rate.period)
     if 0 < most < 1:
-        most, per = 1, per / most
+        most, per = 1, min(per / most, _LONGEST)
     unlimited = quota.most <= 0
     return Limits(
         rate=int(most),

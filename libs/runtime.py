@@ -148,6 +148,12 @@ async def _opened(deps: Deps) -> AsyncIterator[None]:
     await deps.store.mongo.close()
 
 
+PLACE = "{place:(?s:.+)}"
+"""In a path of `both_slashes`: where an API is, its listen path or its id. Any text will do, a line break too, so that
+whoever answers on the path also says that there is no such API.
+"""
+
+
 def both_slashes(app: web.Application, method: str, path: str, handler: Callable[..., object]) -> None:
     """Route a path with and without its trailing slash."""
     for spelling in (path, f"{path}/"):

@@ -93,7 +93,7 @@ async def _gathered(request: web.Request, limit: int) -> bytes:
             chunks += unpacker.decompress(chunk, limit + 1 - len(chunks)) if unpacker else chunk
             if len(chunks) > limit:
                 raise BodyTooLarge(f"the body is over {limit} bytes")
-    except (web.RequestPayloadError, zlib.error) as error:
+    except (web.RequestPayloadError, ConnectionError, zlib.error) as error:
         raise InvalidRequest(_NOT_UNPACKED) from error
     if unpacker and (not unpacker.eof or unpacker.unused_data) and request.body_exists:
         raise InvalidRequest(_NOT_UNPACKED)

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from libs.access import Access
-from libs.runtime import Deps, both_slashes, new_application, new_deps
+from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
 from services.authorization.authorize import AuthorizeEndpoint
 from services.authorization.code import CodeEndpoint
 from services.authorization.metadata import MetadataEndpoint
@@ -25,10 +25,10 @@ def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -
     metadata = MetadataEndpoint(deps.catalog, settings.public_url)
     both_slashes(app, "POST", "/api/apis/oauth/{api_id}/authorize-client", code.for_api)
     both_slashes(app, "POST", "/api/apis/{api_id}/authorize-client", code.for_api)
-    both_slashes(app, "POST", "/{place:.+}/tyk/oauth/authorize-client", code.for_path)
-    both_slashes(app, "GET", "/{place:.+}/oauth/authorize", authorize.get)
-    both_slashes(app, "POST", "/{place:.+}/oauth/authorize", authorize.post)
-    both_slashes(app, "GET", "/.well-known/oauth-authorization-server/{place:.+?}", metadata.get)
+    both_slashes(app, "POST", f"/{PLACE}/tyk/oauth/authorize-client", code.for_path)
+    both_slashes(app, "GET", f"/{PLACE}/oauth/authorize", authorize.get)
+    both_slashes(app, "POST", f"/{PLACE}/oauth/authorize", authorize.post)
+    both_slashes(app, "GET", "/.well-known/oauth-authorization-server/{place:(?s:.+?)}", metadata.get)
     deps.outbox.watch(deps.store.grants)
 
 

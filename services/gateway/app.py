@@ -4,7 +4,7 @@ from aiohttp import web
 
 from libs.access import Access, ClientAccess
 from libs.addresses import TrustedProxies
-from libs.runtime import Deps, both_slashes, new_application, new_deps
+from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
 from services.gateway.decision import AccessDecision
 from services.gateway.headers import Introduction
 from services.gateway.introspection import IntrospectionEndpoint, Introspector
@@ -36,9 +36,9 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
         introspector,
     )
     both_slashes(app, "GET", "/verify", verify.verify)
-    both_slashes(app, "*", "/verify/{uri:.+}", verify.verify)
+    both_slashes(app, "*", "/verify/{uri:(?s:.+)}", verify.verify)
     both_slashes(app, "POST", "/oauth/introspect", introspection.introspect)
-    both_slashes(app, "GET", "/{place:.+}/tyk/rate-limits", RateLimitsEndpoint(decision, limiter).show)
+    both_slashes(app, "GET", f"/{PLACE}/tyk/rate-limits", RateLimitsEndpoint(decision, limiter).show)
     introduction = Introduction(TrustedProxies.parse(settings.trusted_proxies))
     upstream = Upstream(settings.upstream_connect_timeout, settings.upstream_timeout)
     ProxyEndpoint(decision, introduction, upstream, Tunnels()).add_to(app)

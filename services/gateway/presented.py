@@ -37,5 +37,5 @@ def presented_token(call: Call, location: TokenLocation, *, bare: bool = False) 
 def _bearer(value: str, *, scheme_optional: bool) -> str | Denial:
     scheme, _, token = value.strip().partition(" ")
     if not token:
-        return scheme if scheme_optional else MISSING
+        return scheme if scheme and scheme_optional else MISSING
     return token.strip() if scheme.lower() == "bearer" else MALFORMED

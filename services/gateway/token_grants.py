@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from sys import intern
 
-import orjson
-
 from contracts.grants import Grant
-from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.bus.port import Delivery, Drop, Exchange, Mode, Subscription
+from libs.bus.subjects import subject_of
 from libs.oauth.grants import live_access_token
 from libs.oauth.tokens import Handle, TokenCodec, TokenKind
 from libs.policies import KeyRules
@@ -155,8 +154,13 @@ class TokenGrants:
                 reading.stale = True
 
     async def heard(self, delivery: Delivery) -> None:
-        """Another process changed a grant."""
-        self.changed(delivery.message.key, orjson.loads(delivery.message.body)["subject"])
+        """Another process changed a grant; where it is not said which, none is trusted. Raises Drop."""
+        try:
+            subject = subject_of(delivery)
+        except Drop:
+            self.forget()
+            raise
+        self.changed(delivery.message.key, subject)
 
     def subscription(self) -> Subscription:
         """To all that ends an access token."""

@@ -110,8 +110,8 @@ def _read(body: bytes) -> tuple[str, object, bytes]:
         identifier, stem, api_id = event["id"], event["type"].removeprefix(VENDOR), event["data"].get("api_id")
         if not (_FIELD.fullmatch(identifier) and _FIELD.fullmatch(stem)):
             raise ValueError("a line break in a field")
+        # A line break would end the field, so what has one is written anew without.
+        data = body if b"\n" not in body and b"\r" not in body else orjson.dumps(event)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Drop("not an event") from error
-    # A line break would end the field, so what has one is written anew without.
-    data = body if b"\n" not in body and b"\r" not in body else orjson.dumps(event)
     return stem, api_id, b"id: %b\nevent: %b\ndata: %b\n\n" % (identifier.encode(), stem.encode(), data)

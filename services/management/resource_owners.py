@@ -43,10 +43,10 @@ class ResourceOwnerEndpoints:
     def add_to(self, app: web.Application) -> None:
         """Routes, with and without trailing slash."""
         both_slashes(app, "GET", "/api/apis/keys/basic", self.list)
-        both_slashes(app, "POST", "/api/apis/keys/basic/{username}", self.add)
-        both_slashes(app, "GET", "/api/apis/keys/basic/{username}", self.get)
-        both_slashes(app, "PUT", "/api/apis/keys/basic/{username}", self.edit)
-        both_slashes(app, "DELETE", "/api/apis/keys/basic/{username}", self.delete)
+        both_slashes(app, "POST", "/api/apis/keys/basic/{username:[^/]+}", self.add)
+        both_slashes(app, "GET", "/api/apis/keys/basic/{username:[^/]+}", self.get)
+        both_slashes(app, "PUT", "/api/apis/keys/basic/{username:[^/]+}", self.edit)
+        both_slashes(app, "DELETE", "/api/apis/keys/basic/{username:[^/]+}", self.delete)
 
     async def add(self, request: web.Request) -> web.Response:
         """POST /api/apis/keys/basic/{username}."""

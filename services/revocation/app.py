@@ -4,7 +4,7 @@ from aiohttp import web
 
 from libs.access import Access, ClientAccess
 from libs.cross_origin import CrossOrigin
-from libs.runtime import Deps, both_slashes, new_application, new_deps
+from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
 from services.revocation.endpoint import RevocationEndpoint
 from services.revocation.management import TokenManagement
 from services.revocation.reactions import Reactions
@@ -27,10 +27,10 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", tokens.show)
     both_slashes(app, "GET", "/api/apis/oauth/{client_id}/tokens", tokens.show)
     cross_origin = CrossOrigin(deps.catalog)
-    both_slashes(app, "POST", "/{place:.+}/oauth/revoke", cross_origin.around(endpoint.revoke))
-    both_slashes(app, "OPTIONS", "/{place:.+}/oauth/revoke", cross_origin.preflight)
-    both_slashes(app, "POST", "/{place:.+}/oauth/revoke_all", cross_origin.around(endpoint.revoke_all))
-    both_slashes(app, "OPTIONS", "/{place:.+}/oauth/revoke_all", cross_origin.preflight)
+    both_slashes(app, "POST", f"/{PLACE}/oauth/revoke", cross_origin.around(endpoint.revoke))
+    both_slashes(app, "OPTIONS", f"/{PLACE}/oauth/revoke", cross_origin.preflight)
+    both_slashes(app, "POST", f"/{PLACE}/oauth/revoke_all", cross_origin.around(endpoint.revoke_all))
+    both_slashes(app, "OPTIONS", f"/{PLACE}/oauth/revoke_all", cross_origin.preflight)
     deps.bus.subscribe(Reactions(revoker, store.clients).subscription())
     deps.outbox.watch(store.grants)
     deps.outbox.watch(store.clients)

@@ -8,7 +8,7 @@ from contracts.apis import GrantType
 from libs.access import ClientAccess
 from libs.cross_origin import CrossOrigin
 from libs.passwords import PasswordHasher
-from libs.runtime import Deps, both_slashes, new_application, new_deps
+from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
 from libs.sealing import Sealer
 from services.token.endpoint import TokenEndpoint
 from services.token.grants.authorization_code import AuthorizationCode
@@ -35,8 +35,8 @@ def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
         },
     )
     cross_origin = CrossOrigin(deps.catalog)
-    both_slashes(app, "POST", "/{place:.+}/oauth/token", cross_origin.around(endpoint.token))
-    both_slashes(app, "OPTIONS", "/{place:.+}/oauth/token", cross_origin.preflight)
+    both_slashes(app, "POST", f"/{PLACE}/oauth/token", cross_origin.around(endpoint.token))
+    both_slashes(app, "OPTIONS", f"/{PLACE}/oauth/token", cross_origin.preflight)
     deps.outbox.watch(deps.store.grants)
 
     async def close_passwords(_app: web.Application) -> None:

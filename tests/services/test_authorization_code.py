@@ -215,6 +215,8 @@ async def test_an_unknown_api_is_404(system: System, path: str, api_id: str) -> 
         pytest.param({**PKCE, "code_challenge_method": "plain"}, "invalid_request", id="row-44-plain"),
         pytest.param({**PKCE, "code_challenge": "short"}, "invalid_request", id="row-45"),
         pytest.param({"key_rules": "{"}, "invalid_request", id="key-rules-half-json"),
+        pytest.param({"key_rules": '{"rate": "inf"}'}, "invalid_request", id="key-rules-infinite-rate"),
+        pytest.param({"key_rules": '{"quota_max": 9223372036854775808}'}, "invalid_request", id="key-rules-64-bits"),
         pytest.param(
             {"key_rules": '{"access_rights": {"other": {"api_id": "other"}}}'}, "access_denied", id="widening"
         ),
@@ -366,6 +368,7 @@ LIMITED = {"rate": 60, "per": 60, "quota_max": 100, "quota_renewal_rate": 3600}
         pytest.param({"rate": 0, "per": 60}, 403, id="no-rate"),
         pytest.param({"rate": -1}, 403, id="minus-one"),
         pytest.param({"rate": 1, "per": 0}, 403, id="no-time"),
+        pytest.param({"rate": 1, "per": 1e-320}, 403, id="next-to-no-time"),
         pytest.param({"quota_max": 100}, 200, id="the-same-quota"),
         pytest.param({"quota_max": 50, "quota_renewal_rate": 1800}, 200, id="half-in-half-the-time"),
         pytest.param({"quota_max": 100, "quota_renewal_rate": 0}, 200, id="never-renewed"),

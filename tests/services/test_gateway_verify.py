@@ -153,6 +153,14 @@ async def test_cookie_counts_before_query_before_header(system: System, given: s
         assert denied(await with_right_in(other), *UNKNOWN)
 
 
+@pytest.mark.parametrize("source", ["query", "cookie"])
+async def test_a_value_of_nothing_but_space_is_no_token(system: System, source: str) -> None:
+    """As if it were not there."""
+    party = await with_sources(system, source)
+    answer = await call(party, "?access_token=%20") if source == "query" else await call(party, Cookie='session=" "')
+    assert denied(answer, *MISSING)
+
+
 async def test_an_empty_value_does_not_override(system: System) -> None:
     """Only a non-empty one does."""
     party = await with_sources(system, "header", "query", "cookie")

@@ -173,6 +173,7 @@ def event_body(**changed: Any) -> dict[str, Any]:
         pytest.param(b"{}", id="nothing-in-it"),
         pytest.param(json.dumps(event_body(data=None)).encode(), id="no-data"),
         pytest.param(json.dumps(event_body(id=7)).encode(), id="number-for-id"),
+        pytest.param(json.dumps(event_body(x=0)).encode().replace(b"0", b"\n" + b"[" * 500 + b"]" * 500), id="deep"),
         pytest.param(json.dumps(event_body(id="a\nevent: forged")).encode(), id="line-break-in-id"),
         pytest.param(json.dumps(event_body(type="a\rdata: forged")).encode(), id="line-break-in-type"),
     ],

@@ -30,3 +30,9 @@ from libs.bus.topics import matches
 def test_a_binding_takes_in_words(binding: str, key: str, taken: bool) -> None:
     """`*` is one word, `#` any number of them, and only as a whole word."""
     assert matches(binding, key) is taken
+
+
+def test_a_binding_may_have_any_number_of_words() -> None:
+    """It takes time in proportion to them, and no stack."""
+    assert matches(".".join(["#"] * 5000), "token.new")
+    assert not matches(".".join(["#"] * 5000 + ["x"]), "token.new")

@@ -228,3 +228,24 @@ async def test_other_parameters_in_the_query_are_ignored(reader: Reader) -> None
     """Only the body counts; what a proxy adds to the URL does no harm."""
     answer = await reader(b"a=1", FORM, "?a=2&utm=x")
     assert (answer.status, answer.body) == (200, {"a": "1"})
+
+
+async def test_a_caller_that_leaves_before_the_end_of_its_body_is_no_surprise() -> None:
+    """It is a body that was cut off like any other, whoever did it."""
+    refusal: asyncio.Future[InvalidRequest] = asyncio.get_running_loop().create_future()
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            await read_parameters(request)
+        except InvalidRequest as error:
+            refusal.set_result(error)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    async with Served(app) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na=1")
+        writer.close()
+        async with asyncio.timeout(5):
+            assert "cut off" in (await refusal).description

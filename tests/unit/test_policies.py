@@ -80,6 +80,12 @@ def test_a_policy_that_is_partitioned_grants_only_with_its_acl_part() -> None:
     assert (both.limits.rate, both.limits.per) == (5, 1)
 
 
+def test_a_rate_that_is_next_to_nothing_is_one_request_in_a_very_long_time() -> None:
+    """Seconds that a number can say."""
+    limits = opened(a_policy(ISSUING, rate=1e-320, per=60)).limits
+    assert (limits.rate, limits.per) == (1, 2.0**63)
+
+
 # URLs and versions
 
 

@@ -1,0 +1,1 @@
+"""What nobody sends on purpose: requests, definitions, events and answers that hypothesis and schemathesis make up."""

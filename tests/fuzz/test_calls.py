@@ -1,0 +1,143 @@
+"""A call as the gateway reads it: who forwards it, which path it is on, which token and version it presents."""
+
+import ipaddress
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from contracts.apis import Api, TokenLocation, Versioning
+from libs.addresses import TrustedProxies, site
+from libs.oauth.attempts import Limit
+from libs.tyk.oas import read_oas
+from services.gateway.decision import Admitted
+from services.gateway.destinations import destination, without_parameter
+from services.gateway.frames import Frames
+from services.gateway.headers import _hide_token, as_text, end_to_end
+from services.gateway.paths import ORIGIN_FORM, below, leads_out, readings
+from services.gateway.presented import Call, presented_token
+from services.gateway.refusals import Denial
+from services.gateway.versions import requested_version
+from tests.fuzz.extent import examples
+from tests.fuzz.strange import bytes_like, texts_like
+from tests.fuzz.test_definitions import NOW
+from tests.unit.tyk_definitions import definition
+
+API: Api = read_oas(definition("orders-oas.json"), api_id="orders-api", now=NOW)
+STRIPPED = API.model_copy(update={"strip_listen_path": True, "upstream_url": "http://upstream.example.test/v1?a=b#c"})
+URIS = ("/orders/things?access_token=tw_at_x&v=2", "/orders/%2e%2e/a//b;c=d/..\\e", "//orders/./x", "/orders-api/%252e")
+PROXIES = TrustedProxies.parse("127.0.0.1,10.0.0.0/8,2001:db8::/32,::1")
+FORWARDED = ("203.0.113.7, 10.0.0.1", "[2001:db8::1]:443,203.0.113.7:80", "::ffff:10.0.0.1", "fe80::1%eth0", "unknown")
+LOCATIONS = [
+    TokenLocation(header="Authorization", query="access_token", cookie="token"),
+    TokenLocation(header="X-Key", query=None, cookie=None),
+    TokenLocation(header=None, query="ключ", cookie="token"),
+]
+BEARERS = ("Bearer tw_at_abc", "bearer  tw_at_abc", "tw_at_abc", "Basic abc", "Bearer")
+VERSIONINGS = [
+    Versioning(location=location, key="v", default="v1", names=("v1", "v2"))
+    for location in ("header", "url-param", "url")
+]
+
+
+@examples(300)
+@given(st.lists(texts_like(*FORWARDED), max_size=4).map(",".join), texts_like("127.0.0.1", "10.1.2.3", "::1", "unix:"))
+def test_whoever_is_said_to_have_sent_a_call_has_an_address(forwarded: str, peer: str) -> None:
+    """An address, or what the peer is, however the proxies wrote it; it can be counted under and logged."""
+    address = PROXIES.client(peer, forwarded)
+    site(address)
+    if address != peer:
+        ipaddress.ip_address(address)
+    if not PROXIES.trusts(peer):
+        assert address == PROXIES.client(peer)
+
+
+@examples(400)
+@given(texts_like(*URIS))
+def test_a_path_is_read_and_leads_below_its_upstream(uri: str) -> None:
+    """However often it is decoded, and wherever its dots lead."""
+    path, _, query = uri.partition("?")
+    found = readings(path)
+    assert path in found
+    assert len(found) <= 64
+    leads_out(path)
+    if not ORIGIN_FORM.fullmatch(uri) or not f"{path}/".startswith((API.listen_path, f"/{API.api_id}/")):
+        return  # no call of the API comes so far
+    for api in (API, STRIPPED):
+        below(path, api)
+        url = destination(Call("GET", path, query, {}, {}), Admitted(api))
+        if url is not None:
+            assert str(url).isascii()
+            assert urlsplit(str(url)).netloc == urlsplit(api.upstream_url).netloc
+
+
+@examples(400)
+@given(
+    texts_like(*URIS),
+    st.lists(st.tuples(st.sampled_from(["Authorization", "X-Key", "V"]), texts_like(*BEARERS, "v2")), max_size=3),
+    st.dictionaries(st.sampled_from(["token", "Authorization"]), texts_like(*BEARERS), max_size=2),
+    st.sampled_from(LOCATIONS),
+    st.booleans(),
+)
+def test_a_token_and_a_version_are_presented_or_not(
+    uri: str, headers: list[tuple[str, str]], cookies: dict[str, str], location: TokenLocation, bare: bool
+) -> None:
+    """A token has no space around it, a version is a text."""
+    path, _, query = uri.partition("?")
+    call = Call("GET", path, query, CIMultiDictProxy(CIMultiDict(headers)), cookies)
+    token = presented_token(call, location, bare=bare)
+    assert isinstance(token, Denial) or token == token.strip() != ""
+    for versioning in VERSIONINGS:
+        assert requested_version(call, API, versioning)
+    without_parameter(query, location.query)
+
+
+HEADERS = (
+    b"Connection: close, X-Hop",
+    b"X-Hop: a",
+    b"Cookie: token=tw_at_x; a=b",
+    b"Authorization: Bearer x",
+    b"Via: 1.1 a",
+)
+
+
+@examples(300)
+@given(
+    st.lists(bytes_like(*HEADERS).map(lambda line: line.partition(b": ")[::2]), max_size=5), st.sampled_from(LOCATIONS)
+)
+def test_headers_go_through_without_what_is_for_one_connection(
+    raw: list[tuple[bytes, bytes]], location: TokenLocation
+) -> None:
+    """As text that a header can hold."""
+    headers = CIMultiDict(end_to_end(raw))
+    assert "Connection" not in headers
+    _hide_token(headers, location)
+    assert location.header is None or location.header not in headers
+    for value in (*headers.values(), *map(as_text, (value for _, value in raw))):
+        assert not any((character < " " and character != "\t") or character == "\x7f" for character in value)
+
+
+@examples(200)
+@given(
+    st.lists(
+        st.binary(max_size=80) | st.sampled_from([b"\x81\x05hello", b"\x88\x02\x03\xe8", b"\x82\x7f" + b"\xff" * 8])
+    )
+)
+def test_frames_are_followed_whatever_comes(arriving: list[bytes]) -> None:
+    """To a boundary, if there is one; the length that a frame names is never made room for."""
+    frames, to_boundary = Frames(), Frames()
+    for data in arriving:
+        assert frames.follow(data) == len(data) or frames.closing
+        assert 0 <= to_boundary.follow(data, to_boundary=True) <= len(data)
+
+
+@examples(200)
+@given(texts_like("127.0.0.1,10.0.0.0/8", "2001:db8::/32"), texts_like("20/60", "1/1"))
+def test_settings_about_strangers_are_read_or_refused(proxies: str, limit: str) -> None:
+    """With a ValueError, which becomes the one line that the start ends with."""
+    with suppress(ValueError):
+        TrustedProxies.parse(proxies)
+    with suppress(ValueError):
+        assert Limit.parse(limit).failures > 0

@@ -1,0 +1,121 @@
+"""Events and commands as their consumers read them: handled, put back or parked, and never a surprise."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.bus.port import Delivery, Drop, Exchange, Message, Retry, Subscription
+from libs.bus.topics import matches
+from services.management.listeners import Choice, Listener, Listeners
+from tests.builders import make_policy, settle
+from tests.fuzz.extent import examples
+from tests.fuzz.strange import NESTED, bytes_like, documents_like, json_bytes, pieces, texts_like
+from tests.notifications import api_to, database_of_its_own, notifier, receiver, token_event
+from tests.services.system import PASSWORD, System, open_system
+from tests.services.test_consumers_twice import TESTED, Bus
+
+
+@dataclass
+class Consumers:
+    """Everybody who listens in all six services, and what they were told while every kind of event happened."""
+
+    subscriptions: list[Subscription] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+
+    def of(self, message: Message) -> list[Subscription]:
+        """Those who get a message with its key."""
+        return [each for each in self.subscriptions if any(matches(key, message.key) for key in each.keys)]
+
+
+@pytest.fixture(scope="module", name="consumers")
+async def _consumers(mongodb_url: str) -> AsyncIterator[Consumers]:
+    consumers, bus = Consumers(), Bus()
+    database = database_of_its_own()
+    async with (
+        receiver() as endpoint,
+        open_system(mongodb_url, database, bus=bus, notifier=False) as system,
+        notifier(mongodb_url, database) as running,
+    ):
+        await use_everything(system)
+        await settle(system.deps)
+        command = token_event(await api_to(running.deps, endpoint.url())).message
+        consumers.messages = [*bus.published, command]
+        taking = [consumer.subscription for consumer in running.deps.bus._consumers]
+        ours = [each for each in (*bus.subscriptions.values(), *taking) if not each.name.startswith("heard")]
+        assert {each.name for each in ours} == TESTED
+        consumers.subscriptions = ours
+        yield consumers
+
+
+async def use_everything(system: System) -> None:
+    """Events of nearly every type."""
+    party, gone, user = await system.party(), await system.party(), await system.user()
+    tokens = await party.tokens(subject="alice")
+    tokens = await party.refreshed(tokens.refresh)
+    await party.password(user.username, PASSWORD)
+    assert (await party.revoke(tokens.access)).status == 200
+    await make_policy(system.deps, party.api.api_id)
+    for method, path in (
+        ("POST", f"/api/apis/oauth/{party.id}/revoke_all"),
+        ("DELETE", f"/api/apis/oauth/{party.api.api_id}/{party.id}"),
+        ("DELETE", f"/api/apis/{gone.api.api_id}"),
+    ):
+        assert (await system.operator(method, path)).status == 200
+
+
+async def handled(consumer: Subscription, message: Message) -> None:
+    """The handler has ended in one of the three ways there are."""
+    with suppress(Drop, Retry):
+        await consumer.handler(Delivery(message, redelivered=True))
+
+
+@examples(400)
+@given(data=st.data())
+async def test_a_message_is_handled_put_back_or_parked(consumers: Consumers, data: st.DataObject) -> None:
+    """By every consumer that its routing key leads to, whatever is in it."""
+    said = {message.type or message.key: message for message in consumers.messages}
+    model = said[data.draw(st.sampled_from(sorted(said)))]
+    mangled = documents_like(orjson.loads(model.body)).map(json_bytes) | bytes_like(model.body, NESTED)
+    body = data.draw(mangled)
+    message = Message(model.id, model.exchange, model.key, body, model.headers, model.content_type, model.type)
+    for consumer in consumers.of(message):
+        if consumer.exchange is message.exchange:
+            await handled(consumer, message)
+
+
+@examples(200)
+@given(data=st.data())
+async def test_a_message_under_another_key_is_handled_put_back_or_parked(
+    consumers: Consumers, data: st.DataObject
+) -> None:
+    """An event of one kind where another is expected, and keys that nobody made."""
+    model = data.draw(st.sampled_from(sorted(consumers.messages, key=lambda message: (message.type, message.key))))
+    key = data.draw(texts_like("client.deleted.a", "api.deleted.b", "policy.updated.c", "grant.revoked.d"))
+    await asyncio.gather(
+        *(handled(each, Message(model.id, each.exchange, key, model.body)) for each in consumers.subscriptions)
+    )
+
+
+@examples(200)
+@given(pieces, st.booleans())
+async def test_an_event_is_one_frame_of_the_stream_or_parked(text: str, spread: bool) -> None:
+    """A line break in an event is none in the stream."""
+    listeners, listener = Listeners(), Listener(Choice())
+    listeners.join(listener)
+    event = {"id": text, "type": f"io.tokenwire.{text}", "data": {"x": [text]}}
+    body = orjson.dumps(event, option=orjson.OPT_INDENT_2) if spread and is_speakable(text) else json_bytes(event)
+    with suppress(Drop):
+        await listeners.heard(Delivery(Message("id", Exchange.EVENTS, "k", body), redelivered=False))
+        frame = await listener.next() or b""
+        assert [line.partition(b": ")[0] for line in frame.split(b"\n")] == [b"id", b"event", b"data", b"", b""]
+
+
+def is_speakable(text: str) -> bool:
+    """Whether it has no half of a surrogate pair."""
+    return text == text.encode(errors="ignore").decode()
