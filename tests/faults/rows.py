@@ -505,4 +505,7 @@ async def _try_tokens(scene: Scene) -> None:
         tenant = holdings.tenants[tokens[0].grant_id]
         answers = [await tenant.verified(token.access) for token in tokens]
         if sum(answer.status == 200 for answer in answers) > 1:
-            holdings.twice.append(f"several live tokens of grant {tokens[0].grant_id}")
+            shown = ", ".join(
+                f"{token.generation}: {answer.status}" for token, answer in zip(tokens, answers, strict=True)
+            )
+            holdings.twice.append(f"several live tokens of grant {tokens[0].grant_id} ({shown})")
