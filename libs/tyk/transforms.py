@@ -25,7 +25,9 @@ def classic_versioning(definition: Part) -> Versioning | None:
     data = definition.part("version_data")
     if data.flag("not_versioned", default=True):
         return None
-    return _versioning(definition.part("definition"), data.name("default_version"), data.part("versions").members)
+    versions = data.part("versions")
+    names = [Part({"name": name}, versions.path).name("name") for name in versions.members]
+    return _versioning(definition.part("definition"), data.name("default_version"), names)
 
 
 def _versioning(place: Part, default: str, names: Iterable[str]) -> Versioning:
