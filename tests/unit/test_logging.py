@@ -151,9 +151,45 @@ def test_a_traceback_holds_no_secret() -> None:
     assert ACCESS not in json.dumps(line)
 
 
+def test_access_lines_are_gathered_and_nothing_overtakes_them() -> None:
+    """For a moment, unless something else is said: then all of it is written with the turn of the loop, in order."""
+    said = output(
+        """
+        import os
+
+        def request(number):
+            ours.access(method="GET", path="/", status=200, ms=1.5, client="192.0.2.1", request_id=str(number))
+
+        async def main():
+            request(1)
+            await asyncio.sleep(0)
+            os.write(1, b"not yet\\n")
+            await asyncio.sleep(5 * ours.GATHERED_FOR)
+            os.write(1, b"by now\\n")
+            request(2)
+            log.info("said")
+            request(3)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            os.write(1, b"at once\\n")
+            request(4)
+
+        asyncio.run(main())
+        """
+    )
+    words = [json.loads(line) if line.startswith("{") else line for line in said.splitlines()]
+    told = [word if isinstance(word, str) else word.get("request_id", word["event"]) for word in words]
+    assert told == ["not yet", "1", "by now", "2", "said", "3", "at once", "4"]
+
+
 def test_an_access_line_holds_no_secret() -> None:
     """The most frequent line of all has a way of its own, and hides the same."""
-    (line,) = lines("""ours.access(method="GET", path=f"/orders/{ACCESS}", status=200, ms=1.5, request_id="r")""")
+    (line,) = lines(
+        """
+        path = f"/orders/{ACCESS}"
+        ours.access(method="GET", path=path, status=200, ms=1.5, client="192.0.2.1", request_id="r")
+        """
+    )
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "event": "request",
@@ -163,6 +199,7 @@ def test_an_access_line_holds_no_secret() -> None:
         "path": f"/orders/tw_at_{HIDDEN}",
         "status": 200,
         "ms": 1.5,
+        "client": "192.0.2.1",
         "request_id": "r",
     }
 
@@ -181,7 +218,7 @@ def test_what_is_below_the_level_is_not_written(level: str, written: list[str]) 
     code = """
         log.debug("debugged")
         log.info("informed")
-        ours.access(method="GET", path="/", status=200, ms=1, request_id="r")
+        ours.access(method="GET", path="/", status=200, ms=1, client="192.0.2.1", request_id="r")
         log.warning("warned")
         """
     assert [line["event"] for line in lines(code, level)] == written
@@ -209,7 +246,7 @@ def test_the_console_form_hides_the_same() -> None:
     said = output(
         """
         log.error("failed", reason=ACCESS, client_secret="s3cr3t")
-        ours.access(method="GET", path=f"/orders/{ACCESS}", status=200, ms=1, request_id="r")
+        ours.access(method="GET", path=f"/orders/{ACCESS}", status=200, ms=1, client="192.0.2.1", request_id="r")
         """,
         json=False,
     )
