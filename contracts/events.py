@@ -1,6 +1,7 @@
 """The catalogue of events: CloudEvents 1.0 in structured mode, one class per type, ids and never a token."""
 
-from typing import Annotated, ClassVar, Literal
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -399,7 +400,7 @@ AnyEvent = Annotated[
 GrantEvent = CodeIssued | TokenNew | TokenRefresh | TokenRevoked | GrantRevoked
 
 
-class PendingEvent(Contract):
+class PendingEvent(NamedTuple):
     """An event that was committed with its record and is not yet known to be published."""
 
     id: str
@@ -409,9 +410,9 @@ class PendingEvent(Contract):
     """The routing key."""
     body: bytes
     """The event as JSON: the very bytes to publish, on every attempt."""
+    at: datetime
     sealed: bytes | None = None
     """The webhook's body sealed to the notifier's public key; only for events that are notified."""
-    at: Moment
 
 
 class NotificationCommand(Contract):

@@ -11,6 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 import orjson
@@ -52,8 +53,12 @@ class Source(Protocol):
 
 def _mirrored(body: bytes) -> dict[str, str]:
     """The CloudEvents attributes as headers, for routing and filters."""
-    attributes = orjson.loads(body)
-    return {f"cloudEvents_{name}": value for name, value in attributes.items() if isinstance(value, str)}
+    return {_header(name): value for name, value in orjson.loads(body).items() if isinstance(value, str)}
+
+
+@lru_cache(maxsize=64)
+def _header(attribute: str) -> str:
+    return f"cloudEvents_{attribute}"
 
 
 def messages_of(event: PendingEvent) -> Iterable[Message]:

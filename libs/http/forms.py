@@ -15,6 +15,7 @@ BODY_LIMIT = 64 * 1024
 BODY_WITHIN = 20.0
 """Seconds from the end of a request's headers until its body is complete."""
 PARAMETER_LIMIT = 64
+_FORM = "application/x-www-form-urlencoded"
 _NOT_UNPACKED = "the body is cut off, or not encoded as its Content-Encoding says"
 NEVER_IN_QUERY = frozenset(
     {"client_secret", "secret", "password", "code", "code_verifier", "refresh_token", "token", "access_token"}
@@ -77,6 +78,9 @@ async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body is over {limit} bytes")
     if request.content.is_eof():  # it came with its headers, as most do: nothing to wait for
+        plain = "Content-Encoding" not in request.headers and request.content.exception() is None
+        if plain and request.content.total_bytes <= limit:
+            return request.content.read_nowait()
         return await _gathered(request, limit)
     try:
         async with asyncio.timeout(BODY_WITHIN):
@@ -123,6 +127,8 @@ async def read_parameters(request: web.Request, structured: Collection[str] = ()
     body = await read_body(request)
     if not body:
         return {}
+    if request.headers.get("Content-Type") == _FORM:  # as most say it
+        return parse_query(_text(body))
     match request.content_type:
         case "application/x-www-form-urlencoded":
             return parse_query(_text(body))

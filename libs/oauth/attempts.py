@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ class Limits:
     """Of one address, whoever it claims to be; client secrets, passwords and operator keys each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """Failures that are counted together."""
 
     kind: str
@@ -58,8 +58,7 @@ class Tally:
         return _digest(self.kind, *self.subject, str(window))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """An address where a user has proven who it is."""
 
     username: str

@@ -18,7 +18,7 @@ class Credentials:
 
 
 def _form_decoded(text: str) -> str:
-    return unquote_plus(text, errors="strict")
+    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
 
 
 def parse_basic(header: str) -> Credentials:

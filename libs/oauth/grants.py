@@ -5,23 +5,13 @@ pending --exchange--> active --refresh--> active … --end--> revoked
 """
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.apis import Api, GrantType, OAuthSettings, RefreshReuse
 from contracts.clients import Client
-from contracts.events import (
-    CodeData,
-    CodeIssued,
-    GrantRevoked,
-    PendingEvent,
-    RefreshData,
-    RevokedGrantData,
-    RevokedTokenData,
-    TokenNew,
-    TokenRefresh,
-    TokenRevoked,
-)
+from contracts.events import CodeIssued, Event, GrantRevoked, PendingEvent, TokenNew, TokenRefresh, TokenRevoked
 from contracts.grants import (
     AccessToken,
     Code,
@@ -31,7 +21,7 @@ from contracts.grants import (
     RevocationReason,
     UsedRefreshToken,
 )
-from libs.events import Origin, new_event_id, pending, sequence_text
+from libs.events import Origin, new_event_id, written
 from libs.oauth.errors import InvalidGrant
 from libs.oauth.pkce import verify_code_verifier
 from libs.oauth.scopes import narrow_scope
@@ -72,26 +62,21 @@ class Recovery:
     grant: Grant
 
 
-def _facts(grant: Grant) -> dict[str, object]:
-    return {
+def _event(
+    kind: type[Event], grant: Grant, at: Origin, facts: Mapping[str, object], sealed: bytes | None = None
+) -> PendingEvent:
+    """The event that the newest version of the grant writes: what every event of a grant says, and these facts."""
+    data = {
         "grant_id": grant.grant_id,
         "api_id": grant.api_id,
         "client_id": grant.client_id,
         "grant_type": grant.grant_type,
         "resource_owner": grant.subject,
         "scope": grant.access.scope if grant.access else grant.scope,
+        **facts,
     }
-
-
-def _attributes(grant: Grant, at: Origin) -> dict[str, object]:
-    return {
-        "id": grant.last_event,
-        "source": at.source,
-        "time": at.now,
-        "subject": grant.grant_id,
-        "sequence": sequence_text(grant.sequence),
-        "traceparent": at.traceparent,
-    }
+    body = written(kind, grant.last_event, at, grant.grant_id, grant.sequence, data)
+    return PendingEvent(grant.last_event, grant.grant_id, f"{kind.stem}.{grant.api_id}", body, at.now, sealed)
 
 
 def _advanced(grant: Grant, at: Origin, **changes: object) -> Grant:
@@ -110,10 +95,9 @@ def _refresh(pair: TokenPair, settings: OAuthSettings, now: datetime, ends: date
     return RefreshToken(digest=pair.refresh.digest, expires_at=min(now + settings.refresh_token_lifetime, ends))
 
 
-def _token_data(grant: Grant, sealed: bytes | None) -> dict[str, object]:
+def _token_facts(grant: Grant, sealed: bytes | None) -> dict[str, object]:
     assert grant.access is not None  # noqa: S101 - called for grants with tokens only
     return {
-        **_facts(grant),
         "token_id": public_token_id(grant.grant_id, grant.generation),
         "expires_at": grant.access.expires_at,
         "refresh_expires_at": grant.refresh.expires_at if grant.refresh else None,
@@ -122,8 +106,7 @@ def _token_data(grant: Grant, sealed: bytes | None) -> dict[str, object]:
 
 
 def _token_new(grant: Grant, at: Origin, sealed: bytes | None) -> PendingEvent:
-    event = TokenNew.model_validate({**_attributes(grant, at), "data": _token_data(grant, sealed)})
-    return pending(event, grant.api_id, grant.grant_id, sealed)
+    return _event(TokenNew, grant, at, _token_facts(grant, sealed), sealed)
 
 
 def issue_code(
@@ -161,9 +144,7 @@ def issue_code(
         expires_at=at.now + settings.grant_lifetime,
         last_event=new_event_id(at.now),
     )
-    data = CodeData.model_validate({**_facts(grant), "expires_at": code_expires_at})
-    event = CodeIssued.model_validate({**_attributes(grant, at), "data": data})
-    return Transition(None, grant, pending(event, grant.api_id, grant_id))
+    return Transition(None, grant, _event(CodeIssued, grant, at, {"expires_at": code_expires_at}))
 
 
 def issue_tokens(
@@ -330,9 +311,8 @@ def refresh(
         used_refresh=used,
     )
     previous = public_token_id(grant.grant_id, grant.generation)
-    data = RefreshData.model_validate({**_token_data(after, sealed), "previous_token_id": previous})
-    event = TokenRefresh.model_validate({**_attributes(after, at), "data": data})
-    return Transition(grant, after, pending(event, after.api_id, after.grant_id, sealed))
+    facts = {**_token_facts(after, sealed), "previous_token_id": previous}
+    return Transition(grant, after, _event(TokenRefresh, after, at, facts, sealed))
 
 
 def end(grant: Grant, reason: RevocationReason, at: Origin, refusal: InvalidGrant | None = None) -> Transition:
@@ -340,9 +320,7 @@ def end(grant: Grant, reason: RevocationReason, at: Origin, refusal: InvalidGran
     after = _advanced(
         grant, at, state=GrantState.REVOKED, ended_at=at.now, ended_reason=reason, refresh=None, used_refresh=None
     )
-    data = RevokedGrantData.model_validate({**_facts(after), "reason": reason, "actor": at.actor})
-    event = GrantRevoked.model_validate({**_attributes(after, at), "data": data})
-    return Transition(grant, after, pending(event, after.api_id, after.grant_id), refusal)
+    return Transition(grant, after, _event(GrantRevoked, after, at, {"reason": reason, "actor": at.actor}), refusal)
 
 
 def revoke_access_token(grant: Grant, generation: int, reason: RevocationReason, at: Origin) -> Transition | None:
@@ -351,16 +329,8 @@ def revoke_access_token(grant: Grant, generation: int, reason: RevocationReason,
     if grant.state is not GrantState.ACTIVE or access is None or access.revoked or generation != grant.generation:
         return None
     after = _advanced(grant, at, access=access.model_copy(update={"revoked": True}))
-    data = RevokedTokenData.model_validate(
-        {
-            **_facts(after),
-            "token_id": public_token_id(grant.grant_id, generation),
-            "reason": reason,
-            "actor": at.actor,
-        }
-    )
-    event = TokenRevoked.model_validate({**_attributes(after, at), "data": data})
-    return Transition(grant, after, pending(event, after.api_id, after.grant_id))
+    facts = {"token_id": public_token_id(grant.grant_id, generation), "reason": reason, "actor": at.actor}
+    return Transition(grant, after, _event(TokenRevoked, after, at, facts))
 
 
 def live_access_token(grant: Grant, presented: Handle) -> AccessToken | None:

@@ -10,6 +10,7 @@ import binascii
 import enum
 import hashlib
 import hmac
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,12 +22,23 @@ _TEXT_LENGTH = _LENGTH * 4 // 3
 MAX_GENERATION = 2**32 - 1
 
 
+_HEAD = struct.Struct(f">B{ID_BYTES}sI")
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def _encoded(raw: bytes) -> str:
+    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).decode()
+
+
 class TokenKind(enum.Enum):
     """What a value is for; the prefix also helps secret scanners."""
 
     CODE = "tw_ac_"
     ACCESS = "tw_at_"
     REFRESH = "tw_rt_"
+
+    def __init__(self, prefix: str) -> None:
+        self.label = prefix.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ def digest_of(value: str) -> bytes:
 
 def new_grant_id(random: bytes) -> str:
     """A grant id of 16 random bytes, as text."""
-    return base64.urlsafe_b64encode(random).rstrip(b"=").decode()
+    return _encoded(random).rstrip("=")
 
 
 def public_token_id(grant_id: str, generation: int) -> str:
@@ -80,20 +92,13 @@ class TokenCodec:
         self._random = random
 
     def _tag(self, key_id: int, kind: TokenKind, signed: bytes) -> bytes:
-        return hmac.digest(self._keys[key_id], kind.value.encode() + signed, "sha256")[:TAG_BYTES]
+        return hmac.digest(self._keys[key_id], kind.label + signed, "sha256")[:TAG_BYTES]
 
     def mint(self, kind: TokenKind, grant_id: str, generation: int) -> Minted:
         """A new value with 160 random bits."""
-        signed = b"".join(
-            (
-                self._current.to_bytes(1, "big"),
-                base64.urlsafe_b64decode(grant_id + "=="),
-                generation.to_bytes(4, "big"),
-                self._random(SECRET_BYTES),
-            )
-        )
-        raw = signed + self._tag(self._current, kind, signed)
-        value = kind.value + base64.urlsafe_b64encode(raw).decode()
+        grant = base64.urlsafe_b64decode(grant_id + "==")
+        signed = _HEAD.pack(self._current, grant, generation) + self._random(SECRET_BYTES)
+        value = kind.value + _encoded(signed + self._tag(self._current, kind, signed))
         return Minted(value, digest_of(value))
 
     def read(self, kind: TokenKind, value: str) -> Handle | None:
@@ -110,7 +115,7 @@ class TokenCodec:
         signed, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
         if raw[0] not in self._keys or not hmac.compare_digest(tag, self._tag(raw[0], kind, signed)):
             return None
-        grant_id = base64.urlsafe_b64encode(raw[1 : 1 + ID_BYTES]).rstrip(b"=").decode()
+        grant_id = _encoded(raw[1 : 1 + ID_BYTES]).rstrip("=")
         generation = int.from_bytes(raw[1 + ID_BYTES : 5 + ID_BYTES], "big")
         return Handle(kind, grant_id, generation, digest_of(value))
 

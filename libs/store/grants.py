@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -25,8 +25,8 @@ def _over_at(grant: Grant) -> datetime:
     return max(ends, default=grant.expires_at)
 
 
-def _encode(grant: Grant) -> Document:
-    document: dict[str, Any] = grant.model_dump(exclude={"grant_id"})
+def _encode(grant: Grant, *, present_only: bool) -> Document:
+    document: Document = grant.model_dump(exclude={"grant_id"}, exclude_none=present_only)
     if grant.key_rules is not None:
         # As JSON text: a session's keys may hold what BSON field names must not.
         document["key_rules"] = orjson.dumps(grant.key_rules)
@@ -72,13 +72,13 @@ class Grants(Ledger):
         Raises TemporarilyUnavailable with nothing half-done.
         """
         grant, before = transition.after, transition.before
-        document = _encode(grant)
+        document = _encode(grant, present_only=before is None)
         if before is not None:
             return await self._advance(grant.grant_id, before.version, document, transition.event)
         if transition.event is None:
             raise ValueError("a new grant comes with its event")
-        present = {name: value for name, value in document.items() if value is not None}
-        await self._insert({"_id": grant.grant_id, **present}, transition.event)
+        document["_id"] = grant.grant_id
+        await self._insert(document, transition.event)
         return True
 
     async def settle(self, grant_id: str, decide: Callable[[Grant | None], D]) -> D:

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import ClassVar, NamedTuple
 
 import orjson
-from bson import Binary
 from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError
 
@@ -53,9 +52,9 @@ def nobody(ledger: "Ledger", event: PendingEvent) -> None:
 
 def entry_of(event: PendingEvent) -> Document:
     """The event as its record carries it."""
-    entry: Document = {"id": event.id, "key": event.key, "body": Binary(event.body), "at": event.at}
+    entry: Document = {"id": event.id, "key": event.key, "body": event.body, "at": event.at}
     if event.sealed is not None:
-        entry["sealed"] = Binary(event.sealed)
+        entry["sealed"] = event.sealed
     return entry
 
 

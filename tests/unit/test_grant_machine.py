@@ -240,6 +240,7 @@ class World:
         if decided.event is None:
             return
         event = EVENTS.validate_json(decided.event.body)
+        assert decided.event.body == event.model_dump_json(exclude_none=True).encode(), "as the model writes it"
         assert event.sequence == f"{decided.after.sequence:010d}" == f"{len(self.events) + 1:010d}"
         assert event.id == decided.event.id == decided.after.last_event
         assert event.id not in {earlier.id for earlier in self.events}

@@ -70,9 +70,17 @@ _word = functools.lru_cache(maxsize=512)(_short)
 
 
 def _table(headers: Mapping[str, str]) -> bytes:
-    entries: list[bytes] = []
-    for name, value in headers.items():
-        encoded = value.encode()
-        entries += (_word(name), b"S", _LENGTH.pack(len(encoded)), encoded)
-    table = b"".join(entries)
+    table = b"".join([_ENTRIES.get(name, _entry)(name, value) for name, value in headers.items()])
     return _LENGTH.pack(len(table)) + table
+
+
+def _entry(name: str, value: str) -> bytes:
+    encoded = value.encode()
+    return b"%bS%b%b" % (_word(name), _LENGTH.pack(len(encoded)), encoded)
+
+
+_ENTRIES = dict.fromkeys(
+    (f"cloudEvents_{name}" for name in ("specversion", "type", "source", "datacontenttype")),
+    functools.lru_cache(maxsize=512)(_entry),
+)
+"""How the headers are written of which there are few values."""
