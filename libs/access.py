@@ -12,7 +12,7 @@ from contracts.clients import Client
 from contracts.operators import Actor, Operator, Permission
 from libs import client_secrets
 from libs.catalog import Catalog
-from libs.http.context import actor, client_address, request_id
+from libs.http.context import current
 from libs.http.errors import NotAuthenticated, NotPermitted
 from libs.oauth.client_auth import Credentials, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
@@ -40,13 +40,12 @@ class Access:
             raise NotAuthenticated("Not authorised")
         if not permits(operator, permission):
             raise NotPermitted(f"You don't have access to this: the permission '{permission}' is missing")
-        actor.set(
-            Actor(
-                operator_id=operator.operator_id,
-                name=operator.name,
-                address=client_address.get() or None,
-                request_id=request_id.get(),
-            )
+        context = current()
+        context.actor = Actor(
+            operator_id=operator.operator_id,
+            name=operator.name,
+            address=context.address or None,
+            request_id=context.request_id,
         )
         return operator
 

@@ -39,20 +39,20 @@ class _Shelf(Generic[V]):
         self._epoch = 0
 
     async def get(self, key: str) -> V | None:
-        kept = self._kept(key)
-        if kept is not None:
-            return kept
+        held = self.held(key)
+        if held is not None:
+            return held
         # Others may wait for the same load when this one gives up.
         return await asyncio.shield(self._loading.get(key) or self._load_begun(key))
 
     async def at_hand(self, key: str) -> V | None:
-        kept, loading = self._kept(key), self._loading.get(key)
-        return await asyncio.shield(loading) if kept is None and loading else kept
+        held, loading = self.held(key), self._loading.get(key)
+        return await asyncio.shield(loading) if held is None and loading else held
 
     async def anew(self, key: str) -> V | None:
         return await asyncio.shield(self._load_begun(key))
 
-    def _kept(self, key: str) -> V | None:
+    def held(self, key: str) -> V | None:
         entry = self._entries.get(key)
         return entry[1] if entry is not None and entry[0] > self._clock() else None
 
@@ -109,13 +109,14 @@ class Catalog:
     async def api_serving(self, path: str) -> Api | None:
         """The API whose listen path is the longest that this path is under, or the API whose id is."""
         segment = path.strip("/").partition("/")[0]
-        if not _SEGMENT.fullmatch(segment):
-            return None
-        apis = await self._paths.get(segment) or ()
+        apis = self._paths.held(segment)
+        if apis is None:
+            apis = (await self._paths.get(segment) if _SEGMENT.fullmatch(segment) else None) or ()
+        place = f"{path}/"
         for api in apis:
-            if f"{path}/".startswith(api.listen_path):
+            if place.startswith(api.listen_path):
                 return api
-        named = f"{path}/".startswith(f"/{segment}/")
+        named = place.startswith(f"/{segment}/")
         return next((api for api in apis if named and api.api_id == segment), None)
 
     async def api(self, api_id: str) -> Api | None:
@@ -125,6 +126,14 @@ class Catalog:
     async def client(self, client_id: str) -> Client | None:
         """The client of this id."""
         return await self._clients.get(client_id)
+
+    def held_client(self, client_id: str) -> Client | None:
+        """The client of this id if it is known here; nothing is waited for."""
+        return self._clients.held(client_id)
+
+    def held_policy(self, policy_id: str) -> Policy | None:
+        """The policy of this id if it is known here; nothing is waited for."""
+        return self._policies.held(policy_id)
 
     async def client_at_hand(self, client_id: str) -> Client | None:
         """The client of this id if it is known here, or somebody has asked for it before; this asks for nothing."""

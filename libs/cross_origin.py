@@ -7,7 +7,8 @@ from aiohttp import web
 
 from contracts.apis import Cors
 from libs.catalog import Catalog
-from libs.http.cors import ANSWER_HEADERS, answer_headers, preflight_headers
+from libs.http.context import current
+from libs.http.cors import answer_headers, preflight_headers
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -26,7 +27,7 @@ class CrossOrigin:
             if origin is not None:
                 cors = await self._cors(request)
                 if cors is not None:
-                    request[ANSWER_HEADERS] = answer_headers(cors, origin, request.method)
+                    current().answer_headers = answer_headers(cors, origin, request.method)
             return await handler(request)
 
         return handle

@@ -4,6 +4,7 @@ import argparse
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from libs.bus.port import Bus
 from libs.bus.rabbit import RabbitBus
 from libs.catalog import Catalog
 from libs.events import Origin
-from libs.http.context import DRAIN, Drain, actor, surroundings, traceparent
+from libs.http.context import DRAIN, Drain, current, surroundings
 from libs.http.errors import ErrorRenderer
 from libs.http.headers import CONSTANT_HEADERS, constant_headers
 from libs.http.health import Health
@@ -37,8 +38,7 @@ from libs.throttle import Throttle
 
 def utc_now() -> datetime:
     """The time in UTC, to the millisecond (what MongoDB keeps)."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Deps:
 
     def origin(self, service: str) -> Origin:
         """Here and now, in the trace of the current request, by the operator whose key opened it."""
-        return Origin(f"urn:tokenwire:{service}", self.now(), traceparent.get(), actor.get())
+        context = current()
+        return Origin(f"urn:tokenwire:{service}", self.now(), context.traceparent, context.actor)
 
 
 def new_deps(

@@ -1,14 +1,60 @@
 """Metrics of this process (Prometheus)."""
 
-from prometheus_client import Counter, Gauge, Histogram, generate_latest
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
 
-REQUESTS = Counter("tokenwire_http_requests_total", "Requests answered.", ("route", "method", "status"))
-LATENCY = Histogram(
-    "tokenwire_http_request_seconds",
-    "Time to answer.",
-    ("route",),
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class _Latency:
+    """How long the answers of one route took."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.counts = [0] * (len(Answers.BOUNDS) + 1)
+
+
+class Answers(Collector):
+    """Requests answered and the time it took, counted in one event loop: without a metric's locks."""
+
+    BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._latencies: dict[str, _Latency] = {}
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One more."""
+        what = (route, method, status)
+        self._requests[what] = self._requests.get(what, 0) + 1
+        latency = self._latencies.get(route)
+        if latency is None:
+            latency = self._latencies[route] = _Latency()
+        latency.seconds += seconds
+        latency.counts[bisect_left(self.BOUNDS, seconds)] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        requests = CounterMetricFamily(
+            "tokenwire_http_requests", "Requests answered.", labels=("route", "method", "status")
+        )
+        for (route, method, status), number in self._requests.items():
+            requests.add_metric((route, method, str(status)), number)
+        yield requests
+        times = HistogramMetricFamily("tokenwire_http_request_seconds", "Time to answer.", labels=("route",))
+        for route, latency in self._latencies.items():
+            bounds = [*map(str, self.BOUNDS), "+Inf"]
+            times.add_metric((route,), list(zip(bounds, accumulate(latency.counts), strict=True)), latency.seconds)
+        yield times
+
+
+ANSWERS = Answers()
+REGISTRY.register(ANSWERS)
 EVENTS_PUBLISHED = Counter("tokenwire_events_published_total", "Events confirmed by the bus.", ("collection",))
 EVENTS_UNPUBLISHED = Counter("tokenwire_events_unconfirmed_total", "Publications to be repeated.", ("collection",))
 OUTBOX_WAITING = Gauge("tokenwire_outbox_waiting", "Events waiting in this process to be published or cleared.")

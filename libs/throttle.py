@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from libs.addresses import site
-from libs.http.context import client_address
+from libs.http.context import current
 from libs.oauth.attempts import Limits, Place, Tally
 from libs.oauth.errors import TemporarilyUnavailable, TooManyAttempts
 from libs.store.attempts import Attempts, Outcome
@@ -92,7 +92,7 @@ class _Gauge:
     def _say(self) -> None:
         # Not which user: what was typed as a user name may be a password.
         whose = {"client_id": self.tally.subject[0]} if self.tally.kind == "client" else {}
-        log.warning("throttled", kind=self.tally.kind, client=client_address.get(), until=str(self.end), **whose)
+        log.warning("throttled", kind=self.tally.kind, client=current().address, until=str(self.end), **whose)
 
     def give_back(self) -> None:
         """A slot is there again."""
@@ -129,7 +129,7 @@ class Throttle:
 
     def of_client(self, client_id: str) -> Sequence[Tally]:
         """A client's secret: of this client here, and of all clients here."""
-        address = site(client_address.get())
+        address = site(current().address)
         return (
             Tally("client", (client_id, address), self._limits.client),
             Tally("clients", (address,), self._limits.address),
@@ -137,7 +137,7 @@ class Throttle:
 
     def of_user(self, username: str) -> Sequence[Tally]:
         """A user's password: of this user here, of this user anywhere, and of all users here."""
-        address = site(client_address.get())
+        address = site(current().address)
         return (
             Tally("user", (username, address), self._limits.user),
             Tally("user_anywhere", (username,), self._limits.user_anywhere, unless=Place(username, address)),
@@ -146,7 +146,7 @@ class Throttle:
 
     def of_operator(self) -> Sequence[Tally]:
         """An operator's key: of whoever is here."""
-        return (Tally("operators", (site(client_address.get()),), self._limits.address),)
+        return (Tally("operators", (site(current().address),), self._limits.address),)
 
     # How it is counted
 

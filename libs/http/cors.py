@@ -6,12 +6,8 @@ Nothing where the definition says nothing: a browser then keeps every answer fro
 import re
 from collections.abc import Mapping
 
-from aiohttp import web
-
 from contracts.apis import ANY, Cors
 
-ANSWER_HEADERS = web.RequestKey("answer_headers", dict[str, str])
-"""Set on a request: what its answer carries whatever becomes of it, so that a script can read a refusal, too."""
 _ORIGIN = "Access-Control-Allow-Origin"
 _NAMES_BELOW = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(\s*,\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")

@@ -1,10 +1,12 @@
 """The only renderer of errors: which status, which envelope, which headers."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import orjson
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict, istr
 from pydantic import ValidationError
 
 from libs.oauth.errors import (
@@ -19,7 +21,8 @@ from libs.oauth.errors import (
 )
 from libs.oauth.redirect_uris import with_query
 
-NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+NO_STORE: Mapping[str, str] = {istr("Cache-Control"): "no-store", istr("Pragma"): "no-cache"}
+_JSON = CIMultiDict({istr("Content-Type"): "application/json"})
 _TEXT = bytes(range(0x20, 0x7F)).translate(None, b'"\\').decode()
 
 log = structlog.get_logger("http")
@@ -166,9 +169,12 @@ def _methods(allowed: str) -> str:
     return ",".join(method for method in allowed.split(",") if method != "OPTIONS")
 
 
-def json_bytes(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON response of ready bytes, and a newline for who reads it in a terminal."""
-    return web.Response(body=body + b"\n", status=status, headers=headers, content_type="application/json")
+    response = web.Response(body=body + b"\n", status=status, headers=_JSON)
+    if headers is not None:
+        response.headers.update(headers)
+    return response
 
 
 def _enveloped(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:

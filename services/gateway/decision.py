@@ -1,8 +1,9 @@
 """May this call pass? The one decision behind every door of the gateway."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from contracts.apis import Api
@@ -41,13 +42,12 @@ class Bearer(NamedTuple):
     client: Client
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A call that may pass, and in whose name; grant None on an API that asks for no token."""
 
     api: Api
     grant: TokenGrant | None = None
-    injected: Mapping[str, str] = field(default_factory=dict)
+    injected: Mapping[str, str] = MappingProxyType({})
     """Headers that the upstream gets."""
     figures: Ticket = UNLIMITED
     """What is left of its quota."""
@@ -109,23 +109,25 @@ class AccessDecision:
         right = await self.rights.of(bearer.grant, bearer.client, api)
         if isinstance(right, Denial):
             return right
-        return _refusal(right, call, api, paths) or await self._counted(bearer.grant, api, right)
-
-    async def _counted(self, grant: TokenGrant, api: Api, right: Right) -> Admitted | Denial:
-        """One fewer of the calls that the grant may make; a call that is refused counts for nothing."""
-        limits, scope = right.access.limits, counted_under(grant.grant_id, api.api_id, right.access)
-        outcome = self.limiter.take(scope, limits) or await self.limiter.reserve(scope, limits)
-        if isinstance(outcome, Exceeded):
-            return replace(_OVER[outcome.kind], retry_after=outcome.retry_after, figures=outcome.figures)
-        return Admitted(api, grant, right.injected, outcome)
+        refusal = _refusal(right, call, api, paths)
+        if refusal is not None:
+            return refusal
+        # Last, since a call that is refused counts for nothing.
+        limits, scope = right.access.limits, counted_under(bearer.grant.grant_id, api.api_id, right.access)
+        counted = self.limiter.take(scope, limits) or await self.limiter.reserve(scope, limits)
+        if isinstance(counted, Exceeded):
+            return replace(_OVER[counted.kind], retry_after=counted.retry_after, figures=counted.figures)
+        return Admitted(api, bearer.grant, right.injected, counted)
 
     async def addressed(self, paths: Collection[str]) -> Api | Denial:
         """The API that the call goes to, whichever way the proxy in front reads the path."""
-        found = [await self.catalog.api_serving(path) for path in paths]
-        if len({api.api_id if api else None for api in found}) > 1:
-            return AMBIGUOUS
-        api = found[0]
-        return api if api and api.active else NO_API
+        first, *others = paths
+        api = await self.catalog.api_serving(first)
+        for path in others:
+            other = await self.catalog.api_serving(path)
+            if other is not api and (other is None or api is None or other.api_id != api.api_id):
+                return AMBIGUOUS
+        return api if api is not None and api.active else NO_API
 
     async def bearer(self, token: str, case: _Case | None = None) -> Bearer | Denial:
         """Who holds an access token that is alive."""
@@ -134,7 +136,7 @@ class AccessDecision:
             return UNKNOWN_TOKEN
         if case is not None:
             case.client_id = grant.client_id
-        client = await self.catalog.client(grant.client_id)
+        client = self.catalog.held_client(grant.client_id) or await self.catalog.client(grant.client_id)
         if client is None:
             return CLIENT_GONE
         if not grant.live or (client.revoked_before is not None and grant.created_at <= client.revoked_before):

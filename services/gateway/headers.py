@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from contracts.apis import TokenLocation
 from libs.addresses import TrustedProxies
-from libs.http.context import request_id, traceparent
+from libs.http.context import current
 from services.gateway.decision import Admitted
 from services.gateway.destinations import strips_token
 from services.gateway.identity import identity_headers
@@ -92,7 +92,8 @@ class Introduction:
         headers.update(_forwarded(request, headers))
         headers.update(admitted.injected)
         headers.update(identity_headers(admitted))
-        headers.update({"X-Request-Id": request_id.get() or "", "traceparent": traceparent.get() or ""})
+        context = current()
+        headers.update({"X-Request-Id": context.request_id or "", "traceparent": context.traceparent or ""})
         return headers
 
 

@@ -3,6 +3,10 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+from multidict import istr
+
+_LIMIT, _REMAINING, _RESET = (istr(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
+
 
 class Kind(StrEnum):
     """Which limit refuses."""
@@ -38,8 +42,5 @@ class Exceeded(NamedTuple):
 
 def rate_limit_headers(figures: Ticket) -> dict[str, str]:
     """Tyk's, in its mode `quotas`."""
-    return {
-        "X-RateLimit-Limit": str(figures.quota_max),
-        "X-RateLimit-Remaining": str(figures.quota_remaining),
-        "X-RateLimit-Reset": str(figures.quota_renews),
-    }
+    most, remaining, renews = figures
+    return {_LIMIT: str(most), _REMAINING: str(remaining), _RESET: str(renews)}

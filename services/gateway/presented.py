@@ -1,22 +1,22 @@
 """The access token of a call: where the API definition says it is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from contracts.apis import TokenLocation
 from services.gateway.refusals import MALFORMED, MISSING, Denial
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call to a protected API, however it reached the gateway."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
-    cookies: Mapping[str, str]
+    cookies: Callable[[], Mapping[str, str]]
+    """Read when they are asked for."""
 
 
 def presented_token(call: Call, location: TokenLocation, *, bare: bool = False) -> str | Denial:
@@ -25,7 +25,7 @@ def presented_token(call: Call, location: TokenLocation, *, bare: bool = False) 
     `Authorization` says `Bearer <token>`, with `bare` or the token alone; other headers, query and cookie may leave
     the scheme out.
     """
-    if location.cookie and (value := call.cookies.get(location.cookie)):
+    if location.cookie and (value := call.cookies().get(location.cookie)):
         return _bearer(value, scheme_optional=True)
     if location.query and (value := dict(parse_qsl(call.query)).get(location.query)):
         return _bearer(value, scheme_optional=True)

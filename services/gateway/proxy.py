@@ -11,8 +11,8 @@ from multidict import CIMultiDict
 
 from contracts.apis import RESERVED_PATHS
 from contracts.operations import OPERATIONS
-from libs.http.context import SHOWN_PATH, request_id
-from libs.http.cors import ANSWER_HEADERS, answer_headers, preflight_headers
+from libs.http.context import current
+from libs.http.cors import answer_headers, preflight_headers
 from libs.oauth.errors import InvalidRequest
 from services.gateway.decision import AccessDecision, Admitted
 from services.gateway.destinations import destination, place
@@ -46,7 +46,7 @@ def made_call(request: web.Request) -> Call:
     if not ORIGIN_FORM.fullmatch(target):
         raise InvalidRequest("the target is not a path with a query (RFC 9112 §3.2.1)")
     path, _, query = target.partition("?")
-    return Call(request.method, path, query, request.headers, request.cookies)
+    return Call(request.method, path, query, request.headers, lambda: request.cookies)
 
 
 async def once_admitted(_: web.Request) -> None:
@@ -70,7 +70,7 @@ class ProxyEndpoint:
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """The upstream's answer to a call that may pass; else the refusal, or what is wrong with the upstream."""
-        request[SHOWN_PATH] = TEMPLATE
+        current().shown_path = TEMPLATE
         call = made_call(request)
         preflight = await self._cross_origin(request, call) if "Origin" in request.headers else None
         if isinstance(preflight, web.Response):
@@ -78,7 +78,7 @@ class ProxyEndpoint:
         outcome = preflight or await self.decision.decide(call)
         if isinstance(outcome, Denial):
             return _without_body(request, outcome.response())
-        request[SHOWN_PATH] = place(outcome.api)
+        current().shown_path = place(outcome.api)
         url = destination(call, outcome)
         if url is None:
             return _without_body(request, LEADS_OUT.response())
@@ -104,7 +104,7 @@ class ProxyEndpoint:
             if api.cors.options_passthrough:
                 return Admitted(api)
             return web.Response(status=HTTPStatus.NO_CONTENT, headers=preflight_headers(api.cors, request.headers))
-        request[ANSWER_HEADERS] = answer_headers(api.cors, request.headers["Origin"], request.method)
+        current().answer_headers = answer_headers(api.cors, request.headers["Origin"], request.method)
         return None
 
     async def _answered(
@@ -113,7 +113,7 @@ class ProxyEndpoint:
         headers = answered_headers(answer)
         if admitted.figures is not UNLIMITED:
             headers.update(rate_limit_headers(admitted.figures))
-        if (ours := request.get(ANSWER_HEADERS)) is not None:
+        if (ours := current().answer_headers) is not None:
             _allow_origin(headers, ours)
         if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
             return await relay(request, answer, headers)
@@ -149,7 +149,7 @@ def _comes_again(headers: CIMultiDict[str]) -> bool:
 
 
 def _failed(request: web.Request, admitted: Admitted, failure: Failure) -> web.Response:
-    log.warning("call_not_answered", reason=failure.reason, api_id=admitted.api.api_id, request_id=request_id.get())
+    log.warning("call_not_answered", reason=failure.reason, api_id=admitted.api.api_id, request_id=current().request_id)
     return _without_body(request, failure.response())
 
 

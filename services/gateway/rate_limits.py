@@ -31,7 +31,7 @@ class RateLimitsEndpoint:
         api = await self.decision.catalog.api_at(request.match_info["place"].strip("/"))
         if api is None or not api.active or (api.oauth is None and not api.auth_token):
             return NO_API
-        call = Call(request.method, request.path, request.query_string, request.headers, request.cookies)
+        call = Call(request.method, request.path, request.query_string, request.headers, lambda: request.cookies)
         token = presented_token(call, api.token_location, bare=api.auth_token)
         if isinstance(token, Denial):
             return token

@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 from aiohttp.helpers import must_be_empty_body
 from multidict import CIMultiDict
 
-from libs.http.context import DRAIN, request_id
+from libs.http.context import DRAIN, current
 from services.gateway.headers import as_text
 
 log = structlog.get_logger("proxy")
@@ -26,7 +26,7 @@ def begun(request: web.Request, answer: aiohttp.ClientResponse, headers: CIMulti
     """The response that the answer becomes, not yet sent."""
     reason = as_text((answer.reason or "").encode(errors="surrogateescape"))
     response = Relayed(status=answer.status, reason=reason, headers=headers)
-    response.headers["X-Request-Id"] = request_id.get() or ""
+    response.headers["X-Request-Id"] = current().request_id or ""
     response.headers.setdefault("Server", "")  # aiohttp would name itself
     if request.app[DRAIN].on:
         response.force_close()
@@ -45,7 +45,7 @@ async def relay(request: web.Request, answer: aiohttp.ClientResponse, headers: C
         await response.write_eof()
     except (aiohttp.ClientError, OSError) as fault:
         if request.transport is not None:
-            log.warning("upstream_answer_cut", request_id=request_id.get(), fault=type(fault).__name__)
+            log.warning("upstream_answer_cut", request_id=current().request_id, fault=type(fault).__name__)
             request.transport.abort()
     return response
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import NamedTuple
 
 from contracts.apis import Api
@@ -37,7 +38,7 @@ class _Known(NamedTuple):
             self.api is api
             and self.client is client
             and len(self.policies) == len(policies)
-            and all(known is policy for known, policy in zip(self.policies, policies, strict=True))
+            and all(map(is_, self.policies, policies))
         )
 
 
@@ -51,7 +52,8 @@ class Rights:
     async def of(self, grant: TokenGrant, client: Client, api: Api) -> Right | Denial:
         """What the grant may do on this API, by the policies as they are now."""
         policy_ids = grant.policy_ids or client.policy_ids
-        policies = [await self._catalog.policy(policy_id) for policy_id in policy_ids]
+        catalog = self._catalog
+        policies = [catalog.held_policy(policy_id) or await catalog.policy(policy_id) for policy_id in policy_ids]
         key = (api.api_id, grant.grant_id if grant.rules else grant.client_id, policy_ids)
         known = self._known.get(key)
         if known is None or not known.follows_from(api, client, policies):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import istr
 
 from libs.http.errors import NO_STORE, json_bytes
 from libs.oauth.errors import InvalidRequest
@@ -13,6 +14,9 @@ from services.gateway.paths import ORIGIN_FORM
 from services.gateway.presented import Call
 from services.gateway.refusals import Denial
 
+_URI = istr("X-Forwarded-Uri"), istr("X-Original-URI")
+_METHOD = istr("X-Forwarded-Method"), istr("X-Original-Method")
+
 
 def forwarded_call(request: web.Request) -> Call:
     """The call that the proxy asks about: headers name it (nginx `X-Original-*`, Traefik `X-Forwarded-*`), or the
@@ -21,14 +25,14 @@ def forwarded_call(request: web.Request) -> Call:
     Raises InvalidRequest where the request does not say, or says two things.
     """
     own_uri, own_method = _own_line(request)
-    uri = _told(request, own_uri, "X-Forwarded-Uri", "X-Original-URI")
+    uri = _told(request, own_uri, *_URI)
     if uri is None:
         raise InvalidRequest("X-Forwarded-Uri or X-Original-URI must name the call to verify")
     if not ORIGIN_FORM.fullmatch(uri):
         raise InvalidRequest("the forwarded URI is not a path with a query (RFC 9112 §3.2.1)")
     path, _, query = uri.partition("?")
-    method = _told(request, own_method, "X-Forwarded-Method", "X-Original-Method") or "GET"
-    return Call(method.upper(), path, query, request.headers, request.cookies)
+    method = _told(request, own_method, *_METHOD) or "GET"
+    return Call(method.upper(), path, query, request.headers, lambda: request.cookies)
 
 
 def _own_line(request: web.Request) -> tuple[str, str] | tuple[None, None]:
@@ -43,20 +47,18 @@ def _own_line(request: web.Request) -> tuple[str, str] | tuple[None, None]:
     return request.raw_path.removeprefix("/verify"), request.method
 
 
-def _told(request: web.Request, own: str | None, *names: str) -> str | None:
-    """What the question's own line says, or what the proxy says under any of these names.
+def _told(request: web.Request, own: str | None, name: str, other: str) -> str | None:
+    """What the question's own line says, or what the proxy says under either of these names.
 
     Raises InvalidRequest where two of them differ: a proxy that sets only one of them lets the others through as the
     caller sent them.
     """
-    values = [value for name in names for value in request.headers.getall(name, ()) if value]
-    if own:
-        values.append(own)
-    if len(values) > 1 and len(set(values)) > 1:
-        raise InvalidRequest(
-            f"{' and '.join(names)} differ" + (", or differ from the question's own line" if own else "")
-        )
-    return values[0] if values else None
+    headers = request.headers
+    values = {own or "", *headers.getall(name, ()), *headers.getall(other, ())}
+    values.discard("")
+    if len(values) > 1:
+        raise InvalidRequest(f"{name} and {other} differ" + (", or differ from the question's own line" if own else ""))
+    return values.pop() if values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,13 @@ class VerifyEndpoint:
         outcome = await self.decision.decide(forwarded_call(request))
         if isinstance(outcome, Denial):
             return _with_body_in_header(outcome.response())
-        headers = {**NO_STORE, **identity_headers(outcome), **outcome.injected}
+        response = json_bytes(b'{"status":"ok"}', headers=NO_STORE)
+        headers = response.headers
+        headers.update(identity_headers(outcome))
+        headers.update(outcome.injected)
         if outcome.figures is not UNLIMITED:
-            headers |= rate_limit_headers(outcome.figures)
-        return json_bytes(b'{"status":"ok"}', headers=headers)
+            headers.update(rate_limit_headers(outcome.figures))
+        return response
 
 
 def _with_body_in_header(refusal: web.Response) -> web.Response:

@@ -12,7 +12,7 @@ from contracts.base import PublicId
 from contracts.operators import Permission
 from libs.access import Access
 from libs.bus.topics import matches
-from libs.http.context import request_id
+from libs.http.context import current
 from libs.http.errors import BadRequest, Refusal
 from libs.http.headers import CONSTANT_HEADERS
 from libs.oauth.errors import TemporarilyUnavailable
@@ -95,7 +95,7 @@ async def _begun(request: web.Request) -> web.StreamResponse:
             "Content-Type": "text/event-stream; charset=utf-8",
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
-            "X-Request-Id": request_id.get() or "",
+            "X-Request-Id": current().request_id or "",
             **constant,
         }
     )

@@ -67,7 +67,7 @@ def test_a_path_is_read_and_leads_below_its_upstream(uri: str) -> None:
         return  # no call of the API comes so far
     for api in (API, STRIPPED):
         below(path, api)
-        url = destination(Call("GET", path, query, {}, {}), Admitted(api))
+        url = destination(Call("GET", path, query, {}, dict), Admitted(api))
         if url is not None:
             assert str(url).isascii()
             assert urlsplit(str(url)).netloc == urlsplit(api.upstream_url).netloc
@@ -86,7 +86,7 @@ def test_a_token_and_a_version_are_presented_or_not(
 ) -> None:
     """A token has no space around it, a version is a text."""
     path, _, query = uri.partition("?")
-    call = Call("GET", path, query, CIMultiDictProxy(CIMultiDict(headers)), cookies)
+    call = Call("GET", path, query, CIMultiDictProxy(CIMultiDict(headers)), lambda: cookies)
     token = presented_token(call, location, bare=bare)
     assert isinstance(token, Denial) or token == token.strip() != ""
     for versioning in VERSIONINGS:

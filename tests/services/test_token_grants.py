@@ -71,7 +71,7 @@ class Held:
     def at_once(self, party: Party, token: str) -> Admitted | Denial | None:
         """The decision, if it comes without waiting for anything; else None."""
         headers = {"Authorization": f"Bearer {token}"}
-        deciding = self.decision.decide(Call("GET", party.at("x"), "", headers, {}))
+        deciding = self.decision.decide(Call("GET", party.at("x"), "", headers, dict))
         try:
             deciding.send(None)
         except StopIteration as decided:
@@ -82,7 +82,7 @@ class Held:
     async def decided(self, party: Party, token: str) -> Admitted | Denial:
         """The decision, waited for."""
         headers = {"Authorization": f"Bearer {token}"}
-        return await self.decision.decide(Call("GET", party.at("x"), "", headers, {}))
+        return await self.decision.decide(Call("GET", party.at("x"), "", headers, dict))
 
 
 @pytest.fixture(name="held")
