@@ -5,23 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bson import Binary
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from contracts.events import (
     Event,
-    NotificationData,
     NotificationDelivered,
     NotificationExhausted,
     NotificationFailed,
     NotificationRedelivered,
-    RedeliveryData,
+    PendingEvent,
 )
 from contracts.webhooks import Attempt, Delivery, DeliveryQuery, DeliveryState, RedeliveryRequest
-from libs.events import Origin, first_event_id
+from libs.events import Origin, first_event_id, new_event_id, written
 from libs.store.ledger import Announce, Ledger, nobody
 from libs.store.mongo import Document, Mongo, outage_is_unavailability, settled
-from libs.store.records import event_of
 from libs.store.updates import Change, GroupUpdate, new_stamp
 
 KEPT = timedelta(days=14)
@@ -50,8 +47,6 @@ def _claimable_at(delivery: Delivery) -> datetime | None:
 def _encode(delivery: Delivery) -> Document:
     document: Document = delivery.model_dump(exclude={"delivery_id"})
     document["state"] = delivery.state.value
-    if delivery.sealed is not None:
-        document["sealed"] = Binary(delivery.sealed)
     if delivery.state is DeliveryState.PENDING:
         document["claimable_at"] = _claimable_at(delivery)
     else:
@@ -242,7 +237,7 @@ class Deliveries(Ledger):
             fields["attempt_count"] = delivery.attempt_count + 1
             kept = (*kept, attempt)[-KEPT_ATTEMPTS:]
         after = delivery.model_copy(update={**fields, "attempts": kept, "version": delivery.version + 1})
-        pending_event = event_of(event, _data(after), after.delivery_id, after.api_id, after.sequence, at)
+        pending_event = _event(event, after, at)
         change = Change(
             delivery.delivery_id,
             delivery.version,
@@ -258,10 +253,8 @@ class Deliveries(Ledger):
     async def redeliver(self, delivery: Delivery, give_up_at: datetime, at: Origin) -> bool:
         """The delivery due now, with the whole ladder before it; whether it was still as given."""
         fields = {**_due_anew(at.now, give_up_at), "sequence": delivery.sequence + 1}
-        data = RedeliveryData(**_data(delivery.model_copy(update={"next_attempt_at": at.now})).model_dump())
-        event = event_of(
-            NotificationRedelivered, data, delivery.delivery_id, delivery.api_id, delivery.sequence + 1, at
-        )
+        after = delivery.model_copy(update={"next_attempt_at": at.now, "sequence": delivery.sequence + 1})
+        event = _event(NotificationRedelivered, after, at, actor=at.actor)
         if not await self._updates.apply(Change(delivery.delivery_id, delivery.version, fields, event)):
             return False
         self._announce(self, event)
@@ -296,18 +289,23 @@ def _due(now: datetime) -> Document:
     return {"state": DeliveryState.PENDING.value, "claimable_at": {"$lte": now}}
 
 
-def _data(delivery: Delivery) -> NotificationData:
+def _event(kind: type[Event], delivery: Delivery, at: Origin, **more: object) -> PendingEvent:
+    """The event of the delivery's latest change."""
     last = delivery.attempts[-1] if delivery.attempts else None
-    return NotificationData(
-        delivery_id=delivery.delivery_id,
-        api_id=delivery.api_id,
-        client_id=delivery.client_id,
-        grant_id=delivery.grant_id,
-        attempts=delivery.attempt_count,
-        status=last.status if last else None,
-        error=last.error if last else None,
-        next_attempt_at=delivery.next_attempt_at,
-    )
+    data = {
+        "delivery_id": delivery.delivery_id,
+        "api_id": delivery.api_id,
+        "client_id": delivery.client_id,
+        "grant_id": delivery.grant_id,
+        "attempts": delivery.attempt_count,
+        "status": last.status if last else None,
+        "error": last.error if last else None,
+        "next_attempt_at": delivery.next_attempt_at,
+        **more,
+    }
+    event_id = new_event_id(at.now)
+    body = written(kind, event_id, at, delivery.delivery_id, delivery.sequence, data)
+    return PendingEvent(event_id, delivery.delivery_id, f"{kind.stem}.{delivery.api_id}", body, at.now)
 
 
 def _schedule(delivery: Delivery) -> Document:

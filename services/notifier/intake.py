@@ -72,7 +72,7 @@ class Intake:
         Raises TemporarilyUnavailable, and Drop for a command that is none.
         """
         with suppress(Conflict):  # it came before
-            return await self._accept(self._delivery(command))
+            return await self._accept(command)
         return None
 
     async def _hold(self, sending: Sending) -> None:
@@ -80,41 +80,55 @@ class Intake:
 
         So what a quick endpoint gets goes out as it comes, and none of it has to wait in MongoDB for a place.
         """
-        await asyncio.wait((sending.task,), timeout=HELD)
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def end(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        timer = loop.call_later(HELD, end)
+        sending.task.add_done_callback(end)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            sending.task.remove_done_callback(end)
         if not sending.task.done():
             sending.lane.quick = False
 
-    def _delivery(self, command: NotificationCommand) -> Delivery:
+    def _delivery(self, command: NotificationCommand, *, wanted: bool = True, leased: bool = False) -> Delivery:
         event, now = command.event, self.now()
         return Delivery(
             delivery_id=event.id,
-            state=DeliveryState.PENDING,
+            state=DeliveryState.PENDING if wanted else DeliveryState.DISCARDED,
             api_id=event.data.api_id,
             client_id=event.data.client_id,
             grant_id=event.data.grant_id,
             event_type=event.stem,
             event_at=event.time,
             traceparent=event.traceparent,
-            sealed=_sealed(command.sealed),
-            next_attempt_at=now,
+            sealed=_sealed(command.sealed) if wanted else None,
+            next_attempt_at=now if wanted else None,
+            lease_until=now + self.lease if leased else None,
             give_up_at=now + self.patience,
             created_at=now,
             updated_at=now,
         )
 
-    async def _accept(self, delivery: Delivery) -> Sending | None:
-        address = await address_of(self.catalog, delivery.api_id)
+    async def _accept(self, command: NotificationCommand) -> Sending | None:
+        api_id = command.event.data.api_id
+        address = await address_of(self.catalog, api_id)
         if address is None:
-            unwanted = {"state": DeliveryState.DISCARDED, "sealed": None, "next_attempt_at": None}
-            await self.deliveries.add(delivery.model_copy(update=unwanted))
+            await self.deliveries.add(self._delivery(command, wanted=False))
             return None
         lane = self.lanes.of(address.on_key_change_url)
         if self.claims.stopping or not self.lanes.take(lane):
-            await self.deliveries.add(delivery)
-            self.claims.left(delivery.api_id, address.on_key_change_url)
+            await self.deliveries.add(self._delivery(command))
+            self.claims.left(api_id, address.on_key_change_url)
             return None
-        leased = delivery.model_copy(update={"lease_until": self.now() + self.lease})
         try:
+            leased = self._delivery(command, leased=True)
             await self.deliveries.add(leased)
         except BaseException:
             self.lanes.give_back(lane)

@@ -4,10 +4,12 @@ import base64
 import binascii
 import hmac
 from datetime import datetime
+from functools import lru_cache
 
 _PREFIX = "whsec_"
 
 
+@lru_cache(maxsize=1024)
 def signing_key(shared_secret: str) -> bytes:
     """What `whsec_` is followed by, decoded from base64; the UTF-8 of any other secret."""
     if shared_secret.startswith(_PREFIX):
