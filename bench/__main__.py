@@ -28,7 +28,7 @@ def _measured(names: Sequence[str], rounds: int, seconds: float) -> list[Report]
     with ExitStack() as provided:
         database = asyncio.run(mongodb.provide())
         provided.callback(lambda: asyncio.run(database.close()))
-        broker = rabbitmq.provide()
+        broker = rabbitmq.provide(as_deployed=True)
         provided.callback(broker.close)
         home = provided.enter_context(tempfile.TemporaryDirectory(prefix="tokenwire-bench-"))
         ground = Ground(database.url, broker, Path(home), rounds, seconds)

@@ -1,8 +1,8 @@
 """How long after its token response a webhook arrives: codes exchanged at one token service, webhooks of one notifier.
 
 First as fast as both can, which is saturation: the rate at which tokens were issued and their webhooks had arrived.
-Then a quarter of it, at even intervals; and that once more while every second token's webhook goes to an endpoint that
-takes connections and never answers.
+Then a quarter of it, at even intervals; and that twice more with as many tokens between them whose webhooks go to
+another endpoint: one that answers, and one that takes connections and never does.
 """
 
 import asyncio
@@ -36,8 +36,12 @@ PER_SECOND = 2000
 P50_MS, P99_MS = 10.0, 50.0
 CALLBACK = "http://127.0.0.1:9002/callback"
 AT_ONCE = 500
+TURNS = 4
+"""Parts of an even load; the three kinds of it take turns, so that the machine's pace is the same for all."""
 WITHIN = 60.0
-PHASES = ("saturation", "a quarter of it", "beside a black hole")
+PHASES = ("saturation", "a quarter of it", "beside another endpoint", "beside a black hole")
+MOVED_BY = 1.1
+"""What the black hole may do to the p99 of the others."""
 
 
 def measure(ground: Ground) -> Report:
@@ -55,12 +59,13 @@ def _report(results: Mapping[str, Figures]) -> Report:
     report = Report("From the token response to its webhook (CPU: of both services)")
     report.heading("")
     for name, figures in results.items():
-        report.row(name, figures, results["bare handler"].median("rps"))
-    quarter, beside = results[PHASES[1]], results[PHASES[2]]
+        report.row(name, figures, results["bare handler"])
+    _, quarter, beside, hole = (results[name] for name in PHASES)
     report.targets = [
         Target("a quarter of saturation, p50 in ms", quarter.median("p50"), P50_MS, at_most=True),
         Target("a quarter of saturation, p99 in ms", quarter.median("p99"), P99_MS, at_most=True),
-        Target("beside a black hole, p99 in ms", beside.median("p99"), P99_MS, at_most=True),
+        Target("beside a black hole, p99 in ms", hole.median("p99"), P99_MS, at_most=True),
+        Target("beside a black hole, p99 to that beside another", hole.ratio(beside, "p99"), MOVED_BY, at_most=True),
     ]
     return report
 
@@ -112,36 +117,62 @@ class Exchanges:
             if (answer["access_token"], answer["refresh_token"]) != (body["new_oauth_token"], body["refresh_token"]):
                 raise Wrong(f"the webhook of {code} has other tokens than its response")
 
-    def figures(self, codes: Sequence[str]) -> dict[str, float]:
-        """Of these codes: the rate until the last webhook, and the times from response to webhook."""
-        waits = [max(0.0, self.webhooks[code][0] - self.responses[code][0]) for code in codes]
-        last = max(self.webhooks[code][0] for code in codes)
-        return {"rps": len(codes) / (last - self.begun), **quantiles(waits)}
+    def waits(self, codes: Sequence[str]) -> list[float]:
+        """The seconds from response to webhook."""
+        return [max(0.0, self.webhooks[code][0] - self.responses[code][0]) for code in codes]
+
+    def seconds(self, codes: Sequence[str]) -> float:
+        """Until the last webhook of these codes."""
+        return max(self.webhooks[code][0] for code in codes) - self.begun
+
+
+@dataclass
+class Spell:
+    """Times under an even load, and what they cost."""
+
+    waits: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu: float = 0.0
+    exchanged: int = 0
+
+    def figures(self) -> dict[str, float]:
+        """The rate and the times of whoever is looked at; the processor time of all."""
+        return {
+            "rps": len(self.waits) / self.seconds,
+            "cpu": self.cpu / self.exchanged * 1e6,
+            **quantiles(self.waits),
+        }
 
 
 async def _round(ground: Ground) -> dict[str, dict[str, float]]:
     exchanges = Exchanges()
     receiver = Receiver(exchanges.take)
     server = await receiver.listen()
+    other = await Receiver(exchanges.take).listen()
     hole = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0, backlog=2048)
     system = await ground.new_system()
     async with system.opened() as deps:
-        usual, lost = await _parties(deps, server.sockets[0].getsockname()[1], hole.sockets[0].getsockname()[1])
+        ports = [each.sockets[0].getsockname()[1] for each in (server, other, hole)]
+        usual, answered, lost = await _parties(deps, *ports)
         await _make_codes(deps, usual, int(PER_SECOND * ground.seconds))
     with ExitStack() as running:
         serving = await asyncio.to_thread(_start, running, ground, system)
         figures = {PHASES[0]: await _saturation(exchanges, usual, serving)}
         pace = figures[PHASES[0]]["rps"] / 4
         async with system.opened() as deps:
-            for party, share in ((usual, 2), (lost, 1)):
+            for party, share in ((usual, 3), (answered, 1), (lost, 1)):
                 party.codes.clear()
-                await _make_codes(deps, party, share * int(pace * ground.seconds + 1))
-        figures[PHASES[1]] = await _paced(exchanges, [usual], pace, ground.seconds, serving)
-        figures[PHASES[2]] = await _paced(exchanges, [usual, lost], 2 * pace, ground.seconds, serving)
+                await _make_codes(deps, party, share * int(pace * ground.seconds + TURNS))
+        spells = {name: Spell() for name in PHASES[1:]}
+        for _ in range(TURNS):
+            for spell, company in zip(spells.values(), ((), (answered,), (lost,)), strict=True):
+                parties = [usual, *company]
+                await _paced(exchanges, parties, len(parties) * pace, ground.seconds / TURNS, serving, spell)
+        figures |= {name: spell.figures() for name, spell in spells.items()}
         if receiver.wrong:
             raise Wrong(f"{len(receiver.wrong)} webhooks were wrong, such as {receiver.wrong[0]}")
         await asyncio.to_thread(running.close)
-    for each in (server, hole):
+    for each in (server, other, hole):
         each.close()
     return figures
 
@@ -164,13 +195,19 @@ async def _saturation(exchanges: Exchanges, party: Party, serving: Sequence[Runn
     await exchanges.complete(codes)
     for line in lines:
         line.close()
-    return {**exchanges.figures(codes), "cpu": (_cpu(serving) - before) / len(codes) * 1e6}
+    spell = Spell(exchanges.waits(codes), exchanges.seconds(codes), _cpu(serving) - before, len(codes))
+    return spell.figures()
 
 
 async def _paced(
-    exchanges: Exchanges, parties: Sequence[Party], rate: float, seconds: float, serving: Sequence[Running]
-) -> dict[str, float]:
-    """The parties in turn, at even intervals, whatever the answers take; the figures are the first one's."""
+    exchanges: Exchanges,
+    parties: Sequence[Party],
+    rate: float,
+    seconds: float,
+    serving: Sequence[Running],
+    spell: Spell,
+) -> None:
+    """The parties in turn, at even intervals, whatever the answers take; it is the first one's times that count."""
     idle = deque([await _line(serving) for _ in range(CONNECTIONS)])
     used: list[tuple[Party, str]] = []
     tasks: list[asyncio.Task[None]] = []
@@ -194,7 +231,10 @@ async def _paced(
     await exchanges.complete(codes)
     for line in idle:
         line.close()
-    return {**exchanges.figures(codes), "cpu": (_cpu(serving) - before) / len(used) * 1e6}
+    spell.waits += exchanges.waits(codes)
+    spell.seconds += exchanges.seconds(codes)
+    spell.cpu += _cpu(serving) - before
+    spell.exchanged += len(used)
 
 
 async def _line(serving: Sequence[Running]) -> Line:
@@ -206,16 +246,22 @@ def _cpu(serving: Sequence[Running]) -> float:
     return sum(each.cpu_seconds() for each in serving)
 
 
-async def _parties(deps: Deps, port: int, hole: int) -> tuple[Party, Party]:
-    """The demo's client, and another one whose API's webhooks go into the hole."""
+async def _parties(deps: Deps, port: int, other: int, hole: int) -> tuple[Party, Party, Party]:
+    """The demo's client, and two others, each of an API of its own with webhooks to a port of its own."""
     api, client = await notified_api(deps, port), there(await deps.store.clients.get(CLIENT_ID))
     client = client.model_copy(update={"redirect_uris": (CALLBACK,)})
-    lost = api.model_copy(update={"api_id": "hole-api", "listen_path": "/hole-api/"})
-    await deps.store.apis.register(lost, deps.origin("bench"))
-    secret = client_secrets.digested(deps.keys, "hole-client", CLIENT_SECRET, deps.now(), sealed=True)
-    other = client.model_copy(update={"client_id": "hole-client", "api_id": "hole-api", "secrets": (secret,)})
-    await deps.store.clients.register(other, deps.origin("bench"))
-    return Party(api, client), Party(await notified_api(deps, hole, "hole-api"), other)
+    usual = Party(api, client)
+    return usual, await _party(deps, usual, "other", other), await _party(deps, usual, "hole", hole)
+
+
+async def _party(deps: Deps, usual: Party, name: str, port: int) -> Party:
+    api_id, client_id = f"{name}-api", f"{name}-client"
+    api = usual.api.model_copy(update={"api_id": api_id, "listen_path": f"/{api_id}/"})
+    await deps.store.apis.register(api, deps.origin("bench"))
+    secret = client_secrets.digested(deps.keys, client_id, CLIENT_SECRET, deps.now(), sealed=True)
+    client = usual.client.model_copy(update={"client_id": client_id, "api_id": api_id, "secrets": (secret,)})
+    await deps.store.clients.register(client, deps.origin("bench"))
+    return Party(await notified_api(deps, port, api_id), client)
 
 
 async def _make_codes(deps: Deps, party: Party, count: int) -> None:

@@ -33,6 +33,11 @@ class Figures:
         """Of the rounds."""
         return statistics.median(figures[name] for figures in self.rounds)
 
+    def ratio(self, other: "Figures", name: str = "rps") -> float:
+        """Of this figure to the other's in the same round, the median: the machine's pace is not the same in all."""
+        pairs = zip(self.rounds, other.rounds, strict=True)
+        return statistics.median(ours[name] / theirs[name] for ours, theirs in pairs)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -64,14 +69,14 @@ class Report:
         """The first line of a table."""
         self.lines += ["", _aligned((text, *columns))]
 
-    def row(self, name: str, figures: Figures, bare: float) -> None:
+    def row(self, name: str, figures: Figures, bare: Figures) -> None:
         """A line of it: the medians, and the rate as part of the bare handler's."""
         self.lines.append(
             _aligned(
                 (
                     f"  {name}",
                     f"{figures.median('rps'):.0f}",
-                    f"{figures.median('rps') / bare:.3f}",
+                    f"{figures.ratio(bare):.3f}",
                     f"{figures.median('p50'):.2f}",
                     f"{figures.median('p99'):.2f}",
                     f"{figures.median('cpu'):.0f}",

@@ -50,14 +50,14 @@ def measure(ground: Ground) -> Report:
 
 def _report(results: Mapping[str, Figures]) -> Report:
     report = Report("Webhooks of one notifier process (p50, p99: of an attempt, as it is recorded)")
-    bare = results["bare handler"].median("rps")
+    bare = results["bare handler"]
     report.heading("")
     for name, figures in results.items():
         report.row(name, figures, bare)
     for name in RECEIVERS:
         report.targets.append(Target(f"{name}, a second", results[name].median("rps"), RATE))
-    fast = results["to a fast receiver"].median("rps")
-    report.targets.append(Target("to a fast receiver, of the bare handler", fast / bare, OF_BARE))
+    fast = results["to a fast receiver"].ratio(bare)
+    report.targets.append(Target("to a fast receiver, of the bare handler", fast, OF_BARE))
     return report
 
 

@@ -64,19 +64,22 @@ class Broker(Protocol):
         """Nothing of it is left, neither processes nor files."""
 
 
-def provide() -> Broker:
+def provide(*, as_deployed: bool = False) -> Broker:
     """The first of: TOKENWIRE_TEST_AMQP_URL; this machine's rabbitmq-server, installed if permitted; a container."""
     if url := os.environ.get("TOKENWIRE_TEST_AMQP_URL"):
         broker = ExternalBroker(url)
         broker.refuse_if_unusable()
         return broker
-    return own()
+    return own(as_deployed=as_deployed)
 
 
-def own() -> Broker:
-    """A RabbitMQ that is the caller's alone: of this machine's rabbitmq-server, installed if permitted; a container."""
+def own(*, as_deployed: bool = False) -> Broker:
+    """A RabbitMQ that is the caller's alone: of this machine's rabbitmq-server, installed if permitted; a container.
+
+    `as_deployed` leaves to RabbitMQ what tests would rather have otherwise.
+    """
     try:
-        node = RabbitNode(rabbitmq_server())
+        node = RabbitNode(rabbitmq_server(), as_deployed=as_deployed)
     except CannotProvide:
         if not containers.engine_answers():
             raise
@@ -107,8 +110,9 @@ class RabbitNode:
     All methods block. `start` may be given to a thread of the loop's executor, where clients should go on meanwhile.
     """
 
-    def __init__(self, server: Path) -> None:
+    def __init__(self, server: Path, *, as_deployed: bool = False) -> None:
         self._server = server
+        self._as_deployed = as_deployed
         self._home = Path(tempfile.mkdtemp(prefix="tokenwire-rabbitmq-"))
         self._port, self._distribution_port, self.mapper_port = free_ports(3)
         self._name = f"tokenwire-{secrets.token_hex(4)}@localhost"
@@ -192,8 +196,8 @@ class RabbitNode:
         (self._home / "enabled_plugins").write_text("[].\n")
         (self._home / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
-            "disk_free_limit.absolute = 50MB\n"
-            "raft.wal_max_size_bytes = 33554432\n"  # half a gigabyte is reserved otherwise
+            "disk_free_limit.absolute = 50MB\n" + ("" if self._as_deployed else "raft.wal_max_size_bytes = 33554432\n")
+            # Half a gigabyte is reserved otherwise.
         )
 
     def _environment(self) -> dict[str, str]:
@@ -221,9 +225,9 @@ class RabbitNode:
             "RABBITMQ_PID_FILE": str(home / "pid"),
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                # RabbitMQ lets its schedulers sleep at once; waiting a little halves the time a start takes.
                 f"-sname {self._name} {epmd_less} -kernel inet_dist_use_interface {{127,0,0,1}}"
-                " +sbwt short +sbwtdio short"
+                # RabbitMQ lets its schedulers sleep at once; waiting a little halves the time a start takes.
+                + ("" if self._as_deployed else " +sbwt short +sbwtdio short")
             ),
             "RABBITMQ_CTL_ERL_ARGS": f"{epmd_less} -dist_listen false",
         }
