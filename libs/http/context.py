@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import web
 from aiohttp.hdrs import METH_ALL
@@ -71,8 +72,8 @@ def current() -> RequestContext:
     return _context.get(None) or RequestContext()
 
 
-def _route(request: web.Request) -> str:
-    resource = request.match_info.route.resource
+@lru_cache(maxsize=1024)
+def _named(resource: web.AbstractResource | None) -> str:
     return resource.canonical if resource is not None else "none"
 
 
@@ -123,8 +124,8 @@ def surroundings(
                 response.force_close()
                 headers["Connection"] = "close"
         seconds = time.perf_counter() - started
-        status, method = response.status, request.method
-        ANSWERS.count(_route(request), method if method in METH_ALL else "other", status, seconds)
+        status, method, route = response.status, request.method, _named(request.match_info.route.resource)
+        ANSWERS.count(route, method if method in METH_ALL else "other", status, seconds)
         if sample >= 1 or status >= 400 or random.random() < sample:  # noqa: S311 - sampling
             access(
                 method=method,

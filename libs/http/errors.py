@@ -5,7 +5,9 @@ from typing import ClassVar
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 from multidict import CIMultiDict, istr
 from pydantic import ValidationError
 
@@ -26,6 +28,25 @@ _JSON = CIMultiDict({istr("Content-Type"): "application/json"})
 _TEXT = bytes(range(0x20, 0x7F)).translate(None, b'"\\').decode()
 
 log = structlog.get_logger("http")
+
+
+class _Whole(web.Response):
+    """A response in one piece, which is most of them: its head needs nothing found out, and is written as it is."""
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        body = self._body
+        usual = request.version == HttpVersion11 and request.keep_alive and self._keep_alive is None
+        if not (usual and isinstance(body, bytes)) or self._must_be_empty_body:
+            return await super()._start(request)
+        self._req, self._keep_alive = request, True
+        writer = self._payload_writer = request._payload_writer
+        writer.length = len(body)
+        headers = self._headers
+        headers[hdrs.CONTENT_LENGTH] = str(writer.length)
+        headers[hdrs.DATE] = rfc822_formatted_time()
+        headers.setdefault(hdrs.SERVER, "")
+        await writer.write_headers(f"HTTP/1.1 {self._status} {self._reason}", headers)
+        return writer
 
 
 class Refusal(Exception):
@@ -171,7 +192,7 @@ def _methods(allowed: str) -> str:
 
 def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON response of ready bytes, and a newline for who reads it in a terminal."""
-    response = web.Response(body=body + b"\n", status=status, headers=_JSON)
+    response = _Whole(body=body + b"\n", status=status, headers=_JSON)
     if headers is not None:
         response.headers.update(headers)
     return response

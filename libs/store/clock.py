@@ -34,7 +34,7 @@ class SharedClock:
 
     def __call__(self) -> datetime:
         """Now."""
-        return self._own() + self._ahead
+        return self._own() + self._ahead if self._ahead else self._own()
 
     async def open(self) -> None:
         """MongoDB is asked from now on. Without an answer in time the own clock counts until there is one."""
