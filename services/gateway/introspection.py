@@ -18,7 +18,7 @@ from libs.http.forms import read_parameters
 from libs.oauth.errors import AccessDenied, InvalidClient, InvalidRequest
 from libs.oauth.grants import is_revoked_with, live_refresh_token
 from libs.oauth.issuer import issuer_of
-from libs.oauth.tokens import TokenCodec, TokenKind, public_token_id
+from libs.oauth.tokens import Handle, TokenCodec, TokenKind, public_token_id
 from libs.store.grants import Grants
 from services.gateway.decision import AccessDecision
 from services.gateway.refusals import Denial
@@ -79,8 +79,9 @@ class Introspector:
     async def introspect(self, token: str, asker: Asker) -> Introspection:
         """What the token is, if it is active and this is for the asker to know; whatever a hint says of its kind."""
         if token.startswith(TokenKind.REFRESH.value):
-            is_read = self.codec.read(TokenKind.REFRESH, token) is not None
-            found = await self._refresh_token(token, asker)
+            presented = self.codec.read(TokenKind.REFRESH, token)
+            is_read = presented is not None
+            found = await self._refresh_token(presented, asker)
         else:
             is_read = self.decision.tokens.must_be_read(token)
             found = await self._access_token(token, asker)
@@ -108,8 +109,7 @@ class Introspector:
             jti=public_token_id(grant.grant_id, grant.generation),
         )
 
-    async def _refresh_token(self, token: str, asker: Asker) -> Introspection:
-        presented = self.codec.read(TokenKind.REFRESH, token)
+    async def _refresh_token(self, presented: Handle | None, asker: Asker) -> Introspection:
         grant = await self.grants.read(presented.grant_id) if presented else None
         if presented is None or grant is None or not _is_theirs(grant, asker):
             return INACTIVE
