@@ -119,16 +119,20 @@ class ClientAccess:
         InvalidClient, InvalidRequest, TooManyAttempts.
         """
         credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
-        tallies = self._throttle.of_client(credentials.client_id)
-        await self._throttle.require_room(tallies)
+        throttle = self._throttle
+        if not throttle.is_calm:
+            await throttle.require_room(throttle.of_client(credentials.client_id))
         client = self._proven(await self._catalog.client_at_hand(credentials.client_id), credentials, api_id)
         if client is None:
             # Not known here yet, or its secret was made a moment ago by another process.
             client = self._proven(await self._catalog.client_anew(credentials.client_id), credentials, api_id)
-        # Nothing is waited for between this question and the attempt: of many that fail at once, the first is heard of.
-        if client is not None and self._throttle.is_quiet(tallies):
+        # Nothing is waited for between this and the attempt: of many that fail at once, the first is heard of.
+        if client is not None and throttle.is_calm:
             return client
-        async with self._throttle.attempt(tallies) as attempt:
+        tallies = throttle.of_client(credentials.client_id)
+        if client is not None and throttle.is_quiet(tallies):
+            return client
+        async with throttle.attempt(tallies) as attempt:
             if client is None:
                 raise InvalidClient("client authentication failed")
             attempt.succeed()

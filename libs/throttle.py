@@ -150,6 +150,11 @@ class Throttle:
 
     # How it is counted
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing at all failed here lately; then every tally is quiet."""
+        return not self._gauges
+
     def is_quiet(self, tallies: Sequence[Tally]) -> bool:
         """Whether nothing of this failed here in this window; then a success need not be an `attempt`."""
         if not self._gauges:

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import random
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -173,11 +173,11 @@ class Outbox:
         finally:
             kept = {event.id for _, event in confirmed}
             lost = [(source, event) for source, event in batch if event.id not in kept]
-            for source, _ in lost:
-                EVENTS_UNPUBLISHED.labels(source.name).inc()
+            for name, events in Counter(source.name for source, _ in lost).items():
+                EVENTS_UNPUBLISHED.labels(name).inc(events)
             self._release(event for _, event in lost)
-        for source, _ in confirmed:
-            EVENTS_PUBLISHED.labels(source.name).inc()
+        for name, events in Counter(source.name for source, _ in confirmed).items():
+            EVENTS_PUBLISHED.labels(name).inc(events)
         return confirmed
 
     async def _clear_published(self) -> None:

@@ -21,8 +21,11 @@ MOST_DECISIONS = 32
 
 def _over_at(grant: Grant) -> datetime:
     """When the last of the grant's values is dead by age."""
-    ends = [part.expires_at for part in (grant.code, grant.access, grant.refresh) if part is not None]
-    return max(ends, default=grant.expires_at)
+    last = grant.code.expires_at if grant.code is not None else None
+    for token in (grant.access, grant.refresh):
+        if token is not None and (last is None or token.expires_at > last):
+            last = token.expires_at
+    return last or grant.expires_at
 
 
 def _encode(grant: Grant, *, present_only: bool) -> Document:

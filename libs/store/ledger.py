@@ -120,7 +120,8 @@ class Ledger:
 
     async def _insert(self, document: Document, event: PendingEvent) -> None:
         """The record with its first event, in one write shared with others; its id must be random."""
-        await self._group.insert({**document, "pending": [entry_of(event)], "pending_since": event.at})
+        document["pending"], document["pending_since"] = [entry_of(event)], event.at
+        await self._group.insert(document)
         self._announce(self, event)
 
     async def _insert_named(self, document: Document, event: PendingEvent) -> None:
