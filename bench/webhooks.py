@@ -171,8 +171,12 @@ def _command(deps: Deps, api: Api, sealer: Sealer) -> Message:
 
 async def _recorded(deps: Deps, expected: int) -> list[float]:
     """The seconds of every attempt. Raises Wrong unless each delivery was delivered at once and told of."""
-    deliveries = deps.store.mongo["deliveries"]
-    attempts = await deliveries.find({"state": "delivered", "pending_since": None}, {"attempts": 1}).to_list(None)
+    deps.outbox.watch(deps.store.deliveries)  # what the notifier had not told of when it was stopped
+    deliveries, deadline = deps.store.mongo["deliveries"], time.monotonic() + WITHIN
+    told: dict[str, object] = {"state": "delivered", "pending_since": None}
+    while await deliveries.count_documents(told) < expected and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+    attempts = await deliveries.find(told, {"attempts": 1}).to_list(None)
     if len(attempts) != expected or any(len(each["attempts"]) != 1 for each in attempts):
         raise Wrong(f"{len(attempts)} of {expected} deliveries are recorded as delivered and told of")
     return [each["attempts"][0]["latency_ms"] / 1000 for each in attempts]
