@@ -50,8 +50,10 @@ async def test_a_request_can_be_followed(stack: Stack, tenant_of: NewTenant) -> 
     assert answer.status == 400
     assert answer.headers.getall("X-Request-Id") == [request_id]
     await eventually(lambda: request_id in stack.logs("edge"))
-    lines = [line for name in INSTANCES for line in stack.logs(name).splitlines() if request_id in line]
-    (line,) = (orjson.loads(line) for line in lines)
+    lines = await eventually(
+        lambda: [line for name in INSTANCES for line in stack.logs(name).splitlines() if request_id in line]
+    )
+    (line,) = map(orjson.loads, lines)
     said = {"event": "request", "service": "token", "method": "POST", "status": 400, "level": "info"}
     assert said.items() <= line.items()
     assert line["path"] == f"{tenant.path}/oauth/token"
