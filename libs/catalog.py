@@ -15,8 +15,8 @@ from contracts.apis import Api
 from contracts.clients import Client
 from contracts.operators import Operator
 from contracts.policies import Policy
-from libs.bus.port import Delivery, Drop, Exchange, Mode, Subscription
-from libs.bus.subjects import subject_of
+from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.bus.subjects import tell
 from libs.store.operators import key_digest
 from libs.store.store import Store
 
@@ -172,12 +172,7 @@ class Catalog:
 
     async def heard(self, delivery: Delivery) -> None:
         """Another process changed something; where it is not said what, nothing is trusted. Raises Drop."""
-        try:
-            subject = subject_of(delivery)
-        except Drop:
-            self.forget()
-            raise
-        self.changed(delivery.message.key, subject)
+        tell(delivery, self.changed, self.forget)
 
     def subscription(self) -> Subscription:
         """To every change of what is kept here."""

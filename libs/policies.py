@@ -131,7 +131,7 @@ def quota_allowance(most: float, seconds: float) -> Allowance:
     return Allowance(most, seconds, math.inf)
 
 
-def is_match(pattern: Pattern, path: str) -> bool:
+def _is_match(pattern: Pattern, path: str) -> bool:
     """Whether the expression matches somewhere in the path; the paths that come again and again are remembered."""
     return _remembered(pattern, path) if len(path) <= _LONGEST_REMEMBERED else _searched(pattern, path)
 
@@ -159,7 +159,7 @@ class UrlRules:
         if not self.rules:
             return True
         for pattern, methods in self.rules:  # noqa: SIM110 - a generator would cost as much as the look-up
-            if (not methods or method in methods) and is_match(pattern, path):
+            if (not methods or method in methods) and _is_match(pattern, path):
                 return True
         return False
 

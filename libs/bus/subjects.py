@@ -1,8 +1,20 @@
 """What an event is about, for who needs to know no more of it."""
 
+from collections.abc import Callable
+
 import orjson
 
 from libs.bus.port import Delivery, Drop
+
+
+def tell(delivery: Delivery, changed: Callable[[str, str], None], forget: Callable[[], None]) -> None:
+    """`changed` is told the event's routing key and subject; where it has none, all is to be forgotten. Raises Drop."""
+    try:
+        subject = subject_of(delivery)
+    except Drop:
+        forget()
+        raise
+    changed(delivery.message.key, subject)
 
 
 def subject_of(delivery: Delivery) -> str:

@@ -12,8 +12,8 @@ from datetime import datetime
 from sys import intern
 
 from contracts.grants import Grant
-from libs.bus.port import Delivery, Drop, Exchange, Mode, Subscription
-from libs.bus.subjects import subject_of
+from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.bus.subjects import tell
 from libs.oauth.grants import live_access_token
 from libs.oauth.tokens import Handle, TokenCodec, TokenKind
 from libs.policies import KeyRules
@@ -155,12 +155,7 @@ class TokenGrants:
 
     async def heard(self, delivery: Delivery) -> None:
         """Another process changed a grant; where it is not said which, none is trusted. Raises Drop."""
-        try:
-            subject = subject_of(delivery)
-        except Drop:
-            self.forget()
-            raise
-        self.changed(delivery.message.key, subject)
+        tell(delivery, self.changed, self.forget)
 
     def subscription(self) -> Subscription:
         """To all that ends an access token."""

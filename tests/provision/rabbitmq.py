@@ -196,8 +196,8 @@ class RabbitNode:
         (self._home / "enabled_plugins").write_text("[].\n")
         (self._home / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
-            "disk_free_limit.absolute = 50MB\n" + ("" if self._as_deployed else "raft.wal_max_size_bytes = 33554432\n")
-            # Half a gigabyte is reserved otherwise.
+            "disk_free_limit.absolute = 50MB\n"
+            + ("" if self._as_deployed else "raft.wal_max_size_bytes = 33554432\n")  # half a gigabyte else
         )
 
     def _environment(self) -> dict[str, str]:
