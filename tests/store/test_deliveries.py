@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
+from pydantic import TypeAdapter
 
-from contracts.events import NotificationRedelivered, PendingEvent
+from contracts.events import AnyEvent, Event, NotificationRedelivered, PendingEvent
 from contracts.operators import Actor
 from contracts.webhooks import Attempt, Delivery, DeliveryQuery, DeliveryState, RedeliveryRequest
 from libs.events import Origin, new_event_id
@@ -19,6 +20,7 @@ from tests.provision.mongodb import Database
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 AT = Origin("urn:tokenwire:notifier", NOW)
+EVENTS: TypeAdapter[Event] = TypeAdapter(AnyEvent)
 LEASE = timedelta(seconds=30)
 PATIENCE = timedelta(days=3)
 FAILED = Attempt(at=NOW, latency_ms=7, status=500)
@@ -189,6 +191,10 @@ async def test_events_of_a_delivery_are_numbered_without_gaps(shelf: Shelf) -> N
         assert failed is not None
         now += LEASE
     assert await shelf.deliveries.exhausted(await shelf.claimed(now), FAILED, replace(AT, now=now))
+    as_written = [
+        EVENTS.validate_json(event.body).model_dump_json(exclude_none=True).encode() for event in shelf.events
+    ]
+    assert [event.body for event in shelf.events] == as_written, "as the models write them"
     numbers = [orjson.loads(event.body)["sequence"] for event in shelf.events]
     assert numbers == ["0000000001", "0000000002", "0000000003", "0000000004"]
     pending = await shelf.deliveries.pending(now + LEASE, 10)
@@ -244,6 +250,9 @@ async def test_a_redelivery_says_whose_it_is(shelf: Shelf) -> None:
     request = RedeliveryRequest(api_id="api-1", since=NOW)
     assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, replace(AT, actor=actor)) == 3
     events = [NotificationRedelivered.model_validate_json(event.body) for event in shelf.events]
+    assert [event.body for event in shelf.events] == [
+        event.model_dump_json(exclude_none=True).encode() for event in events
+    ]
     assert {event.subject for event in events} == {delivery.delivery_id for delivery in added}
     for event in events:
         assert (event.data.actor, event.data.next_attempt_at, event.data.status) == (actor, NOW, 500)
