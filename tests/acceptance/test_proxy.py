@@ -230,12 +230,13 @@ async def test_the_upstream_knows_the_caller_by_the_edge(stack: Stack, party: Pa
 async def test_an_access_line_shows_nothing_of_the_call_but_its_api(stack: Stack, party: Party) -> None:
     """Below the listen path are the upstream's ids and names, and in the query worse."""
     headers = party.headers | {"X-Request-Id": "watched-by-a-test"}
-    async with party.http.get(party.url("patients/4711?name=alice"), headers=headers) as answer:
+    async with party.http.get(party.url("patients/of-ward-seven?name=alice-of-the-query"), headers=headers) as answer:
         assert answer.status == 200
     (name,) = await eventually(lambda: [name for name in GATEWAYS if "watched-by-a-test" in stack.logs(name)])
     (line,) = [orjson.loads(line) for line in stack.logs(name).splitlines() if "watched-by-a-test" in line]
     assert (line["path"], line["method"], line["status"]) == (f"{party.tenant.path}/{{path}}", "GET", 200)
-    assert "4711" not in stack.logs(name)
+    assert "of-ward-seven" not in stack.logs(name)
+    assert "alice-of-the-query" not in stack.logs(name)
     metrics = (await stack.service(name)("GET", "/metrics")).raw.decode()
     assert 'tokenwire_http_requests_total{method="GET",route="/{path}",status="200"}' in metrics
 
