@@ -97,6 +97,8 @@ class Webhook:
     headers: Any
     body: bytes
     path: str
+    target: str
+    """As it stood in the request line."""
 
 
 @dataclass
@@ -122,7 +124,11 @@ class Receiver:
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         webhook = Webhook(
-            request.headers.get("webhook-id", ""), request.headers.copy(), await request.read(), request.path
+            request.headers.get("webhook-id", ""),
+            request.headers.copy(),
+            await request.read(),
+            request.path,
+            request.raw_path,
         )
         self.webhooks.append(webhook)
         self.under_way += 1

@@ -1,27 +1,20 @@
 """One attempt: a POST, and what came of it."""
 
-import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import aiohttp
-from yarl import URL
+from aiohttp.http import HttpProcessingError
 
 from contracts.webhooks import Attempt
 from libs.telemetry import WEBHOOK_LATENCY
-from services.notifier.destinations import Connecting, PrivateDestination, connecting, connector
+from services.notifier.destinations import PrivateDestination
+from services.notifier.posting import Answer, Poster
 from services.notifier.schedule import retry_after
 from services.notifier.signing import proof
 
-LARGEST_RESPONSE = 16 * 1024
-"""Bytes of a response that are read, and thrown away, to keep its connection; a longer one costs the connection."""
-BODY_WITHIN = 1.0
-"""Seconds that they may take."""
-AT_ONCE = 1.0
-"""Seconds within which a kept connection that is lost is taken for one that the endpoint had given up already."""
-_HEADERS = {"Content-Type": "application/json", "User-Agent": "tokenwire"}
 _GONE = 410
 _BUSY = frozenset({408, 429})
 
@@ -56,66 +49,35 @@ class Sender:
 
     def __init__(self, timeout: float, now: Callable[[], datetime], *, allow_private: bool) -> None:
         self._within = timeout
-        self._timeout = aiohttp.ClientTimeout(total=timeout, ceil_threshold=timeout)
         self._now = now
-        self._allow_private = allow_private
-        self._session: aiohttp.ClientSession | None = None
+        self._poster = Poster(timeout, allow_private=allow_private)
 
     async def close(self) -> None:
         """Every connection closed. Idempotent."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._poster.close()
 
     async def send(self, url: str, shared_secret: str, webhook_id: str, body: bytes) -> Outcome:
         """POST the body, and say what came of it; never raises for what an endpoint does or a URL holds."""
         at = self._now()
         started = time.perf_counter()
+        answer: Answer | None = None
         status: int | None = None
         error: str | None = None
         wait: timedelta | None = None
         try:
-            response = await self._post(url, proof(shared_secret, webhook_id, body, at), body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RuntimeError) as fault:
+            answer = await self._poster.post(url, proof(shared_secret, webhook_id, body, at), body)
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError, RuntimeError) as fault:
             error = self._told(fault)
         else:
-            status = response.status
-            wait = retry_after(response.headers.get("Retry-After"), at)
+            status = answer.status
+            wait = retry_after(answer.headers.get("Retry-After"), at)
             if 300 <= status < 400:
                 error = "redirects are not followed"
         seconds = time.perf_counter() - started
         WEBHOOK_LATENCY.observe(seconds)
-        if status is not None:
-            await _let_go(response)
+        if answer is not None:
+            await answer.let_go()
         return Outcome(Attempt(at=at, latency_ms=int(seconds * 1000), status=status, error=error), wait)
-
-    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        started = time.perf_counter()
-        connection = Connecting()
-        connecting.set(connection)
-        try:
-            return await self._once(url, headers, body)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # It closed the idle connection while this was on its way: not a failure of the endpoint.
-            if connection.anew or time.perf_counter() - started > AT_ONCE:
-                raise
-        return await self._once(url, headers, body)
-
-    async def _once(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        return await self._opened().post(URL(url), data=body, headers=headers, allow_redirects=False)
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=connector(allow_private=self._allow_private),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
-                headers=_HEADERS,
-                skip_auto_headers=("Accept-Encoding",),
-                auto_decompress=False,
-                trust_env=False,
-            )
-        return self._session
 
     def _told(self, fault: BaseException) -> str:
         """What happened, in words that hold nothing of the request."""
@@ -139,22 +101,3 @@ class Sender:
             case RuntimeError():
                 return "no connection: failed"  # uvloop's word for some faults of addresses
         return f"the answer is not HTTP ({type(fault).__name__})"
-
-
-async def _let_go(response: aiohttp.ClientResponse) -> None:
-    """Read a short rest, so that the connection can be used again; close it where there is a long or slow one."""
-    if response.content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(BODY_WITHIN):
-            size = 0
-            while chunk := await response.content.readany():
-                size += len(chunk)
-                if size > LARGEST_RESPONSE:
-                    break
-            else:
-                response.release()
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        pass  # the status is what counts
-    finally:
-        response.close()

@@ -4,8 +4,8 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import orjson
@@ -160,6 +160,72 @@ async def test_a_kept_connection_that_was_closed_is_no_failure(service: Notifier
             delivery = await service.reached(event.id, DeliveryState.DELIVERED)
             assert delivery.attempt_count == 1
     assert connections == [2, 2, 1]
+
+
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["at once", "later"])
+async def test_what_nobody_asked_for_is_no_answer_to_the_next(service: Notifier, pause: float) -> None:
+    """An endpoint that says more than it was asked does not decide what becomes of the webhook after."""
+    async with talking([(0, ANSWER + OTHER * (not pause)), *([(pause, OTHER)] if pause else ())]) as (
+        port,
+        connections,
+    ):
+        api = await api_to(service.deps, f"http://127.0.0.1:{port}/")
+        for number in (1, 2):
+            event = token_event(api)
+            await service.publish(event)
+            delivery = await service.reached(event.id, DeliveryState.DELIVERED)
+            assert (delivery.attempt_count, len(connections)) == (1, number)
+            await asyncio.sleep(2 * pause)
+
+
+async def test_an_interim_answer_is_not_the_answer(service: Notifier) -> None:
+    """1xx says that one is to come (RFC 9110 §15.2)."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    async with talking([(0, b"HTTP/1.1 100 Continue\r\n\r\n" + early), (0.05, early + ANSWER)]) as (port, connections):
+        api = await api_to(service.deps, f"http://127.0.0.1:{port}/")
+        for _ in range(2):
+            event = token_event(api)
+            await service.publish(event)
+            delivery = await service.reached(event.id, DeliveryState.DELIVERED)
+            assert [attempt.status for attempt in delivery.attempts] == [204]
+    assert connections == [2]
+
+
+async def test_a_name_is_asked_by_its_name(service: Notifier, endpoint: Receiver) -> None:
+    """`Host` is the URL's, the path with what follows it is the request line's, and each header stands there once."""
+    event = token_event(await api_to(service.deps, endpoint.url("/hook", host="localhost") + "?tenant=a%20b#top"))
+    await service.publish(event)
+    await service.reached(event.id, DeliveryState.DELIVERED)
+    (webhook,) = endpoint.webhooks
+    assert webhook.headers.getall("Host") == [f"localhost:{endpoint.port}"]
+    assert webhook.headers.getall("Content-Length") == [str(len(BODY))]
+    assert webhook.target == "/hook?tenant=a%20b"
+
+
+ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+OTHER = b"HTTP/1.1 500 Other\r\nContent-Length: 0\r\n\r\n"
+
+
+@asynccontextmanager
+async def talking(answer: Sequence[tuple[float, bytes]]) -> AsyncIterator[tuple[int, list[int]]]:
+    """A server that says the same to every request, in parts with pauses before; how many each connection had."""
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(connections)
+        connections.append(0)
+        with suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                await reader.readexactly(int(length.split(b":")[1]))
+                connections[number] += 1
+                for pause, part in answer:
+                    await asyncio.sleep(pause)
+                    writer.write(part)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], connections
 
 
 @asynccontextmanager
