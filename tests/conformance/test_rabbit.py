@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aio_pika
@@ -15,6 +16,7 @@ from libs.bus.rabbit import RabbitBus
 from libs.bus.rabbit.topology import BROADCASTS, POOLS, Pool, topology
 from tests.conformance.conftest import DELIVERY_LIMIT, Fleet, answers, rabbit_fleet, ready
 from tests.conformance.recorder import Gate, Recorder, event, notification
+from tests.conformance.tls import certificate, wrapped
 from tests.eventually import eventually
 from tests.ports import free_ports
 from tests.provision.rabbitmq import Broker
@@ -163,6 +165,26 @@ async def test_a_wrong_password_is_tried_for_ever(amqp_url: str) -> None:
     assert await bus.publish([event()]) == [False]
     assert not await answers(bus)
     await bus.close()
+
+
+async def test_a_connection_may_be_encrypted(amqp_url: str, tmp_path: Path) -> None:
+    """`amqps://` publishes and consumes as `amqp://` does, with a broker whose certificate is known, and no other."""
+    parts, file = urlsplit(amqp_url), certificate(tmp_path)
+    assert parts.port is not None
+    async with wrapped(parts.port, file) as port:
+        netloc = f"{parts.username}:{parts.password}@localhost:{port}"
+        url = parts._replace(scheme="amqps", netloc=netloc).geturl()
+        bus, stranger = (RabbitBus(each, instance_name="encrypted") for each in (f"{url}?cafile={file}", url))
+        handler = Recorder()
+        bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), handler))
+        await bus.open()
+        await stranger.open()
+        await ready(bus)
+        assert all(await bus.publish([notification("notify", bytes(300_000))]))
+        await eventually(lambda: [len(message.body) for message in handler.messages] == [300_000])
+        assert not await answers(stranger)
+        for each in (bus, stranger):
+            await each.close()
 
 
 async def test_a_killed_broker_loses_nothing_confirmed(fleet: Fleet, rabbitmq: Broker) -> None:

@@ -11,6 +11,7 @@ from aiormq.abc import DeliveredMessage
 
 from libs.bus.endings import Ending, handle, pause_before_return
 from libs.bus.port import Delivery, Message, Mode, Subscription
+from libs.bus.rabbit.arrivals import Arrival, TakingConnection
 from libs.bus.rabbit.declarations import ensure
 from libs.bus.rabbit.link import Link, cancelled, closing, keep
 from libs.bus.rabbit.settlements import Settlements
@@ -80,16 +81,19 @@ class Consumer:
         async with connection.channel(publisher_confirms=False) as channel:
             interrupt = self._interrupt = closing(channel)
             queue = await self._prepared_queue(connection, channel)
-            await self._consume(queue, await channel.get_underlay_channel(), interrupt)
+            await self._consume(connection, queue, await channel.get_underlay_channel(), interrupt)
 
-    async def _consume(self, queue: str, channel: Channel, interrupt: asyncio.Event) -> None:
+    async def _consume(
+        self, connection: TakingConnection, queue: str, channel: Channel, interrupt: asyncio.Event
+    ) -> None:
         settlements = self._settlements = Settlements(channel)
         settling = asyncio.create_task(settlements.run())
         tag = f"{self.subscription.name}.{self._instance_name}.{secrets.token_hex(4)}"
         try:
             channel.on_consumer_cancel_callbacks.add(lambda _: interrupt.set())
             await channel.basic_qos(prefetch_count=self.subscription.prefetch)
-            await channel.basic_consume(queue, partial(self._deliver, settlements), consumer_tag=tag)
+            connection.take(channel.number, partial(self._deliver, settlements))
+            await channel.basic_consume(queue, _passed_by, consumer_tag=tag)
             self.queue = queue
             self._quiet.clear()
             self._note_gap()
@@ -125,29 +129,28 @@ class Consumer:
         if self.subscription.mode is Mode.BROADCAST and self.subscription.on_gap is not None:
             self.subscription.on_gap()
 
-    async def _deliver(self, settlements: Settlements, delivered: DeliveredMessage) -> None:
-        # A task of our own: those of the channel are cancelled when it closes, and a handler may then be half way.
-        if self._stopping or delivered.delivery_tag is None:
-            return
-        settlements.delivered(delivered.delivery_tag)
-        task = asyncio.create_task(self._settle(settlements, delivered.delivery_tag, delivered))
+    def _deliver(self, settlements: Settlements, arrival: Arrival) -> None:
+        if self._stopping or settlements.closed:
+            return  # unsettled, so it goes back with the channel
+        settlements.delivered(arrival.tag)
+        task = asyncio.create_task(self._settle(settlements, arrival))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _settle(self, settlements: Settlements, tag: int, delivered: DeliveredMessage) -> None:
+    async def _settle(self, settlements: Settlements, arrival: Arrival) -> None:
         if self.subscription.mode is Mode.BROADCAST:
-            await self._handle_until_done(self._delivery(delivered))
-            settlements.acknowledge(tag)
+            await self._handle_until_done(self._delivery(arrival))
+            settlements.acknowledge(arrival.tag)
             return
-        match await self._handle(self._delivery(delivered)):
+        match await self._handle(self._delivery(arrival)):
             case Ending.DONE:
-                settlements.acknowledge(tag)
+                settlements.acknowledge(arrival.tag)
             case Ending.AGAIN:
                 # Held here for the pause, un-acked: when this process dies, the broker puts it back at once.
-                pause = pause_before_return(_returned(delivered), self._first_pause)
-                asyncio.get_running_loop().call_later(pause, settlements.reject, tag, True)
+                pause = pause_before_return(_returned(arrival), self._first_pause)
+                asyncio.get_running_loop().call_later(pause, settlements.reject, arrival.tag, True)
             case Ending.PARKED:
-                settlements.reject(tag, False)
+                settlements.reject(arrival.tag, False)
 
     async def _handle(self, delivery: Delivery) -> Ending:
         # The broker's prefetch bounds this already; after a reconnect the handlers of before count, too.
@@ -166,26 +169,30 @@ class Consumer:
                     await asyncio.sleep(pause_before_return(attempt, self._first_pause))
         self._note_gap()
 
-    def _delivery(self, delivered: DeliveredMessage) -> Delivery:
-        properties = delivered.header.properties
+    def _delivery(self, arrival: Arrival) -> Delivery:
+        properties = arrival.properties
         headers = {
             name: value
-            for name, value in (properties.headers or {}).items()
+            for name, value in properties.headers.items()
             if isinstance(value, str) and not name.startswith("x-")
         }
         message = Message(
-            id=properties.message_id or "",
+            id=properties.message_id,
             exchange=self.subscription.exchange,
-            key=headers.pop(KEY_BEFORE_PARKING, "") or delivered.routing_key or "",
-            body=bytes(delivered.body),
+            key=headers.pop(KEY_BEFORE_PARKING, "") or arrival.key,
+            body=arrival.body,
             headers=headers,
-            content_type=properties.content_type or "",
-            type=properties.message_type or "",
+            content_type=properties.content_type,
+            type=properties.type,
         )
-        return Delivery(message, redelivered=bool(getattr(delivered.delivery, "redelivered", False)))
+        return Delivery(message, redelivered=arrival.redelivered)
 
 
-def _returned(delivered: DeliveredMessage) -> int:
+def _returned(arrival: Arrival) -> int:
     """How often the broker says that this message came back."""
-    count = (delivered.header.properties.headers or {}).get("x-delivery-count", 0)
+    count = arrival.properties.headers.get("x-delivery-count", 0)
     return count if isinstance(count, int) else 0
+
+
+async def _passed_by(_: DeliveredMessage) -> None:
+    """Nothing comes this way: the deliveries of the channel are taken."""

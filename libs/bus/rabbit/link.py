@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
-from aio_pika import Connection
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from yarl import URL
+
+from libs.bus.rabbit.arrivals import TakingConnection
 
 log = structlog.get_logger()
 
@@ -32,15 +33,15 @@ class Link:
         parsed = _parsed(url)
         self._url = parsed.update_query({"heartbeat": HEARTBEAT, "name": name, **parsed.query})
         self._name = name
-        self._up: asyncio.Future[AbstractConnection] | None = None
+        self._up: asyncio.Future[TakingConnection] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def connection(self) -> AbstractConnection | None:
+    def connection(self) -> TakingConnection | None:
         """The connection if it is up now."""
         return self._up.result() if self._up is not None and self._up.done() else None
 
-    async def connected(self) -> AbstractConnection:
+    async def connected(self) -> TakingConnection:
         """The connection, as soon as it is up."""
         return await asyncio.shield(self._next())
 
@@ -55,7 +56,7 @@ class Link:
             await cancelled(self._task)
             self._task = None
 
-    def _next(self) -> asyncio.Future[AbstractConnection]:
+    def _next(self) -> asyncio.Future[TakingConnection]:
         if self._up is None:
             self._up = asyncio.get_running_loop().create_future()
         return self._up
@@ -105,9 +106,9 @@ async def keep(session: Callable[[], Awaitable[None]], name: str) -> None:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def connected(url: URL, within: float) -> AbstractConnection:
+async def connected(url: URL, within: float) -> TakingConnection:
     """A connection that is up. One that does not come up leaves nothing to be closed when it is found as garbage."""
-    connection = Connection(url)
+    connection = TakingConnection(url)
     try:
         await connection.connect(timeout=within)
     except BaseException:

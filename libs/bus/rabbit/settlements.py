@@ -23,6 +23,11 @@ class Settlements:
         """True when everything delivered is settled, or the channel gone."""
         return self._closed or not self._unsettled
 
+    @property
+    def closed(self) -> bool:
+        """True when nothing is settled any more."""
+        return self._closed
+
     def delivered(self, tag: int) -> None:
         """The broker waits for `tag` from now on."""
         self._unsettled[tag] = None
