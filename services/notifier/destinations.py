@@ -9,8 +9,6 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from aiohttp import AddrInfoType, TCPConnector
@@ -18,8 +16,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 LOOKUPS = 32
 """Names resolved at once; a name server that is silent must not hold up the names of others."""
-IDLE_SECONDS = 30.0
-"""How long an unused connection is kept."""
 # The registries of special-purpose addresses (RFC 6890), and what is not unicast. Not Python's `is_global`: its answers
 # differ from one patch release to the next.
 _NOT_PUBLIC_4 = tuple(
@@ -73,32 +69,12 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
-@dataclass(slots=True)
-class Connecting:
-    """How a request came to its connection."""
-
-    anew: bool = False
-    """True: it was opened for this request; a kept one may have been given up by the other side meanwhile."""
-
-
-connecting: ContextVar[Connecting | None] = ContextVar("connecting", default=None)
-"""Of the request that this task makes."""
-
-
-def _socket(info: AddrInfoType) -> socket.socket:
-    """A socket that is about to be connected to this address."""
-    family, kind, protocol, *_ = info
-    if (request := connecting.get()) is not None:
-        request.anew = True
-    return socket.socket(family, kind, protocol)
-
-
 def _public_socket(info: AddrInfoType) -> socket.socket:
-    """As `_socket`. Raises PrivateDestination."""
-    *_, address = info
+    """A socket that is about to be connected to this address. Raises PrivateDestination."""
+    family, kind, protocol, _, address = info
     if not is_public(str(address[0])):
         raise PrivateDestination("the address is private, and webhooks may not go there")
-    return _socket(info)
+    return socket.socket(family, kind, protocol)
 
 
 class _Resolver(AbstractResolver):
@@ -132,11 +108,11 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> Sequence[Add
 
 
 def connector(*, allow_private: bool) -> TCPConnector:
-    """What opens connections for webhooks: as many as are asked for, each kept for the next webhook to its endpoint."""
+    """What opens connections for webhooks: as many as are asked for, and none that it keeps."""
     return TCPConnector(
         limit=0,
         resolver=_Resolver(),
         ttl_dns_cache=10,
-        keepalive_timeout=IDLE_SECONDS,
-        socket_factory=_socket if allow_private else _public_socket,
+        force_close=True,
+        socket_factory=None if allow_private else _public_socket,
     )

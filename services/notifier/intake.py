@@ -5,7 +5,7 @@ import base64
 import binascii
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.deliveries import Deliveries
 from libs.store.mongo import Conflict
 from services.notifier.addresses import address_of
+from services.notifier.alarms import Alarms
 from services.notifier.claims import Claims
 from services.notifier.courier import Courier, Sending
 from services.notifier.lanes import Lanes
@@ -48,6 +49,7 @@ class Intake:
     lease: timedelta
     patience: timedelta
     now: Callable[[], datetime]
+    alarms: Alarms = field(default_factory=lambda: Alarms(HELD))
 
     def subscription(self) -> Subscription:
         """To what only the notifier may read."""
@@ -80,20 +82,18 @@ class Intake:
 
         So what a quick endpoint gets goes out as it comes, and none of it has to wait in MongoDB for a place.
         """
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def end(_: object = None) -> None:
             if not over.done():
                 over.set_result(None)
 
-        timer = loop.call_later(HELD, end)
         sending.task.add_done_callback(end)
+        alarm = self.alarms.set(end)
         try:
             await over
         finally:
-            timer.cancel()
-            sending.task.remove_done_callback(end)
+            self.alarms.off(alarm)
         if not sending.task.done():
             sending.lane.quick = False
 
