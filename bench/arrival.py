@@ -20,7 +20,7 @@ import uvloop
 from bench.ground import Ground, Running, System, token_request
 from bench.report import Figures, Report, Target, Wrong, quantiles, there
 from bench.webhooks import BARE_CONNECTIONS, notified_api, notifier
-from bench.wire import Line, Receiver
+from bench.wire import Line, Receiver, proven
 from contracts.apis import Api
 from contracts.clients import Client
 from libs import client_secrets
@@ -91,11 +91,17 @@ class Exchanges:
     begun: float = 0.0
     responses: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     webhooks: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
 
-    def take(self, _: str, body: Mapping[str, str]) -> None:
-        """A webhook. Raises Wrong for a second one."""
+    def take(self, head: bytes, raw: bytes) -> None:
+        """A webhook, or something wrong."""
+        try:
+            _, body = proven(head, raw)
+        except Wrong as fault:
+            self.wrong.append(str(fault))
+            return
         if body["auth_code"] in self.webhooks:
-            raise Wrong(f"two webhooks of {body['auth_code']}")
+            self.wrong.append(f"two webhooks of {body['auth_code']}")
         self.webhooks[body["auth_code"]] = time.perf_counter(), body
 
     async def one(self, line: Line, party: Party, code: str) -> None:
@@ -169,8 +175,8 @@ async def _round(ground: Ground) -> dict[str, dict[str, float]]:
                 parties = [usual, *company]
                 await _paced(exchanges, parties, len(parties) * pace, ground.seconds / TURNS, serving, spell)
         figures |= {name: spell.figures() for name, spell in spells.items()}
-        if receiver.wrong:
-            raise Wrong(f"{len(receiver.wrong)} webhooks were wrong, such as {receiver.wrong[0]}")
+        if exchanges.wrong:
+            raise Wrong(f"{len(exchanges.wrong)} webhooks were wrong, such as {exchanges.wrong[0]}")
         await asyncio.to_thread(running.close)
     for each in (server, other, hole):
         each.close()

@@ -15,7 +15,7 @@ import uvloop
 
 from bench.ground import Ground, Program, System
 from bench.report import Figures, Report, Target, Wrong, quantiles, there
-from bench.wire import SHARED_SECRET, Receiver
+from bench.wire import SHARED_SECRET, Receiver, proven
 from contracts.apis import Api, GrantType, Notifications
 from contracts.events import TokenData, TokenNew
 from contracts.webhooks import TokenNotification
@@ -63,21 +63,17 @@ def _report(results: Mapping[str, Figures]) -> Report:
 
 @dataclass
 class _Arrivals:
-    """What has come, each once, of so many that are expected."""
+    """What has come, of so much that is expected. It is looked at when all is there: looking takes from the rate."""
 
     expected: int
     times: list[float] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    webhooks: list[tuple[bytes, bytes]] = field(default_factory=list)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, identifier: str, body: Mapping[str, str]) -> None:
-        if identifier in self.seen:
-            raise Wrong(f"{identifier} came twice")
-        if body["new_oauth_token"] != _token_of(identifier):
-            raise Wrong(f"{identifier} has the body of another webhook")
-        self.seen.add(identifier)
+    def take(self, head: bytes, raw: bytes) -> None:
         self.times.append(time.perf_counter())
+        self.webhooks.append((head, raw))
         self.begun.set()
         if len(self.times) == self.expected:
             self.complete.set()
@@ -86,6 +82,16 @@ class _Arrivals:
     def rate(self) -> float:
         skipped = len(self.times) // 10
         return (len(self.times) - 1 - skipped) / (self.times[-1] - self.times[skipped])
+
+    def check(self) -> None:
+        """Raises Wrong unless each came once, and as it should be."""
+        seen = set()
+        for identifier, body in (proven(head, raw) for head, raw in self.webhooks):
+            if identifier in seen:
+                raise Wrong(f"{identifier} came twice")
+            if body["new_oauth_token"] != _token_of(identifier):
+                raise Wrong(f"{identifier} has the body of another webhook")
+            seen.add(identifier)
 
 
 async def _delivered(ground: Ground, delay: float) -> dict[str, float]:
@@ -97,8 +103,7 @@ async def _delivered(ground: Ground, delay: float) -> dict[str, float]:
         api = await notified_api(deps, server.sockets[0].getsockname()[1])
         await _fill(deps, api, system, arrivals.expected)
         cpu = await asyncio.to_thread(_run, ground, notifier(system), arrivals, asyncio.get_running_loop())
-        if receiver.wrong:
-            raise Wrong(f"{len(receiver.wrong)} webhooks were wrong, such as {receiver.wrong[0]}")
+        arrivals.check()
         latencies = await _recorded(deps, arrivals.expected)
     server.close()
     return {"rps": arrivals.rate, "cpu": cpu / arrivals.expected * 1e6, **quantiles(latencies)}
