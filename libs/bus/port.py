@@ -2,8 +2,8 @@
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 LONGEST_KEY = 255
 """Bytes of a routing key; a message with a longer one is never routed."""
@@ -18,8 +18,7 @@ class Exchange(enum.StrEnum):
     """Direct exchange of sealed notification commands; only the notifier may read what it routes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message as it crosses the wire: the very same bytes on every attempt to publish it."""
 
     id: str
@@ -28,13 +27,12 @@ class Message:
     key: str
     """Routing key, at most 255 bytes: `<type>.<api id>` on EVENTS, `notify` on NOTIFY."""
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     content_type: str = "application/cloudevents+json; charset=utf-8"
     type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A message as a consumer sees it."""
 
     message: Message

@@ -45,8 +45,10 @@ def _claimable_at(delivery: Delivery) -> datetime | None:
 
 
 def _encode(delivery: Delivery) -> Document:
-    document: Document = delivery.model_dump(exclude={"delivery_id"})
+    document: Document = dict(vars(delivery))
+    del document["delivery_id"]
     document["state"] = delivery.state.value
+    document["attempts"] = [attempt.model_dump() for attempt in delivery.attempts]
     if delivery.state is DeliveryState.PENDING:
         document["claimable_at"] = _claimable_at(delivery)
     else:

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
@@ -15,8 +15,7 @@ from libs.store.ledger import entry_of
 from libs.store.mongo import BATCH_LIMIT, Collection, Document, settled
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What becomes of a record that is still at `version`; the next version has it."""
 
     key: str

@@ -23,6 +23,8 @@ SOURCE = "urn:tokenwire:notifier"
 RECORD_AGAIN_AFTER = 0.5
 """Seconds between attempts to record while MongoDB is away."""
 
+_COUNTED = {ending: WEBHOOKS.labels(ending) for ending in ("delivered", "exhausted", "failed")}
+
 log = structlog.get_logger("notifier")
 
 
@@ -102,7 +104,7 @@ class Courier:
             ending, after = "exhausted", await self.deliveries.exhausted(delivery, attempt, at)
         else:
             ending, after = "failed", await self.deliveries.failed(delivery, attempt, next_attempt_at, at)
-        WEBHOOKS.labels(ending).inc()
+        _COUNTED[ending].inc()
         if after is None:
             # The lease ran out while this was under way, and another notifier has sent it, too.
             log.warning("webhook_result_too_late", delivery_id=delivery.delivery_id, status=attempt.status)

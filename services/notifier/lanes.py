@@ -48,6 +48,7 @@ class Lanes:
         self._now = now
         self._lanes: dict[str, Lane] = {}
         self.under_way = 0
+        WEBHOOKS_UNDER_WAY.set_function(lambda: self.under_way)
         self.room_again: Callable[[Lane], None] = lambda _: None
         """Told of a lane that something waits for, when it may have a place again."""
 
@@ -68,29 +69,25 @@ class Lanes:
         """Up to so many places, to be given back."""
         taken = min(wanted, self.room(lane))
         lane.under_way += taken
-        self._count(taken)
+        self.under_way += taken
         return taken
 
     def give_back(self, lane: Lane, places: int = 1) -> None:
         """Places that are free again."""
         lane.under_way -= places
-        self._count(-places)
+        self.under_way -= places
         if lane.waiting:
             self.room_again(lane)
         elif lane.forgettable:
             self._lanes.pop(lane.url, None)
 
-    def _count(self, begun: int) -> None:
-        self.under_way += begun
-        WEBHOOKS_UNDER_WAY.set(self.under_way)
-
     def note(self, lane: Lane, latency_ms: int, *, troubled: bool, wait: timedelta | None = None) -> None:
         """What an attempt says about the endpoint."""
-        now = self._now()
         lane.quick = latency_ms < QUICK_MS
         if not troubled:
             lane.breaker.succeeded()
             return
+        now = self._now()
         lane.breaker.failed(now)
         if wait is not None:
             lane.breaker.throttled(now, wait)

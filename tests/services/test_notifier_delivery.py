@@ -6,7 +6,6 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import orjson
 import pytest
@@ -298,7 +297,7 @@ async def test_what_is_no_command_is_parked(service: Notifier, endpoint: Receive
     assert isinstance(service.deps.bus, LocalBus)
     before = await service.deps.bus.parked("notifier")
     event = token_event(await api_to(service.deps, endpoint.url()))
-    poison = replace(event.message, id="poison", body=body or event.message.body[:-2] + b'*"}')
+    poison = event.message._replace(id="poison", body=body or event.message.body[:-2] + b'*"}')
     await service.deps.bus.publish([poison])
     await service.publish(event)
     await service.reached(event.id, DeliveryState.DELIVERED)

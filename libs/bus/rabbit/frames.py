@@ -18,13 +18,16 @@ _PERSISTENT = b"\x02"
 # Which properties follow, AMQP 0-9-1 §4.2.6.1: content-type, headers, delivery-mode, message-id, type, app-id.
 _PROPERTIES = struct.pack(">H", 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7 | 1 << 5 | 1 << 3)
 
+_FRAME = struct.Struct(">BHI")
+_CONTENT = struct.Struct(">HHQ")
 _LENGTH = struct.Struct(">I")
+_PUBLISH_METHOD = struct.pack(">HHH", _BASIC, _PUBLISH, 0)
 
 
 def publish(message: Message, *, channel: int, mandatory: bool, frame_max: int) -> bytes:
     """The frames that publish `message`, persistent. Raises ValueError when a name is longer than AMQP can say."""
-    method = struct.pack(">HHH", _BASIC, _PUBLISH, 0) + _word(message.exchange) + _short(message.key)
-    header = struct.pack(">HHQ", _BASIC, 0, len(message.body)) + _PROPERTIES + _properties(message)
+    method = _PUBLISH_METHOD + _word(message.exchange) + _short(message.key)
+    header = _CONTENT.pack(_BASIC, 0, len(message.body)) + _PROPERTIES + _properties(message)
     if len(header) > frame_max - _FRAME_OVERHEAD:
         raise ValueError(f"headers of message {message.id} exceed a frame")
     bits = bytes((_MANDATORY if mandatory else 0,))
@@ -51,7 +54,7 @@ def _properties(message: Message) -> bytes:
 
 
 def _frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return struct.pack(">BHI", kind, channel, len(payload)) + payload + _END
+    return b"%b%b%b" % (_FRAME.pack(kind, channel, len(payload)), payload, _END)
 
 
 def _parts(body: bytes, size: int) -> list[bytes]:
