@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
+from aiormq.abc import ChannelFrame
 
 from libs.bus.port import Bus, BusUnavailable, Delivery, Exchange, Mode, Subscription
-from libs.bus.rabbit import RabbitBus
+from libs.bus.rabbit import RabbitBus, frames
 from libs.bus.rabbit.topology import BROADCASTS, POOLS, Pool, topology
 from tests.conformance.conftest import DELIVERY_LIMIT, Fleet, answers, rabbit_fleet, ready
 from tests.conformance.recorder import Gate, Recorder, event, notification
@@ -185,6 +186,20 @@ async def test_a_connection_may_be_encrypted(amqp_url: str, tmp_path: Path) -> N
         assert not await answers(stranger)
         for each in (bus, stranger):
             await each.close()
+
+
+async def test_a_message_that_is_no_text_stops_nobody(fleet: Fleet, channel: AbstractChannel) -> None:
+    """Whoever may publish may write anything where a name should be: it is handled all the same, and so is the next."""
+    bus, handler = await fleet.instance(), Recorder()
+    bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), handler))
+    await ready(bus)
+    beneath = await channel.get_underlay_channel()
+    odd = frames.publish(notification("notify", b"odd"), channel=beneath.number, mandatory=False, frame_max=4096)
+    odd = odd.replace(b"application/cloudevents+json", b"application/cloudevents+js\xff\xfe")
+    await beneath.write_queue.put(ChannelFrame(odd, should_close=False))
+    await eventually(lambda: [message.body for message in handler.messages] == [b"odd"])
+    assert await bus.publish([notification("notify", b"next")]) == [True]
+    await eventually(lambda: [message.body for message in handler.messages] == [b"odd", b"next"])
 
 
 async def test_a_killed_broker_loses_nothing_confirmed(fleet: Fleet, rabbitmq: Broker) -> None:

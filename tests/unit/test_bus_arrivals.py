@@ -82,7 +82,11 @@ OTHERS = st.sampled_from(
     ]
 )
 DELIVERIES = st.tuples(
-    st.integers(1, 2**63 - 1), st.booleans(), SHORT, PROPERTIES, st.lists(st.binary(min_size=1, max_size=60), max_size=3)
+    st.integers(1, 2**63 - 1),
+    st.booleans(),
+    SHORT,
+    PROPERTIES,
+    st.lists(st.binary(min_size=1, max_size=60), max_size=3),
 )
 
 
