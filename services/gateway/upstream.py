@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import aiohttp
 import orjson
@@ -11,6 +13,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from libs.http.errors import NO_STORE, json_bytes
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 IDLE_SECONDS = 4.0
 """How long an unused connection is kept: less than servers do, so that a POST rarely meets one that is being closed."""
@@ -80,6 +87,33 @@ class Outgoing:
         self.wait(for_upstream=True)
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no kept connection on which something came that nobody asked for.
+
+    It would be taken for the answer to the call, and be another caller's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=0, ttl_dns_cache=10, keepalive_timeout=IDLE_SECONDS)
+        self._used: WeakSet[ResponseHandler] = WeakSet()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: "list[Trace]", timeout: aiohttp.ClientTimeout
+    ) -> "Connection":
+        """A new connection, or a kept one that has been silent."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or protocol not in self._used:
+                break
+            if not protocol.should_close:
+                return connection
+            connection.close()
+        if protocol is not None:
+            self._used.add(protocol)
+        return connection
+
+
 class Upstream:
     """Asks upstreams, over connections that are kept for the next call."""
 
@@ -91,7 +125,7 @@ class Upstream:
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Open as long as the application."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=IDLE_SECONDS),
+            connector=_Connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._connecting,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),

@@ -204,6 +204,34 @@ async def test_a_stale_connection_is_nobody_s_fault(
     assert len(behind.asked) == first + (2 if again else 1)
 
 
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["at-once", "later"])
+async def test_what_nobody_asked_for_reaches_nobody(api: Protected, behind: Upstream, pause: float) -> None:
+    """An answer too many is not the answer to the next caller, whoever that is."""
+
+    async def say_too_much(asked: Asked) -> None:
+        first = len(behind.asked) == 1
+        await asked.send(OK)
+        if first:
+            await asyncio.sleep(pause)
+            await asked.send(OK.replace(b": 2", b": 6").replace(b"ok", b"others"))
+
+    behind.answering = say_too_much
+    assert (await api("GET", "x")).raw == b"ok"
+    await asyncio.sleep(3 * pause)
+    other = await protected(api.party.system, behind.url)
+    for _ in range(2):
+        assert (await other("GET", "x")).raw == b"ok"
+    assert behind.connections == 2
+
+
+async def test_an_upstream_that_speaks_first_is_502(api: Protected, behind: Upstream) -> None:
+    """It speaks something else."""
+    behind.greeting = b"220 mail.example ESMTP\r\n"
+    for _ in range(2):
+        assert failed(await api("GET", "x"), 502, "The upstream's answer is not HTTP")
+    assert behind.connections == 2
+
+
 # Callers that leave
 
 

@@ -119,6 +119,8 @@ class Upstream:
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
     answering: Answering = ok
+    greeting: bytes = b""
+    """What it says before it is asked."""
 
     @property
     def url(self) -> str:
@@ -130,6 +132,7 @@ class Upstream:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        writer.write(self.greeting)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
