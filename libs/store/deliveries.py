@@ -190,7 +190,7 @@ class Deliveries(Ledger):
             "lease_until": None,
             "updated_at": now,
         }
-        purge = {"claimable_at": None, "purge_after": now + KEPT, "purge_at": now + KEPT}
+        purge = {"claimable_at": None, "purge_after": now + KEPT}
         return await self._all(deliveries, changes, purge)
 
     async def _all(

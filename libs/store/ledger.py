@@ -34,10 +34,12 @@ def _oldest(sent: bool, moment: str) -> Document:
 
 
 _NONE_LEFT: Document = {"$eq": [{"$size": {"$ifNull": ["$pending", []]}}, 0]}
+PURGE_AT: Document = {"$cond": [_NONE_LEFT, {"$ifNull": ["$purge_after", "$$REMOVE"]}, "$$REMOVE"]}
+"""When a record may go: not while it has an event to tell."""
 _SUMMARY: Document = {
     "pending_since": _oldest(False, "at"),
     "handover_since": _oldest(True, "sent_at"),
-    "purge_at": {"$cond": [_NONE_LEFT, {"$ifNull": ["$purge_after", "$$REMOVE"]}, "$$REMOVE"]},
+    "purge_at": PURGE_AT,
     "pending": {"$cond": [_NONE_LEFT, "$$REMOVE", "$pending"]},
 }
 """What follows from `pending`, for the indexes."""

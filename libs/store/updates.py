@@ -11,7 +11,7 @@ from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
 from contracts.events import PendingEvent
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.store.ledger import entry_of
+from libs.store.ledger import PURGE_AT, entry_of
 from libs.store.mongo import BATCH_LIMIT, Collection, Document, settled
 
 
@@ -21,7 +21,7 @@ class Change(NamedTuple):
     key: str
     version: int
     fields: Mapping[str, object]
-    """New values. `purge_at` goes unless it is among them: a record that changes is not to be purged yet."""
+    """New values; `purge_at` follows from `purge_after` and from whether an event waits to be published."""
     event: PendingEvent | None = None
     appended: Mapping[str, Document] | None = None
     """New last elements of lists."""
@@ -151,11 +151,10 @@ def _pipeline(lists: Mapping[str, int]) -> list[Document]:
         "pending": {"$cond": ["$change.event", _with_last("pending", "$change.event"), "$pending"]},
         "pending_since": {"$ifNull": ["$pending_since", "$change.event.at"]},
     }
-    kept = {"$unsetField": {"field": "purge_at", "input": "$$ROOT"}}
-    changed = {"$mergeObjects": [kept, "$change.fields", {**appended, **events}]}
+    changed = {"$mergeObjects": ["$$ROOT", "$change.fields", {**appended, **events}]}
     return [
         {"$replaceWith": {"$cond": [{"$eq": ["$version", "$change.from"]}, changed, "$$ROOT"]}},
-        {"$unset": "change"},
+        {"$set": {"change": "$$REMOVE", "purge_at": PURGE_AT}},
     ]
 
 

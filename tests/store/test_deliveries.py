@@ -281,6 +281,16 @@ async def test_a_discarded_delivery_has_no_body_and_goes(shelf: Shelf) -> None:
     assert shelf.events == []
 
 
+async def test_a_discarded_delivery_stays_until_it_has_told_everything(shelf: Shelf) -> None:
+    """A failure before that nobody knows of yet, however long the bus is away."""
+    added = await shelf.added()
+    await shelf.deliveries.failed(await shelf.claimed(), FAILED, NOW, AT)
+    await shelf.deliveries.discarded([await shelf.claimed()], NOW)
+    assert "purge_at" not in await shelf.raw(added)
+    await shelf.deliveries.clear(shelf.events)
+    assert (await shelf.raw(added))["purge_at"] == NOW + KEPT
+
+
 async def test_many_results_at_once_each_get_their_own_answer(shelf: Shelf) -> None:
     """Changes that share a round trip succeed and fail one by one."""
     for _ in range(40):
