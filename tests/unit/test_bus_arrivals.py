@@ -146,6 +146,14 @@ async def test_a_frame_without_its_end_is_an_error() -> None:
         await fed([sent.data[:-1] + b"\0"])
 
 
+def nested(depth: int) -> bytes:
+    """A table in a table, and so on."""
+    table = b""
+    for _ in range(depth):
+        table = b"\x01aF" + len(table).to_bytes(4, "big") + table
+    return len(table).to_bytes(4, "big") + table
+
+
 @pytest.mark.parametrize(
     "properties",
     [
@@ -153,6 +161,7 @@ async def test_a_frame_without_its_end_is_an_error() -> None:
         pytest.param(b"\x20\x00\x00\x00\x00\x09\x01n?abcde", id="a table of a type that there is not"),
         pytest.param(b"\x20\x00\x00\x00\x00\x08\x01nS\x00\x00\x00\x01\xff", id="a value that is no text"),
         pytest.param(b"\x00\x01", id="flags without an end"),
+        pytest.param(b"\x20\x00" + nested(5000), id="tables in tables in tables"),
     ],
 )
 async def test_properties_that_cannot_be_read_are_none(properties: bytes) -> None:

@@ -181,7 +181,7 @@ def _short(data: bytes, at: int) -> tuple[str, int]:
 def _properties(header: bytes, flags: int) -> Properties:
     try:
         return _others_properties(header) if flags & ~_OURS else _our_properties(header, flags)
-    except (ValueError, struct.error, IndexError):
+    except (ValueError, struct.error, IndexError, RecursionError):
         return Properties()
 
 
