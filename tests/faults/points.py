@@ -21,6 +21,7 @@ from libs.store.deliveries import Deliveries
 from libs.store.grants import Grants
 from libs.store.ledger import Ledger
 from services.notifier.courier import Courier
+from services.notifier.posting import Poster
 from services.notifier.sender import Outcome, Sender
 from services.revocation.revoker import Revoker
 
@@ -222,7 +223,7 @@ POINTS = {
     ),
     "before-post": Point("11", "the lease taken, before the POST", _before(Sender, "send")),
     "claimed": Point("11", "due deliveries leased, none of them started", _after(Deliveries, "claim", _some), 2),
-    "posting": Point("12", "the POST in flight", _wrapped(Sender, "_once", _posting)),
+    "posting": Point("12", "the POST in flight", _wrapped(Poster, "_answered", _posting)),
     "posted": Point("12", "answered 2xx, not recorded", _wrapped(Courier, "_record", _posted)),
     "recorded": Point("12", "recorded as delivered, before that event is published", _after(Deliveries, "delivered")),
     "failure-recorded": Point("13", "a failure recorded with the next attempt's time", _after(Deliveries, "failed"), 4),
