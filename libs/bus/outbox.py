@@ -11,13 +11,12 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Protocol
 
 import orjson
 import structlog
 
-from contracts.events import PendingEvent
+from contracts.events import Event, PendingEvent
 from libs.bus.port import Bus, Exchange, Message
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.telemetry import EVENTS_PUBLISHED, EVENTS_UNPUBLISHED, OUTBOX_AGE, OUTBOX_BACKLOG, OUTBOX_WAITING
@@ -33,6 +32,9 @@ SWEEP_AFTER = timedelta(seconds=2)
 """Younger events belong to the process that wrote them."""
 CLOSE_WITHIN = 3.0
 """Seconds to publish and clear what is waiting when the process stops."""
+
+_COMPANION = ":n"
+"""Ends the id of the sealed message of an event."""
 
 log = structlog.get_logger("outbox")
 
@@ -51,14 +53,14 @@ class Source(Protocol):
     async def backlog(self) -> tuple[int, datetime | None]: ...
 
 
+_HEADERS = {name: f"cloudEvents_{name}" for name in Event.model_fields}
+"""Every attribute is a string; the data is a field of each event's own."""
+
+
 def _mirrored(body: bytes) -> dict[str, str]:
     """The CloudEvents attributes as headers, for routing and filters."""
-    return {_header(name): value for name, value in orjson.loads(body).items() if isinstance(value, str)}
-
-
-@lru_cache(maxsize=64)
-def _header(attribute: str) -> str:
-    return f"cloudEvents_{attribute}"
+    event = orjson.loads(body)
+    return {header: event[name] for name, header in _HEADERS.items() if name in event}
 
 
 def messages_of(event: PendingEvent) -> Iterable[Message]:
@@ -69,7 +71,12 @@ def messages_of(event: PendingEvent) -> Iterable[Message]:
     yield Message(event.id, Exchange.EVENTS, event.key, event.body, headers, type=headers["cloudEvents_type"])
     if event.sealed is not None:
         body = b'{"event":%b,"sealed":"%b"}' % (event.body, base64.b64encode(event.sealed))
-        yield Message(f"{event.id}:n", Exchange.NOTIFY, "notify", body, content_type="application/json")
+        yield Message(f"{event.id}{_COMPANION}", Exchange.NOTIFY, "notify", body, content_type="application/json")
+
+
+def _event_id(message: Message) -> str:
+    """The id of the event that this message, or its companion, is of."""
+    return message.id.removesuffix(_COMPANION)
 
 
 Entry = tuple[Source, PendingEvent]
@@ -162,20 +169,17 @@ class Outbox:
 
     async def _publish(self, batch: Sequence[Entry]) -> Sequence[Entry]:
         """Publish a batch and let go of what was not confirmed; the part that was."""
-        messages = [list(messages_of(event)) for _, event in batch]
-        confirmed: list[Entry] = []
+        messages = [message for _, event in batch for message in messages_of(event)]
+        unsafe = {event.id for _, event in batch}
         try:
-            outcomes = iter(await self._bus.publish([message for group in messages for message in group]))
-            for entry, group in zip(batch, messages, strict=True):
-                safe = [next(outcomes) for _ in group]
-                if all(safe):
-                    confirmed.append(entry)
+            outcomes = await self._bus.publish(messages)
+            unsafe = {_event_id(message) for message, safe in zip(messages, outcomes, strict=True) if not safe}
         finally:
-            kept = {event.id for _, event in confirmed}
-            lost = [(source, event) for source, event in batch if event.id not in kept]
+            lost = [(source, event) for source, event in batch if event.id in unsafe] if unsafe else []
             for name, events in Counter(source.name for source, _ in lost).items():
                 EVENTS_UNPUBLISHED.labels(name).inc(events)
             self._release(event for _, event in lost)
+        confirmed = [(source, event) for source, event in batch if event.id not in unsafe] if unsafe else batch
         for name, events in Counter(source.name for source, _ in confirmed).items():
             EVENTS_PUBLISHED.labels(name).inc(events)
         return confirmed

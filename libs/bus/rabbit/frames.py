@@ -21,6 +21,7 @@ _PROPERTIES = struct.pack(">H", 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7 | 1 << 5 | 
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQ")
 _LENGTH = struct.Struct(">I")
+_TEXT = struct.Struct(">cI")
 _PUBLISH_METHOD = struct.pack(">HHH", _BASIC, _PUBLISH, 0)
 
 
@@ -31,13 +32,9 @@ def publish(message: Message, *, channel: int, mandatory: bool, frame_max: int) 
     if len(header) > frame_max - _FRAME_OVERHEAD:
         raise ValueError(f"headers of message {message.id} exceed a frame")
     bits = bytes((_MANDATORY if mandatory else 0,))
-    return b"".join(
-        (
-            _frame(_METHOD, channel, method + bits),
-            _frame(_HEADER, channel, header),
-            *(_frame(_BODY, channel, part) for part in _parts(message.body, frame_max - _FRAME_OVERHEAD)),
-        )
-    )
+    frames = [_frame(_METHOD, channel, method + bits), _frame(_HEADER, channel, header)]
+    frames += [_frame(_BODY, channel, part) for part in _parts(message.body, frame_max - _FRAME_OVERHEAD)]
+    return b"".join(frames)
 
 
 def _properties(message: Message) -> bytes:
@@ -79,7 +76,7 @@ def _table(headers: Mapping[str, str]) -> bytes:
 
 def _entry(name: str, value: str) -> bytes:
     encoded = value.encode()
-    return b"%bS%b%b" % (_word(name), _LENGTH.pack(len(encoded)), encoded)
+    return _word(name) + _TEXT.pack(b"S", len(encoded)) + encoded
 
 
 _ENTRIES = dict.fromkeys(
