@@ -152,8 +152,7 @@ class Spell:
 
 async def _round(ground: Ground) -> dict[str, dict[str, float]]:
     exchanges = Exchanges()
-    receiver = Receiver(exchanges.take)
-    server = await receiver.listen()
+    server = await Receiver(exchanges.take).listen()
     other = await Receiver(exchanges.take).listen()
     hole = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0, backlog=2048)
     system = await ground.new_system()

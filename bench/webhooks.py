@@ -96,8 +96,7 @@ class _Arrivals:
 
 async def _delivered(ground: Ground, delay: float) -> dict[str, float]:
     arrivals = _Arrivals(int(PER_SECOND * ground.seconds))
-    receiver = Receiver(arrivals.take, delay)
-    server = await receiver.listen()
+    server = await Receiver(arrivals.take, delay).listen()
     system = await ground.new_system()
     async with system.opened() as deps:
         api = await notified_api(deps, server.sockets[0].getsockname()[1])

@@ -87,7 +87,10 @@ def proven(head: bytes, raw: bytes) -> tuple[str, dict[str, str]]:
         SHARED_SECRET, identifier, int(stamp), raw
     ):
         raise Wrong(f"{identifier}: not signed with the shared secret")
-    body: dict[str, str] = json.loads(raw)
+    try:
+        body: dict[str, str] = json.loads(raw)
+    except ValueError:
+        raise Wrong(f"{identifier}: not JSON") from None
     if set(body) != KEYS:
         raise Wrong(f"{identifier}: other keys than the five: {sorted(body)}")
     return identifier, body

@@ -175,11 +175,11 @@ class Outbox:
             outcomes = await self._bus.publish(messages)
             unsafe = {_event_id(message) for message, safe in zip(messages, outcomes, strict=True) if not safe}
         finally:
-            lost = [(source, event) for source, event in batch if event.id in unsafe] if unsafe else []
+            lost = [(source, event) for source, event in batch if event.id in unsafe]
             for name, events in Counter(source.name for source, _ in lost).items():
                 EVENTS_UNPUBLISHED.labels(name).inc(events)
             self._release(event for _, event in lost)
-        confirmed = [(source, event) for source, event in batch if event.id not in unsafe] if unsafe else batch
+        confirmed = [(source, event) for source, event in batch if event.id not in unsafe]
         for name, events in Counter(source.name for source, _ in confirmed).items():
             EVENTS_PUBLISHED.labels(name).inc(events)
         return confirmed

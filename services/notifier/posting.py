@@ -31,7 +31,6 @@ AT_ONCE = 1.0
 REMEMBERED = 1024
 """Endpoints whose connections and part of the head are kept."""
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "tokenwire"}
-_ADDED = frozenset({"Content-Length"})
 _NO_LIMIT = aiohttp.ClientTimeout(total=None)
 
 
@@ -231,7 +230,7 @@ def _prepared(url: str) -> _Endpoint:
         skip_auto_headers=("Accept-Encoding",),
         loop=asyncio.get_running_loop(),
     )
-    headers = {name: value for name, value in request.headers.items() if name not in _ADDED}
+    headers = {name: value for name, value in request.headers.items() if name != "Content-Length"}
     return _Endpoint(request, f"POST {request.url.raw_path_qs} HTTP/1.1\r\n{_lines(headers)}")
 
 

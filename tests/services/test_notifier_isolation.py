@@ -52,6 +52,37 @@ async def test_what_is_over_its_share_waits_in_mongodb(
         assert sum(delivery.lease_until is not None for delivery in deliveries) == 3
 
 
+async def test_the_metrics_say_how_many_are_under_way(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
+    """From the moment that a place is taken until it is given back; beside them, how each ended."""
+    released = asyncio.Event()
+
+    async def held(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.Response(status=204)
+
+    endpoint.behave(held)
+    async with notifier(mongodb_url, database_name) as service:
+
+        async def metric(name: str) -> float:
+            lines = (await service.anybody("GET", "/metrics")).raw.decode().splitlines()
+            return float(next(line for line in lines if line.startswith(name)).rsplit(" ", 1)[1])
+
+        delivered = 'tokenwire_webhook_attempts_total{outcome="delivered"}'
+        api, before = await api_to(service.deps, endpoint.url()), await metric(delivered)
+        events = [token_event(api) for _ in range(3)]
+        await service.publish(*events)
+        await eventually(lambda: endpoint.under_way == 3)
+        assert await metric("tokenwire_webhooks_under_way") == 3
+        released.set()
+        for event in events:
+            await service.reached(event.id, DeliveryState.DELIVERED)
+
+        async def none_is_left() -> bool:
+            return await metric("tokenwire_webhooks_under_way") == 0 and await metric(delivered) == before + 3
+
+        await eventually(none_is_left)
+
+
 async def test_what_a_quick_endpoint_gets_needs_no_place_in_mongodb(
     mongodb_url: str, database_name: str, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
