@@ -1,4 +1,4 @@
-"""An API as Tokenwire uses it: what the readers of Tyk OAS and Tyk Classic definitions produce."""
+"""An API, as it is read from a Tyk OAS or Tyk Classic definition (libs/tyk)."""
 
 import enum
 from datetime import timedelta
@@ -6,14 +6,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
-from contracts.base import Contract, Name, PublicId, Record, Response, Seconds, Text
+from contracts.base import AdminRequest, Contract, Name, PublicId, Record, Response, Seconds, Text
+from contracts.guards import Guards, Unsupported
 
 RESERVED_PATHS = frozenset({"api", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"})
-"""First path segments that belong to Tokenwire itself."""
+"""First path segments that Tokenwire itself uses; no API may listen there."""
+OWN_PATHS_OF_AN_API = frozenset(
+    {
+        "/oauth/authorize",
+        "/oauth/token",
+        "/oauth/revoke",
+        "/oauth/revoke_all",
+        "/tyk/oauth/authorize-client",
+        "/tyk/rate-limits",
+    }
+)
+"""Paths below an API's listen path that Tokenwire itself serves; the gateway never forwards them upstream."""
 
 
 class GrantType(enum.StrEnum):
-    """The value of `grant_type` (RFC 6749 §4)."""
+    """A value of `grant_type` (RFC 6749 §4)."""
 
     AUTHORIZATION_CODE = "authorization_code"
     CLIENT_CREDENTIALS = "client_credentials"
@@ -39,7 +51,7 @@ ListenPath = Annotated[
 
 
 class TokenLocation(Contract):
-    """Where the protected API looks for the access token; None where it does not look."""
+    """Where the gateway looks for the access token of a call; None: not there."""
 
     header: Name | None = "Authorization"
     query: Name | None = None
@@ -47,61 +59,63 @@ class TokenLocation(Contract):
 
 
 class Versioning(Contract):
-    """Where a call says which version of the API it is for."""
+    """How a call selects a version of the API."""
 
     location: Literal["header", "url-param", "url"]
     """A header, a parameter of the query, or the first segment after the listen path."""
     key: Name = ""
     """The name of the header or parameter."""
     default: Name = ""
-    """What a call is for that does not say."""
+    """The version of a call that does not name one."""
     names: tuple[Name, ...] = ()
-    """All versions; a first segment that is none of them is part of the path."""
+    """All versions. With location `url`, a first segment that is not a version is part of the path."""
 
 
 class RequestHeader(Contract):
-    """A header that the upstream gets; `$tyk_meta.<key>` in its value is the grant's metadata of that name."""
+    """A header to add to upstream requests; `$tyk_meta.<key>` in its value is replaced by the grant's metadata."""
 
     name: Name
     value: Text = ""
 
 
 ANY = "*"
-"""In a list of a Cors: all."""
+"""In the lists of a Cors: everything."""
 
 
 class Cors(Contract):
-    """Which scripts of other origins may call the API, and what they may see of its answers."""
+    """CORS: which scripts of other origins may call the API, and what they may read of its responses."""
 
     allowed_origins: tuple[Text, ...] = ()
-    """In lower case; `https://*.example.test` is every name below, ANY every origin. None named: none allowed."""
+    """In lower case; `https://*.example.test` matches every subdomain, ANY every origin. Empty: none."""
     allowed_methods: tuple[Name, ...] = ()
     allowed_headers: tuple[Name, ...] = ()
     exposed_headers: tuple[Name, ...] = ()
     allow_credentials: bool = False
-    """Cookies and the like may come along; of no effect together with ANY origin."""
+    """Whether requests may carry credentials; ignored if every origin is allowed."""
     max_age: int = 0
-    """Seconds for which a browser need not ask again."""
+    """Seconds for which a browser may cache the response to a preflight."""
     options_passthrough: bool = False
-    """The upstream answers a browser that asks; of no effect on what Tokenwire itself answers."""
+    """The upstream handles preflights of proxied calls; Tokenwire's own endpoints are not affected."""
 
 
 class Notifications(Contract):
-    """Where the resource owner service hears of new tokens."""
+    """The webhook that is sent when tokens are issued or refreshed."""
 
     on_key_change_url: Text
     shared_secret: SecretStr = SecretStr("")
 
 
 class RefreshReuse(enum.StrEnum):
-    """What the immediately preceding refresh token gets, shortly after its use."""
+    """What happens if the previous refresh token is used again after its response was sent: the same tokens are
+    returned once more (RECOVER), or the grant is revoked (STRICT). Public clients are always strict.
+    """
 
     RECOVER = "recover"
     STRICT = "strict"
 
 
 class OAuthSettings(Contract):
-    """How this API issues tokens; lifetimes are whole seconds on the wire."""
+    """How the API issues tokens. Lifetimes are serialized as whole seconds."""
 
     grant_types: tuple[GrantType, ...] = ()
     response_types: tuple[Literal["code"], ...] = ("code",)
@@ -114,10 +128,12 @@ class OAuthSettings(Contract):
     code_lifetime: Seconds = timedelta(seconds=60)
     pkce_required: bool = False
     refresh_reuse: RefreshReuse = RefreshReuse.RECOVER
+    scopes: tuple[str, ...] = ()
+    """The scopes that the definition declares; only these are granted (RFC 6749 §3.3)."""
 
 
 class DefinitionFormat(enum.StrEnum):
-    """The two languages an API definition is written in."""
+    """The two formats of Tyk API definitions."""
 
     OAS = "oas"
     CLASSIC = "classic"
@@ -139,19 +155,36 @@ class Api(Record):
     """None: the API has no versions."""
     request_headers: tuple[RequestHeader, ...] = ()
     removed_request_headers: tuple[Name, ...] = ()
+    method_override: bool = False
+    """Whether `X-HTTP-Method-Override`, `X-HTTP-Method` and `X-Method-Override` are passed upstream; the method that
+    they name must then also be allowed for the caller."""
     cors: Cors | None = None
-    """None: scripts of other origins read no answer."""
+    """None: no CORS; browsers hide responses from scripts of other origins."""
     oauth: OAuthSettings | None = None
-    """None: this API issues no tokens."""
+    """None: the API issues no tokens."""
     auth_token: bool = False
-    """True: accepts tokens that another API issued, where a policy grants both."""
+    """True: accepts tokens of other APIs if a policy grants access to both."""
+    guards: Guards | None = None
+    """What the definition requires of a call besides a token; None: nothing."""
+    unsupported: tuple[Unsupported, ...] = ()
+    """Protections in the definition that are not enforced, which the importing operator accepted."""
     format: DefinitionFormat
     definition: SecretStr
-    """The imported document as JSON text, exactly what a reader gets back; it holds the shared secret."""
+    """The imported definition as JSON text. Contains secrets, such as the webhook's shared secret."""
 
 
 class ApiList(Response):
-    """GET /api/apis and /api/apis/oas: documents in Tyk's words."""
+    """GET /api/apis and /api/apis/oas: API definitions in Tyk's format."""
 
     apis: list[dict[str, Any]]
     pages: int
+    """Number of pages with 100 records each; 101 means more than 100."""
+    next: str | None = None
+    """Cursor of the next page, to pass as `after`; absent on the last page."""
+
+
+class ImportQuery(AdminRequest):
+    """How an API is imported."""
+
+    accept_unsupported: bool = False
+    """True: import the definition although it contains protections of Tyk's that Tokenwire does not enforce."""

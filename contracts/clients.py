@@ -1,4 +1,4 @@
-"""Client apps: what is kept of them, and the Dashboard's words for them."""
+"""Client apps: the stored record, and requests and responses in the format of Tyk's Dashboard API."""
 
 import enum
 from datetime import timedelta
@@ -12,6 +12,8 @@ from contracts.base import (
     Contract,
     Moment,
     Name,
+    NewName,
+    NewText,
     PublicId,
     Record,
     Response,
@@ -22,15 +24,15 @@ from contracts.base import (
 
 
 class ClientSecret(Contract):
-    """One secret of a client: a keyed digest to compare with, and, unless secrets are shown once, a sealed copy."""
+    """One secret of a client: a keyed digest to compare with and, unless secrets are shown once, an encrypted copy."""
 
     digest: str
     """`<key id>.<base64url of HMAC-SHA-256>`."""
-    sealed: str | None = None
-    """The secret encrypted under the key ring; None when it is shown once."""
+    encrypted: str | None = None
+    """The secret, encrypted with the key ring; None if secrets are shown only once."""
     created_at: Moment
     expires_at: Moment | None = None
-    """The end of a rotation's overlap; None: valid until replaced."""
+    """When a replaced secret stops working; None: valid until it is replaced."""
 
 
 class Client(Record):
@@ -43,74 +45,81 @@ class Client(Record):
     redirect_uris: tuple[Text, ...] = ()
     policy_ids: tuple[PublicId, ...] = ()
     scope: Scope | None = None
-    """What it may ask for; None: not restricted."""
+    """Scopes that the client may request; None: all that the API declares."""
     meta_data: dict[str, Any] = {}
     secrets: tuple[ClientSecret, ...] = ()
     resource_server: bool = False
-    """True: it stands for its API, and may introspect every access token that the API accepts (RFC 7662)."""
+    """True: the client is the API's resource server and may introspect all access tokens of the API (RFC 7662)."""
+    localhost_any_port: bool = False
+    """True: a redirect URI with host `localhost` matches any port. RFC 8252 §8.3 advises against `localhost`."""
     revoked_before: Moment | None = None
-    """Grants created up to this moment are dead, whatever their own document says."""
+    """Grants created until then are revoked, whatever their own record says."""
+    registration: str | None = None
+    """Keyed digest of the request that registered the client, kept until its response is known to have been sent."""
 
 
 RegisteredSecret = Annotated[SecretStr, Field(min_length=24, max_length=256)]
 
 
 class ClientRegistration(AdminRequest):
-    """POST /api/apis/oauth/{api_id}. Absent `client_id` and `secret` are generated."""
+    """POST /api/apis/oauth/{api_id}. `client_id` and `secret` are generated if they are omitted."""
 
     client_id: ClientId | None = None
     secret: RegisteredSecret | None = None
     public: bool = False
-    """True: no secret at all; only the code grant with PKCE."""
+    """True: a client without a secret, which can use only the authorization code grant with PKCE."""
     api_id: PublicId | None = None
-    """Accepted where it repeats the path."""
+    """Optional; must equal the one in the path."""
     redirect_uri: Text | None = None
-    """One redirect URI, or several separated by `;`."""
+    """One redirect URI, or several separated by `;`. Alternative to `redirect_uris`."""
     redirect_uris: tuple[Text, ...] | None = None
     policy_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")] | None = None
     policy_ids: tuple[PublicId, ...] | None = None
     scope: Scope | None = None
     meta_data: dict[str, Any] | None = None
-    description: Text | None = None
-    client_name: Name | None = None
+    description: NewText | None = None
+    client_name: NewName | None = None
     resource_server: bool = False
-    """True: it stands for its API, and may introspect every access token that the API accepts."""
+    """True: the client is the API's resource server and may introspect all access tokens of the API."""
+    localhost_any_port: bool = False
+    """True: `http://localhost/…` matches any port, as `http://127.0.0.1/…` does (RFC 8252 §7.3)."""
 
 
 class ClientEdit(AdminRequest):
-    """PUT /api/apis/oauth/{api_id}/{client_id}: replaces what it names; what it leaves out stays; null clears."""
+    """PUT /api/apis/oauth/{api_id}/{client_id}: changes the named fields; null clears a field."""
 
     client_id: ClientId | None = None
     api_id: PublicId | None = None
     secret: SecretStr | None = None
-    """Accepted where it repeats the stored one, so that what was read can be written back; rotate changes it."""
+    """Must equal the current secret, so that a client that was read can be written back; change it with …/rotate."""
     redirect_uri: Text | None = None
     redirect_uris: tuple[Text, ...] | None = None
     policy_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")] | None = None
     policy_ids: tuple[PublicId, ...] | None = None
     scope: Scope | None = None
     meta_data: dict[str, Any] | None = None
-    description: Text | None = None
-    client_name: Name | None = None
+    description: NewText | None = None
+    client_name: NewName | None = None
     resource_server: bool | None = None
+    localhost_any_port: bool | None = None
     public: bool | None = None
     created_at: Moment | None = None
     updated_at: Moment | None = None
 
 
 class SecretRotation(AdminRequest):
-    """PUT …/rotate: a new secret; the old one works for `overlap` seconds more (0: dies at once)."""
+    """PUT …/rotate: sets a new secret; the old one works for `overlap` more seconds (0: not at all)."""
 
     overlap: Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=90))] = timedelta(0)
     secret: RegisteredSecret | None = None
 
 
 class OAuthClient(Response):
-    """A client app as the Dashboard API shows it."""
+    """A client app in the Dashboard API's format."""
 
     client_id: str
     secret: str | None = None
-    """Absent where secrets are shown once, or the operator may not see it."""
+    """Absent if secrets are shown only once, or if the operator lacks `write`."""
     api_id: str
     redirect_uri: str
     redirect_uris: tuple[str, ...]
@@ -122,6 +131,8 @@ class OAuthClient(Response):
     client_name: str
     public: bool
     resource_server: bool
+    localhost_any_port: bool | None = None
+    """Absent if it is off."""
     created_at: Moment
     updated_at: Moment
 
@@ -131,10 +142,13 @@ class ClientList(Response):
 
     apps: list[OAuthClient]
     pages: int
+    """Number of pages with 100 records each; 101 means more than 100."""
+    next: str | None = None
+    """Cursor of the next page, to pass as `after`; absent on the last page."""
 
 
 class ClientDeletion(enum.StrEnum):
-    """Why a client went away."""
+    """Why a client was deleted."""
 
     CLIENT_DELETED = "client_deleted"
     API_DELETED = "api_deleted"

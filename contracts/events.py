@@ -1,7 +1,13 @@
-"""The catalogue of events: CloudEvents 1.0 in structured mode, one class per type, ids and never a token."""
+"""The catalogue of events: CloudEvents 1.0 in structured mode, one class per type, with ids and never a token.
 
+The class of an event type is its only declaration. Its class variables, most of them inherited from a base class, say
+which records it is about, whether the audit log keeps it, and what its routing key ends with. `EVENTS` collects the
+classes; the recorder, the audit log, the event stream, the AsyncAPI document and the JSON Schemas are made from it.
+"""
+
+import enum
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Union
 
 from pydantic import Field
 
@@ -12,14 +18,30 @@ from contracts.grants import RevocationReason
 from contracts.operators import Actor, Permission
 
 VENDOR = "io.tokenwire."
-"""Prefix of every CloudEvents `type`; a routing key is the type without it, plus the api id."""
+"""Prefix of every CloudEvents `type`. A routing key is the type without it, and one word more."""
+
+_declared: list["type[Event]"] = []
+
+
+class InAuditLog(enum.Enum):
+    """Whether the audit log keeps events of a type."""
+
+    ALWAYS = "always"
+    BY_OPERATOR = "by_operator"
+    """Only if an operator caused it: the event's data has an `actor`."""
+    NEVER = "never"
 
 
 class Event(Contract):
-    """A fact that stays true. Serialised without its None fields, it is the message body."""
+    """Something that has happened. Serialised without its None fields, it is the body of the message."""
 
     stem: ClassVar[str]
     """The type without the vendor prefix."""
+    collection: ClassVar[str]
+    """The collection of the records that these events are about."""
+    last_word: ClassVar[str] = "{api_id}"
+    """What follows the stem in the routing key; see `contracts.channels.WORDS`."""
+    in_audit_log: ClassVar[InAuditLog] = InAuditLog.NEVER
 
     specversion: Literal["1.0"] = "1.0"
     id: str
@@ -29,16 +51,24 @@ class Event(Contract):
     type: str
     time: Moment
     subject: str
-    """The id of the record whose change this is: grant, client, API, policy, operator or delivery."""
+    """The id of the record that has changed: a grant, client, API, policy, operator, resource owner or delivery."""
     sequence: str
-    """Ten digits: the version that the change gave to the record. A subscriber sees a gap as a missing number."""
+    """Ten digits: the version of the record after the change. A subscriber notices a gap by a missing number."""
     datacontenttype: Literal["application/json"] = "application/json"
     traceparent: str | None = None
     """The trace of the request that caused it (W3C Trace Context)."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Derive the stem of an event type from its `type`, and add it to the catalogue."""
+        type_ = cls.model_fields["type"].default
+        if isinstance(type_, str):  # a base class of several event types has none
+            cls.stem = type_.removeprefix(VENDOR)
+            _declared.append(cls)
+
 
 class GrantData(Contract):
-    """What every event of a grant says."""
+    """The data of every event about a grant."""
 
     grant_id: str
     api_id: str
@@ -56,30 +86,30 @@ class TokenData(GrantData):
     expires_at: Moment
     refresh_expires_at: Moment | None = None
     notify: bool = False
-    """True: the resource owner service gets a webhook for this."""
+    """True if a webhook is sent for this."""
 
 
 class RefreshData(TokenData):
-    """A token pair that took the place of another."""
+    """A token pair that replaced another."""
 
     previous_token_id: str
 
 
 class RevokedTokenData(GrantData):
-    """One access token ended; the grant lives."""
+    """One revoked access token."""
 
     token_id: str
     reason: RevocationReason
     actor: Actor | None = None
-    """The operator who ended it; None: no operator did."""
+    """The operator who revoked it; None if no operator did."""
 
 
 class RevokedGrantData(GrantData):
-    """The grant and all its tokens ended."""
+    """A revoked grant, with all its tokens."""
 
     reason: RevocationReason
     actor: Actor | None = None
-    """The operator who ended this grant by itself; None: no operator did, or one ended it with others."""
+    """The operator who revoked this grant alone; None if no operator did, or if it was revoked with others."""
 
 
 class CodeData(GrantData):
@@ -89,12 +119,12 @@ class CodeData(GrantData):
 
 
 class ManagedData(Contract):
-    """What every change of a record of management says of itself."""
+    """The data of every event about a record of the management API."""
 
     actor: Actor | None = None
-    """The operator who made it, or the change that it follows from; None: no operator did."""
+    """The operator who made the change, or the change that it follows from; None if no operator did."""
     changed: tuple[str, ...] | None = None
-    """Names of the record's fields that have another value than before; None where it was made or is gone."""
+    """Names of the fields whose values changed; None if the record was created or deleted."""
 
 
 class ClientData(ManagedData):
@@ -105,7 +135,7 @@ class ClientData(ManagedData):
 
 
 class DeletedClientData(ClientData):
-    """A client app that is gone, and why."""
+    """A deleted client app, and why."""
 
     reason: ClientDeletion = ClientDeletion.CLIENT_DELETED
 
@@ -129,7 +159,7 @@ class OperatorData(ManagedData):
     operator_id: str
     name: str
     permissions: tuple[Permission, ...] | None = None
-    """What the key opens after the change; None where it is dead."""
+    """The permissions after the change; None if the operator was deleted."""
 
 
 class ResourceOwnerData(ManagedData):
@@ -152,256 +182,269 @@ class NotificationData(Contract):
 
 
 class RedeliveryData(NotificationData):
-    """A webhook delivery that begins anew."""
+    """A webhook delivery that is sent again."""
 
     actor: Actor | None = None
-    """The operator who had it sent again."""
+    """The operator who requested it."""
 
 
-class CodeIssued(Event):
+class GrantEvent(Event):
+    """About a grant: its code, its tokens, or the grant itself."""
+
+    collection: ClassVar[str] = "grants"
+
+
+class ManagementEvent(Event):
+    """About a record of the management API."""
+
+    in_audit_log: ClassVar[InAuditLog] = InAuditLog.ALWAYS
+
+
+class ClientEvent(ManagementEvent):
+    """About a client app."""
+
+    collection: ClassVar[str] = "clients"
+
+
+class ApiEvent(ManagementEvent):
+    """About an API."""
+
+    collection: ClassVar[str] = "apis"
+
+
+class PolicyEvent(ManagementEvent):
+    """About a policy."""
+
+    collection: ClassVar[str] = "policies"
+    last_word: ClassVar[str] = "{policy_id}"
+
+
+class OperatorEvent(ManagementEvent):
+    """About an operator."""
+
+    collection: ClassVar[str] = "operators"
+    last_word: ClassVar[str] = "{operator_id}"
+
+
+class ResourceOwnerEvent(ManagementEvent):
+    """About a resource owner. The routing key does not have the user name, which may hold any character."""
+
+    collection: ClassVar[str] = "resource_owners"
+    last_word: ClassVar[str] = "user"
+
+
+class NotificationEvent(Event):
+    """About the delivery of a webhook."""
+
+    collection: ClassVar[str] = "deliveries"
+
+
+class CodeIssued(GrantEvent):
     """An authorization code was issued."""
 
-    stem: ClassVar[str] = "code.issued"
     type: Literal["io.tokenwire.code.issued"] = "io.tokenwire.code.issued"
     data: CodeData
 
 
-class TokenNew(Event):
+class TokenNew(GrantEvent):
     """The first token (pair) of a grant was issued."""
 
-    stem: ClassVar[str] = "token.new"
     type: Literal["io.tokenwire.token.new"] = "io.tokenwire.token.new"
     data: TokenData
 
 
-class TokenRefresh(Event):
-    """A refresh token was used: its pair ended, the next one began."""
+class TokenRefresh(GrantEvent):
+    """A refresh token was used: its token pair ended, and a new one was issued."""
 
-    stem: ClassVar[str] = "token.refresh"
     type: Literal["io.tokenwire.token.refresh"] = "io.tokenwire.token.refresh"
     data: RefreshData
 
 
-class TokenRevoked(Event):
-    """One access token was revoked; its grant goes on."""
+class TokenRevoked(GrantEvent):
+    """One access token was revoked; its grant stays valid."""
 
-    stem: ClassVar[str] = "token.revoked"
+    in_audit_log: ClassVar[InAuditLog] = InAuditLog.BY_OPERATOR
     type: Literal["io.tokenwire.token.revoked"] = "io.tokenwire.token.revoked"
     data: RevokedTokenData
 
 
-class GrantRevoked(Event):
-    """A grant ended, and with it its code, access token and refresh token."""
+class GrantRevoked(GrantEvent):
+    """A grant was revoked, with its code, access token and refresh token."""
 
-    stem: ClassVar[str] = "grant.revoked"
+    in_audit_log: ClassVar[InAuditLog] = InAuditLog.BY_OPERATOR
     type: Literal["io.tokenwire.grant.revoked"] = "io.tokenwire.grant.revoked"
     data: RevokedGrantData
 
 
-class ClientCreated(Event):
+class ClientCreated(ClientEvent):
     """A client app was registered."""
 
-    stem: ClassVar[str] = "client.created"
     type: Literal["io.tokenwire.client.created"] = "io.tokenwire.client.created"
     data: ClientData
 
 
-class ClientUpdated(Event):
+class ClientUpdated(ClientEvent):
     """A client app was edited."""
 
-    stem: ClassVar[str] = "client.updated"
     type: Literal["io.tokenwire.client.updated"] = "io.tokenwire.client.updated"
     data: ClientData
 
 
-class ClientSecretRotated(Event):
+class ClientSecretRotated(ClientEvent):
     """A client app got a new secret."""
 
-    stem: ClassVar[str] = "client.secret_rotated"
     type: Literal["io.tokenwire.client.secret_rotated"] = "io.tokenwire.client.secret_rotated"
     data: ClientData
 
 
-class ClientTokensRevoked(Event):
-    """Every grant that the client had up to now is dead (`revoke_all`); one `grant.revoked` each follows."""
+class ClientTokensRevoked(ClientEvent):
+    """All grants that the client has had so far are revoked (`revoke_all`); a `grant.revoked` for each follows."""
 
-    stem: ClassVar[str] = "client.tokens_revoked"
     type: Literal["io.tokenwire.client.tokens_revoked"] = "io.tokenwire.client.tokens_revoked"
     data: ClientData
 
 
-class ClientDeleted(Event):
-    """A client app is gone; its grants are dead, and one `grant.revoked` each follows."""
+class ClientDeleted(ClientEvent):
+    """A client app was deleted; its grants are revoked, and a `grant.revoked` for each follows."""
 
-    stem: ClassVar[str] = "client.deleted"
     type: Literal["io.tokenwire.client.deleted"] = "io.tokenwire.client.deleted"
     data: DeletedClientData
 
 
-class ApiCreated(Event):
+class ApiCreated(ApiEvent):
     """An API was imported."""
 
-    stem: ClassVar[str] = "api.created"
     type: Literal["io.tokenwire.api.created"] = "io.tokenwire.api.created"
     data: ApiData
 
 
-class ApiUpdated(Event):
+class ApiUpdated(ApiEvent):
     """An API's definition was replaced."""
 
-    stem: ClassVar[str] = "api.updated"
     type: Literal["io.tokenwire.api.updated"] = "io.tokenwire.api.updated"
     data: ApiData
 
 
-class ApiDeleted(Event):
-    """An API is gone; `client.deleted` for each of its clients follows."""
+class ApiDeleted(ApiEvent):
+    """An API was deleted; a `client.deleted` for each of its clients follows."""
 
-    stem: ClassVar[str] = "api.deleted"
     type: Literal["io.tokenwire.api.deleted"] = "io.tokenwire.api.deleted"
     data: ApiData
 
 
-class PolicyCreated(Event):
+class PolicyCreated(PolicyEvent):
     """A policy was added."""
 
-    stem: ClassVar[str] = "policy.created"
     type: Literal["io.tokenwire.policy.created"] = "io.tokenwire.policy.created"
     data: PolicyData
 
 
-class PolicyUpdated(Event):
-    """A policy was replaced; it applies to tokens already issued."""
+class PolicyUpdated(PolicyEvent):
+    """A policy was replaced; the new one applies to tokens already issued."""
 
-    stem: ClassVar[str] = "policy.updated"
     type: Literal["io.tokenwire.policy.updated"] = "io.tokenwire.policy.updated"
     data: PolicyData
 
 
-class PolicyDeleted(Event):
-    """A policy is gone; it grants nothing any more."""
+class PolicyDeleted(PolicyEvent):
+    """A policy was deleted; it no longer grants anything."""
 
-    stem: ClassVar[str] = "policy.deleted"
     type: Literal["io.tokenwire.policy.deleted"] = "io.tokenwire.policy.deleted"
     data: PolicyData
 
 
-class OperatorCreated(Event):
-    """An operator key was made."""
+class OperatorCreated(OperatorEvent):
+    """An operator was created."""
 
-    stem: ClassVar[str] = "operator.created"
     type: Literal["io.tokenwire.operator.created"] = "io.tokenwire.operator.created"
     data: OperatorData
 
 
-class OperatorUpdated(Event):
+class OperatorUpdated(OperatorEvent):
     """An operator's name or permissions changed."""
 
-    stem: ClassVar[str] = "operator.updated"
     type: Literal["io.tokenwire.operator.updated"] = "io.tokenwire.operator.updated"
     data: OperatorData
 
 
-class OperatorDeleted(Event):
-    """An operator key is dead."""
+class OperatorDeleted(OperatorEvent):
+    """An operator was deleted; the key is no longer accepted."""
 
-    stem: ClassVar[str] = "operator.deleted"
     type: Literal["io.tokenwire.operator.deleted"] = "io.tokenwire.operator.deleted"
     data: OperatorData
 
 
-class ResourceOwnerCreated(Event):
+class ResourceOwnerCreated(ResourceOwnerEvent):
     """A resource owner was added."""
 
-    stem: ClassVar[str] = "resource_owner.created"
     type: Literal["io.tokenwire.resource_owner.created"] = "io.tokenwire.resource_owner.created"
     data: ResourceOwnerData
 
 
-class ResourceOwnerUpdated(Event):
+class ResourceOwnerUpdated(ResourceOwnerEvent):
     """A resource owner was edited."""
 
-    stem: ClassVar[str] = "resource_owner.updated"
     type: Literal["io.tokenwire.resource_owner.updated"] = "io.tokenwire.resource_owner.updated"
     data: ResourceOwnerData
 
 
-class ResourceOwnerDeleted(Event):
-    """A resource owner is gone."""
+class ResourceOwnerDeleted(ResourceOwnerEvent):
+    """A resource owner was deleted."""
 
-    stem: ClassVar[str] = "resource_owner.deleted"
     type: Literal["io.tokenwire.resource_owner.deleted"] = "io.tokenwire.resource_owner.deleted"
     data: ResourceOwnerData
 
 
-class NotificationDelivered(Event):
-    """A resource owner service took the webhook."""
+class NotificationDelivered(NotificationEvent):
+    """The receiver accepted the webhook (2xx)."""
 
-    stem: ClassVar[str] = "notification.delivered"
     type: Literal["io.tokenwire.notification.delivered"] = "io.tokenwire.notification.delivered"
     data: NotificationData
 
 
-class NotificationFailed(Event):
-    """An attempt failed; another will follow."""
+class NotificationFailed(NotificationEvent):
+    """An attempt to deliver a webhook failed; another will follow."""
 
-    stem: ClassVar[str] = "notification.failed"
     type: Literal["io.tokenwire.notification.failed"] = "io.tokenwire.notification.failed"
     data: NotificationData
 
 
-class NotificationExhausted(Event):
-    """No further attempt will be made by itself; an operator may redeliver."""
+class NotificationExhausted(NotificationEvent):
+    """A webhook was given up after its last attempt; an operator may redeliver it."""
 
-    stem: ClassVar[str] = "notification.exhausted"
     type: Literal["io.tokenwire.notification.exhausted"] = "io.tokenwire.notification.exhausted"
     data: NotificationData
 
 
-class NotificationRedelivered(Event):
-    """An operator has had it sent again: it is due now, with every attempt before it."""
+class NotificationRedelivered(NotificationEvent):
+    """An operator requested that a webhook is sent again; delivery is scheduled now, and its attempts start again."""
 
-    stem: ClassVar[str] = "notification.redelivered"
+    in_audit_log: ClassVar[InAuditLog] = InAuditLog.BY_OPERATOR
     type: Literal["io.tokenwire.notification.redelivered"] = "io.tokenwire.notification.redelivered"
     data: RedeliveryData
 
 
-AnyEvent = Annotated[
-    CodeIssued
-    | TokenNew
-    | TokenRefresh
-    | TokenRevoked
-    | GrantRevoked
-    | ClientCreated
-    | ClientUpdated
-    | ClientSecretRotated
-    | ClientTokensRevoked
-    | ClientDeleted
-    | ApiCreated
-    | ApiUpdated
-    | ApiDeleted
-    | PolicyCreated
-    | PolicyUpdated
-    | PolicyDeleted
-    | OperatorCreated
-    | OperatorUpdated
-    | OperatorDeleted
-    | ResourceOwnerCreated
-    | ResourceOwnerUpdated
-    | ResourceOwnerDeleted
-    | NotificationDelivered
-    | NotificationFailed
-    | NotificationExhausted
-    | NotificationRedelivered,
-    Field(discriminator="type"),
-]
-"""Whatever may come from `tokenwire.events`."""
+EVENTS: tuple[type[Event], ...] = tuple(_declared)
+"""The class of every event type, in the order of declaration."""
 
-GrantEvent = CodeIssued | TokenNew | TokenRefresh | TokenRevoked | GrantRevoked
+if TYPE_CHECKING:
+    AnyEvent = Event
+else:
+    AnyEvent = Annotated[Union[EVENTS], Field(discriminator="type")]  # noqa: UP007 - of a tuple
+    """Any event that is published on `tokenwire.events`, for validation: the type decides about the class."""
+
+
+class RefusedBy(enum.StrEnum):
+    """Whose queue on the bus refused an event."""
+
+    POOL = "pool"
+    """One of Tokenwire's own queues."""
+    SUBSCRIBER = "subscriber"
+    """A queue of a downstream system; Tokenwire's own queues have the event."""
 
 
 class PendingEvent(NamedTuple):
-    """An event that was committed with its record and is not yet known to be published."""
+    """An event that was committed with its record and is not known to be published yet."""
 
     id: str
     owner: str
@@ -409,14 +452,16 @@ class PendingEvent(NamedTuple):
     key: str
     """The routing key."""
     body: bytes
-    """The event as JSON: the very bytes to publish, on every attempt."""
+    """The event as JSON; every attempt publishes the same bytes."""
     at: datetime
     sealed: bytes | None = None
-    """The webhook's body sealed to the notifier's public key; only for events that are notified."""
+    """The webhook's body, sealed to the notifier's public key; only for events with a webhook."""
+    refused_by: RefusedBy | None = None
+    """Set once a queue refused it; it is published again when that queue accepts messages again."""
 
 
 class NotificationCommand(Contract):
-    """What travels to the notifier alone: the event, and the webhook's body under its public key."""
+    """The message to the notifier alone: the event, and the webhook's body sealed to the notifier's public key."""
 
     event: Annotated[TokenNew | TokenRefresh, Field(discriminator="type")]
     sealed: str

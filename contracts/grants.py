@@ -1,4 +1,4 @@
-"""A grant — one authorization of one client on one API — and the bodies of the endpoints that change it."""
+"""Grants (one authorization of one client on one API) and the requests and responses of the OAuth endpoints."""
 
 import enum
 from typing import Annotated, Any, Literal
@@ -7,12 +7,12 @@ from pydantic import Field, RootModel, SecretStr
 
 from contracts.apis import GrantType
 from contracts.base import ClientId, Contract, Moment, PublicId, Request, Response, Scope
-from contracts.errors import OAuthErrorBody
-from contracts.limits import QuotaStanding, RateLimit
+from contracts.error_bodies import OAuthErrorBody
+from contracts.limits import QuotaStatus, RateLimit
 
 
 class GrantState(enum.StrEnum):
-    """Where a grant is: a code issued, tokens live, or over."""
+    """Code issued, tokens issued, or revoked."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -20,12 +20,14 @@ class GrantState(enum.StrEnum):
 
 
 class RevocationReason(enum.StrEnum):
-    """Why a token or a grant ended before its time."""
+    """Why a token or a grant was revoked."""
 
     CODE_REPLAY = "code_replay"
+    """The authorization code was used twice (RFC 6749 §4.1.2)."""
     REFRESH_REUSE = "refresh_reuse"
+    """A refresh token was used twice (RFC 9700 §4.14.2)."""
     CLIENT_REQUEST = "client_request"
-    """RFC 7009."""
+    """By the client itself (RFC 7009)."""
     OPERATOR = "operator"
     REVOKE_ALL = "revoke_all"
     CLIENT_DELETED = "client_deleted"
@@ -33,17 +35,17 @@ class RevocationReason(enum.StrEnum):
 
 
 class Code(Contract):
-    """The authorization code of a grant; it stays after its use, so that a replay is recognised."""
+    """The authorization code of a grant. It is kept after its use, so that a replay is recognised."""
 
     digest: bytes
     expires_at: Moment
     used_at: Moment | None = None
     failures: int = 0
-    """Wrong PKCE verifiers so far."""
+    """Number of wrong PKCE verifiers presented with it."""
 
 
 class AccessToken(Contract):
-    """The live access token of a grant."""
+    """The current access token of a grant."""
 
     digest: bytes
     scope: Scope | None = None
@@ -53,63 +55,81 @@ class AccessToken(Contract):
 
 
 class RefreshToken(Contract):
-    """The live refresh token of a grant."""
+    """The current refresh token of a grant."""
 
     digest: bytes
     expires_at: Moment
 
 
 class UsedRefreshToken(Contract):
-    """The refresh token used last, and its successor pair sealed under a key that only its holder can derive."""
+    """The previous refresh token, which was exchanged for the current one."""
 
     digest: bytes
     expires_at: Moment
     used_at: Moment
-    successor: bytes | None = None
-    """None where the API's `refresh_reuse` is strict."""
+    shared: bool = False
+    """True: it was sent in two responses (`IssuedResponse.recovered`), so two parties may have it, and a second use
+    proves it."""
+
+
+class IssuedResponse(Contract):
+    """The response that carries the newest token pair, in exchange for a code or refresh token."""
+
+    id: str
+    """New each time the pair is sent again after `recovered`: it tells which response `written_at` is about."""
+    at: Moment
+    """When the response was made."""
+    box: bytes | None = None
+    """The pair, encrypted with a key derived from the presented code or refresh token, which is not in the database."""
+    recoverable: bool = False
+    """Whether the box is kept after the response was sent, to recover a response that got lost."""
+    recovered: bool = False
+    """Whether the pair was sent a second time although the first response had been sent."""
+    written_at: Moment | None = None
+    """When the response was written to the client's connection; None: it is not known to have been."""
 
 
 class Grant(Contract):
-    """One authorization of one client on one API; one document, advanced by one atomic write at a time."""
+    """One authorization of one client on one API: one document, changed by one atomic write at a time."""
 
     grant_id: str
     version: Annotated[int, Field(ge=1)] = 1
-    """Counts the writes."""
+    """Number of writes so far."""
     sequence: Annotated[int, Field(ge=0)] = 0
-    """Counts the events; the newest one's `sequence`."""
+    """Number of events so far: the `sequence` of the newest one."""
     state: GrantState
     api_id: PublicId
     client_id: ClientId
     grant_type: GrantType
     subject: str | None = None
-    """Who authorized it (RFC 7662 `sub`); None for client_credentials."""
+    """The resource owner (RFC 7662 `sub`); None for client_credentials."""
     scope: Scope | None = None
     redirect_uri: str | None = None
     redirect_uri_requested: bool = False
-    """True: the authorization request named it, so the token request must repeat it (RFC 6749 §4.1.3)."""
+    """True: the authorization request had it, so the token request must repeat it (RFC 6749 §4.1.3)."""
     code_challenge: str | None = None
-    policy_ids: tuple[PublicId, ...] = ()
-    """Policies of the resource owner; the client's own are read from the client at each use."""
     password_since: Moment | None = None
-    """When the password that it was given for was set; None where it was given for none."""
+    """When the password that the grant was issued for was set; None for other grant types."""
     key_rules: dict[str, Any] | None = None
     generation: int = 0
-    """0: the code; then the number of token pairs issued."""
+    """0 while there is only the code, then the number of token pairs issued."""
     code: Code | None = None
     access: AccessToken | None = None
     refresh: RefreshToken | None = None
     used_refresh: UsedRefreshToken | None = None
+    response: IssuedResponse | None = None
+    """The response with the newest pair; None if no code or refresh token was exchanged for it."""
     created_at: Moment
     expires_at: Moment
-    """No refresh token outlives this."""
+    """No token of the grant is valid after this."""
     ended_at: Moment | None = None
     ended_reason: RevocationReason | None = None
     last_event: str = ""
-    """The id of the event that the newest version wrote; it proves whose write an ambiguous answer was about."""
+    """The id of the newest version's event. It tells whether a write with unknown outcome has succeeded."""
 
 
 class CodeRequest(Request):
-    """POST …/authorize-client (RFC 6749 §4.1.1, RFC 7636 §4.3), asked by the identity server."""
+    """POST …/authorize-client, sent by the identity server (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
 
     response_type: str = ""
     response_mode: str | None = None
@@ -124,7 +144,7 @@ class CodeRequest(Request):
 
 
 class CodeResponse(Response):
-    """What the identity server gets: where to send the browser."""
+    """The code, and the URL to which the identity server redirects the browser."""
 
     code: str
     redirect_to: str
@@ -132,7 +152,7 @@ class CodeResponse(Response):
 
 
 class CodeRefusal(OAuthErrorBody):
-    """Why there is no code; where client and redirect URI are proven, also where to send the browser with that."""
+    """The error; if client and redirect URI are verified, also the URL that takes it to the client."""
 
     redirect_to: str | None = None
     state: str | None = None
@@ -176,14 +196,14 @@ class RevocationRequest(Request):
 
 
 class RevocationResponse(Response):
-    """The answer to a client, which does not tell whether there was anything to revoke."""
+    """The response to a client. It does not tell whether there was a token to revoke."""
 
     status: Literal["ok"] = "ok"
     message: str
 
 
 class IssuedToken(Response):
-    """A live access token as an operator sees it."""
+    """A valid access token in an operator's list."""
 
     code: str
     """The token's public id; `…/revoke` accepts it as `token`."""
@@ -193,8 +213,8 @@ class IssuedToken(Response):
     subject: str | None = None
     scope: str | None = None
     rate_limit: RateLimit | None = None
-    """Absent, as the next, where nothing limits the grant so."""
-    quota: QuotaStanding | None = None
+    """Absent if the grant has no rate limit; likewise `quota`."""
+    quota: QuotaStatus | None = None
 
 
 class IssuedTokenList(RootModel[list[IssuedToken]]):
@@ -202,7 +222,7 @@ class IssuedTokenList(RootModel[list[IssuedToken]]):
 
 
 class Pagination(Response):
-    """Tyk's page words."""
+    """The paging fields of Tyk's API."""
 
     page_num: int
     page_total: int

@@ -1,4 +1,4 @@
-"""How a process says that it is well."""
+"""Bodies of the health endpoints."""
 
 from typing import Literal
 
@@ -8,15 +8,18 @@ from contracts.base import Response
 
 
 class Status(Response):
-    """All is well."""
+    """Status `ok`."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(Response):
-    """Ready or not; beside `status` each dependency by its name, with `ok` or what is wrong with it."""
+    """Readiness. Besides `status` there is a field for each dependency, with `ok` or what is wrong with it.
+
+    `degraded`: requests are served, but background work is late.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str]
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"]

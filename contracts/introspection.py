@@ -1,4 +1,4 @@
-"""Token introspection (RFC 7662): the question, and the answer to whoever may know."""
+"""Token introspection (RFC 7662): request and response."""
 
 import enum
 from typing import Literal
@@ -9,11 +9,11 @@ from contracts.base import Request, Response
 
 
 class TokenUse(enum.StrEnum):
-    """What a token is good for."""
+    """Kind of token."""
 
     ACCESS = "access"
     REFRESH = "refresh"
-    """Never taken at a protected API."""
+    """Never accepted by a protected API."""
 
 
 class IntrospectionRequest(Request):
@@ -21,33 +21,33 @@ class IntrospectionRequest(Request):
 
     token: str = ""
     token_type_hint: str | None = None
-    """No more than a hint: a token says itself what it is."""
+    """Ignored: the prefix of a token tells its kind."""
     client_id: str | None = None
     client_secret: SecretStr | None = None
     secret: SecretStr | None = None
 
 
 class Introspection(Response):
-    """RFC 7662 §2.2: all of it where the token is active and the caller may know, else `active` alone."""
+    """RFC 7662 §2.2. Only `active` if the token is not active, or the caller may not know about it."""
 
     active: bool
     token_use: TokenUse | None = None
     token_type: Literal["bearer"] | None = None
     client_id: str | None = None
     sub: str | None = None
-    """Who authorized it; absent for client_credentials."""
+    """The user who authorized the client; absent for client_credentials."""
     username: str | None = None
-    """The same."""
+    """Same as `sub`."""
     scope: str | None = None
-    """Absent where it is not limited."""
+    """Absent if the scope is not limited."""
     iss: str | None = None
-    """The issuer of the API that issued it."""
+    """Issuer of the token."""
     aud: tuple[str, ...] | None = None
-    """The ids of the APIs that it opens, the issuing one first; absent for a refresh token, which opens none."""
+    """Ids of the APIs that accept the token, the issuing one first; absent for a refresh token."""
     iat: int | None = None
     exp: int | None = None
-    """Unix seconds, as `iat`."""
+    """Unix seconds, like `iat`."""
     jti: str | None = None
-    """The access token's public id, under which it can be revoked."""
+    """Public id of the access token; it can be revoked by this id."""
     grant_id: str | None = None
-    """The same for every token of one grant."""
+    """Same for all tokens of one grant."""

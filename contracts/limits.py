@@ -1,4 +1,4 @@
-"""How much a grant may call."""
+"""Rate limits and quotas of grants."""
 
 from typing import Annotated
 
@@ -8,31 +8,31 @@ from contracts.base import Contract, Response
 
 
 class Limits(Contract):
-    """What a grant's policies allow it in number, on one API or on all of them together."""
+    """The rate limit and quota of a grant, for one API or for all of them together."""
 
     rate: Annotated[int, Field(ge=0)] = 0
-    """Requests in any `per` seconds; 0: not limited."""
+    """Requests in any period of `per` seconds; 0: not limited."""
     per: Annotated[float, Field(ge=0)] = 0
     quota_max: Annotated[int, Field(ge=-1)] = -1
     """Requests in one window; -1: not limited."""
     quota_renewal_rate: Annotated[int, Field(ge=0)] = 0
-    """Seconds of the window, which begins with its first request; 0: it never ends."""
+    """Length of the window in seconds; it begins with its first request. 0: it never ends."""
 
 
-class Standing(Contract):
-    """How much of its limits a grant has left, on one API or on all of them together."""
+class LimitStatus(Contract):
+    """The limits of a grant and what is left of them, for one API or for all of them together."""
 
     rate: int
     per: float
     quota_max: int
     quota_remaining: int
-    """Requests left in the window; what a gateway holds in reserve counts as made until it is given back."""
+    """Requests left in the window; requests that a gateway has leased count as made until it gives them back."""
     quota_renews: int
-    """When the window ends (Unix time); 0 where it never does, or has not begun."""
+    """When the window ends (Unix seconds); 0 if it never ends or has not begun."""
 
 
-class QuotaStanding(Response):
-    """Tyk's words for a quota; -1: none, and then 0 for when it is renewed."""
+class QuotaStatus(Response):
+    """A quota in Tyk's format. Without a quota, `quota_max` is -1 and `quota_renews` is 0."""
 
     quota_max: int
     quota_remaining: int
@@ -41,7 +41,7 @@ class QuotaStanding(Response):
 
 
 class RateLimit(Response):
-    """So many requests in any so many seconds; 0: not limited."""
+    """A rate limit: `requests` in any period of `per_unit` seconds; 0: not limited."""
 
     requests: int
     per_unit: float
@@ -50,5 +50,5 @@ class RateLimit(Response):
 class RateLimits(Response):
     """GET /<listen-path>/tyk/rate-limits."""
 
-    quota: QuotaStanding
+    quota: QuotaStatus
     rate_limit: RateLimit

@@ -1,15 +1,15 @@
-"""Operators: who may use the management API, and for what."""
+"""Operators: the users of the management API, and their permissions."""
 
 import enum
 from typing import Annotated
 
 from pydantic import Field
 
-from contracts.base import AdminRequest, Contract, Moment, Name, PublicId, Record, Response
+from contracts.base import AdminRequest, Contract, Moment, Name, NewName, PublicId, Record, Response
 
 
 class Permission(enum.StrEnum):
-    """What an operator key opens. `admin` includes all others and is the only one that manages operators."""
+    """A permission of an operator. `admin` includes all others and is required to manage operators."""
 
     READ = "read"
     WRITE = "write"
@@ -19,7 +19,7 @@ class Permission(enum.StrEnum):
 
 
 class Operator(Record):
-    """The holder of an operator key; only the key's SHA-256 is kept (the key is generated and long)."""
+    """An operator. Only the SHA-256 of the key is stored; keys are long and random, so they need no slow hash."""
 
     operator_id: PublicId
     name: Name
@@ -28,26 +28,26 @@ class Operator(Record):
 
 
 class Actor(Contract):
-    """The operator who made a change, and the request that made it."""
+    """The operator who made a change, and the request with which it was made."""
 
     operator_id: str
     name: str
-    """As it was then."""
+    """The operator's name at that time."""
     address: str | None = None
-    """Where the request came from, as far as the services can know it."""
+    """Client address of the request; taken from `X-Forwarded-For` only if a trusted proxy set it."""
     request_id: str | None = None
-    """`X-Request-Id` of the answer, and of the lines in the logs."""
+    """`X-Request-Id` of the response, which is also in the log lines of the request."""
 
 
 class OperatorRegistration(AdminRequest):
-    """POST /api/operators, and PUT /api/operators/{operator_id}, which replaces both."""
+    """POST /api/operators, and PUT /api/operators/{operator_id}, which replaces both fields."""
 
-    name: Annotated[Name, Field(min_length=1)]
+    name: Annotated[NewName, Field(min_length=1)]
     permissions: Annotated[tuple[Permission, ...], Field(min_length=1)]
 
 
 class OperatorView(Response):
-    """An operator as the API shows it; `key` only in the answer that created it."""
+    """An operator in responses; `key` only in the response that created the operator."""
 
     operator_id: str
     name: str
@@ -62,3 +62,6 @@ class OperatorList(Response):
 
     operators: list[OperatorView]
     pages: int
+    """Number of pages with 100 records each; 101 means more than 100."""
+    next: str | None = None
+    """Cursor of the next page, to pass as `after`; absent on the last page."""

@@ -1,28 +1,28 @@
-"""Policies: what a token may do, applied live to tokens already issued."""
+"""Policies: what tokens may do. A change applies at once, also to tokens that have already been issued."""
 
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from contracts.base import Contract, Moment, Name, PublicId, Record, Response, Text
+from contracts.base import Contract, Moment, Name, NewName, PublicId, Record, Response, Text
 
 Rate = Annotated[float, Field(ge=-1, lt=2**63)]
-"""Requests, or the seconds they count in; 0: says nothing, -1: unlimited."""
+"""Requests, or seconds of the period; 0: not set, -1: unlimited."""
 Quota = Annotated[int, Field(ge=-1, lt=2**63)]
-"""Requests, or the seconds of the quota's window; 0: says nothing, -1: unlimited (a window: never renewed)."""
+"""Requests, or seconds of the quota's window; 0: not set, -1: unlimited (for the window: never renewed)."""
 
 
 class AllowedUrl(Contract):
     """A path (a regular expression) and the methods allowed on it."""
 
     url: Text
-    """RE2's syntax, as in Tyk; found anywhere in the path of the request unless it is anchored."""
+    """Regular expression in RE2 syntax, as in Tyk; it matches anywhere in the request path unless it is anchored."""
     methods: tuple[Name, ...] = ()
     """Empty: every method."""
 
 
 class ApiLimit(Contract):
-    """A limit of one API's own, counted apart from the grant's others; extra fields of Tyk's are kept as they are."""
+    """Limits for one API, with their own counter; additional Tyk fields are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -33,32 +33,32 @@ class ApiLimit(Contract):
 
 
 class AccessRight(Contract):
-    """What a policy grants on one API; extra fields of Tyk's are kept as they are."""
+    """What a policy grants on one API; additional Tyk fields are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
     api_id: PublicId
     api_name: Name = ""
     versions: tuple[Name, ...] = ()
-    """Of an API with versions, those that are open."""
+    """Allowed versions, for an API with versions."""
     allowed_urls: tuple[AllowedUrl, ...] = ()
     """Empty: the whole API."""
     limit: ApiLimit | None = None
 
 
 class Partitions(Contract):
-    """Which parts of a policy count beside others; none of them: all."""
+    """Which parts of a policy apply; if none is set, all parts do."""
 
     quota: bool = False
     rate_limit: bool = False
     acl: bool = False
     complexity: bool = False
     per_api: bool = False
-    """The limits count for each API apart."""
+    """Each API has its own counter."""
 
 
 class Policy(Record):
-    """One policy. Empty access rights grant nothing."""
+    """A policy. Without access rights it grants nothing."""
 
     policy_id: PublicId
     name: Name = ""
@@ -71,20 +71,20 @@ class Policy(Record):
     per: Rate = 0
     quota_max: Quota = 0
     quota_renewal_rate: Quota = 0
-    """Seconds of the quota's window, which begins with its first request."""
+    """Seconds of the quota window, which starts with its first request."""
     partitions: Partitions = Partitions()
     tags: tuple[Name, ...] = ()
     meta_data: dict[str, Any] = {}
 
 
 class PolicyDocument(Contract):
-    """A policy as the Dashboard API takes it: Tyk's fields, those not used are ignored."""
+    """A policy as the Dashboard API accepts it: Tyk's fields; unused ones are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     id: PublicId | None = None
-    name: Name = ""
-    org_id: Name = ""
+    name: NewName = ""
+    org_id: NewName = ""
     active: bool = True
     is_inactive: bool = False
     access_rights: dict[PublicId, AccessRight] = {}
@@ -93,16 +93,16 @@ class PolicyDocument(Contract):
     quota_max: Quota = 0
     quota_renewal_rate: Quota = 0
     partitions: Partitions = Partitions()
-    tags: tuple[Name, ...] = ()
+    tags: tuple[NewName, ...] = ()
     meta_data: dict[str, Any] = {}
 
 
 class PolicyView(Response):
-    """A policy as the Dashboard API shows it."""
+    """A policy as the Dashboard API returns it."""
 
     id: str
     stored_id: Annotated[str, Field(serialization_alias="_id")]
-    """The same id again, where Tyk's tools look for it."""
+    """The same id under the name that Tyk's tools expect."""
     name: str
     org_id: str
     active: bool
@@ -124,3 +124,6 @@ class PolicyList(Response):
 
     Data: list[PolicyView]
     Pages: int
+    """Number of pages of 100 policies; 101 means more than 100 pages."""
+    next: str | None = None
+    """Pass as `after` to get the next page; absent on the last one."""

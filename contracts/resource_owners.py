@@ -1,5 +1,6 @@
 """Resource owners: the users of the password grant."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, StringConstraints
@@ -7,6 +8,15 @@ from pydantic import Field, SecretStr, StringConstraints
 from contracts.base import AdminRequest, Moment, PublicId, Record, Response
 
 Username = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f/]+$")]
+FEWEST_CHARACTERS = 8
+"""Minimum length of a password."""
+_USERNAME = re.compile(r"[^\x00-\x1f\x7f/]{1,256}")
+
+
+def is_username(text: str) -> bool:
+    """Whether the text has the form of a user name. Anything else is neither looked up nor counted by the throttle."""
+    # `.` and `..` cannot be a path segment: URL normalization removes them (RFC 3986 §5.2.4).
+    return _USERNAME.fullmatch(text) is not None and text not in {".", ".."}
 
 
 class ResourceOwner(Record):
@@ -15,23 +25,23 @@ class ResourceOwner(Record):
     username: Username
     password_hash: str
     password_since: Moment | None = None
-    """When this password was set; a grant for an earlier one is not refreshed."""
+    """When this password was set. Grants made with an earlier password cannot be refreshed."""
     active: bool = True
     policy_ids: tuple[PublicId, ...] = ()
     meta_data: dict[str, Any] = {}
 
 
 class ResourceOwnerDocument(AdminRequest):
-    """POST /api/apis/keys/basic/{username}, which needs a password; PUT, where what is left out stays."""
+    """POST /api/apis/keys/basic/{username} (password required), and PUT (omitted fields keep their values)."""
 
-    password: Annotated[SecretStr, Field(min_length=8, max_length=256)] | None = None
+    password: Annotated[SecretStr, Field(min_length=FEWEST_CHARACTERS, max_length=256)] | None = None
     active: bool = True
     policy_ids: tuple[PublicId, ...] = ()
     meta_data: dict[str, Any] = {}
 
 
 class ResourceOwnerView(Response):
-    """A resource owner as the API shows it: never the hash."""
+    """A resource owner in responses; never contains the password hash."""
 
     username: str
     active: bool
@@ -46,3 +56,6 @@ class ResourceOwnerList(Response):
 
     users: list[ResourceOwnerView]
     pages: int
+    """Number of pages with 100 records each; 101 means more than 100."""
+    next: str | None = None
+    """Cursor of the next page, to pass as `after`; absent on the last page."""

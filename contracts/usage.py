@@ -1,21 +1,23 @@
-"""Usage analytics: what was issued, refreshed, revoked, verified and refused, by API, client app and hour."""
+"""Usage analytics: tokens issued, refreshed and revoked, calls admitted and refused, by API, client and hour."""
 
 import enum
-from typing import Annotated
+import re
+from datetime import datetime
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from contracts.base import AdminRequest, ClientId, Moment, PublicId, Response
 
 
 class UsagePeriod(enum.StrEnum):
-    """What the numbers of one row are about."""
+    """The period of one row."""
 
     HOUR = "hour"
     DAY = "day"
-    """A day of UTC; of the first and the last one, the hours that were asked for."""
+    """A day in UTC; the first and the last day contain only the requested hours."""
     TOTAL = "total"
-    """All of the time that was asked for."""
+    """The whole requested time."""
 
 
 class UsageQuery(AdminRequest):
@@ -24,53 +26,71 @@ class UsageQuery(AdminRequest):
     api_id: PublicId | None = None
     client_id: ClientId | None = None
     since: Annotated[Moment | None, Field(alias="from")] = None
-    """From the hour of this moment on; absent: a day before `to`."""
+    """Start, rounded down to the hour; default: one day before `to`."""
     until: Annotated[Moment | None, Field(alias="to")] = None
-    """Hours that begin before this moment; absent: now."""
+    """End: only hours that begin before this time; default: now."""
     per: UsagePeriod = UsagePeriod.HOUR
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    after: Annotated[str, StringConstraints(max_length=256, pattern=r"^[A-Za-z0-9._~-]*$")] = ""
-    """`next` of the page before."""
+    after: Annotated[str, StringConstraints(max_length=256)] = ""
+    """`next` of the previous page."""
+
+    @model_validator(mode="after")
+    def _cursor_of_these_rows(self) -> Self:
+        if self.after and not _is_row(self.after, self.per):
+            raise ValueError("after: not a cursor of this list; send the `next` of the previous page unchanged")
+        return self
+
+
+_ROW = re.compile(r"(?P<period>[0-9T-]*)\.[A-Za-z0-9_-]{0,64}\.[A-Za-z0-9._~-]{0,128}")
+_PERIODS = {UsagePeriod.HOUR: "%Y-%m-%dT%H", UsagePeriod.DAY: "%Y-%m-%d", UsagePeriod.TOTAL: ""}
+
+
+def _is_row(text: str, per: UsagePeriod) -> bool:
+    found = _ROW.fullmatch(text)
+    try:
+        return found is not None and bool(datetime.strptime(found["period"], _PERIODS[per]))
+    except ValueError:
+        return False
 
 
 class UsageCounts(Response):
-    """How often."""
+    """Counts."""
 
     issued: int = 0
-    """First tokens of a grant: events `token.new`."""
+    """New grants: events `token.new`."""
     refreshed: int = 0
-    """Events `token.refresh`."""
+    """Token refreshes (events `token.refresh`)."""
     revoked: int = 0
-    """Events `token.revoked` and `grant.revoked`: access tokens that ended alone, and grants, with all they had."""
+    """Events `token.revoked` (single access tokens) and `grant.revoked` (grants with all their tokens)."""
     verified: int = 0
     """Calls that the gateway admitted."""
     refused: int = 0
     """Calls that the gateway refused."""
     reasons: dict[str, int] = {}
-    """The refused, by why."""
+    """Refused calls by reason."""
 
 
 class ClientUsage(UsageCounts):
-    """One client app on one API in one period."""
+    """The usage of one client on one API in one period."""
 
     at: Moment | None
-    """When the hour or the day began; null: all of the time."""
+    """Start of the hour or day; null: the whole requested time."""
     api_id: str | None
-    """Null: the call was for no API."""
+    """Null: calls that were for no known API."""
     client_id: str | None
-    """Null: nobody knows whose call it was, such as one without a token, or with a forged one."""
+    """Null: calls of an unknown client, such as those without a token or with a forged one."""
 
 
-class UsageAnswer(Response):
+class UsageReport(Response):
     """GET /api/analytics/clients."""
 
     since: Annotated[Moment, Field(alias="from")]
-    """The beginning of an hour."""
+    """Start of an hour."""
     until: Annotated[Moment, Field(alias="to")]
     per: UsagePeriod
     total: UsageCounts
-    """Of everything that was asked for, on whichever page."""
+    """Totals of the whole query, on every page."""
     clients: list[ClientUsage]
-    """By time, API and client app; nothing where there was nothing."""
+    """Sorted by time, API and client; there are no rows without usage."""
     next: str | None
-    """Pass as `after` to go on; null at the end."""
+    """Pass as `after` to get the next page; null on the last one."""

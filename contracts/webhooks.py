@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import AdminRequest, ClientId, Contract, Moment, PublicId, Response
+from contracts.base import AdminRequest, ClientId, Contract, EventCursor, Moment, PublicId, Response
 
 
 class TokenNotification(Contract):
@@ -25,7 +25,7 @@ class DeliveryState(enum.StrEnum):
     """An attempt is due, now or at `next_attempt_at`."""
     DELIVERED = "delivered"
     EXHAUSTED = "exhausted"
-    """The ladder is at its end, or the endpoint said 410; an operator may redeliver."""
+    """No retry is left, or the endpoint responded with 410. An operator may redeliver it."""
     DISCARDED = "discarded"
     """The API has no notification URL any more."""
 
@@ -38,6 +38,8 @@ class Attempt(Contract):
     status: int | None = None
     """None: no response."""
     error: str | None = None
+    traceparent: str | None = None
+    """The context of its span (W3C Trace Context), which the request carried; None: it was not traced."""
 
 
 class Delivery(Contract):
@@ -63,8 +65,8 @@ class Delivery(Contract):
     attempts: tuple[Attempt, ...] = ()
     attempt_count: int = 0
     """All attempts ever, of which `attempts` keeps the latest."""
-    rung: int = 0
-    """How many rungs of the retry ladder are used."""
+    retries: int = 0
+    """Delays of the retry schedule that have been used; redelivery resets it to 0."""
     next_attempt_at: Moment | None = None
     lease_until: Moment | None = None
     """Until then one notifier owns it."""
@@ -97,7 +99,7 @@ class DeliveryList(Response):
 
     deliveries: list[DeliveryView]
     next: str | None = None
-    """Pass as `after` to go on; None at the end."""
+    """Pass as `after` to get the next page; null on the last one."""
 
 
 class DeliveryQuery(AdminRequest):
@@ -111,15 +113,15 @@ class DeliveryQuery(AdminRequest):
     until: Annotated[Moment | None, Field(alias="to")] = None
     """Events before this moment."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    after: PublicId | None = None
-    """`next` of the page before."""
+    after: EventCursor | None = None
+    """`next` of the previous page."""
 
 
 class RedeliveryRequest(AdminRequest):
-    """POST /api/notifications/redeliver: everything of one API since a moment that has not arrived."""
+    """POST /api/notifications/redeliver: all webhooks of one API since a time that were not delivered."""
 
     api_id: PublicId
     since: Moment
     """Events of this moment and later."""
     state: Literal[DeliveryState.EXHAUSTED, DeliveryState.PENDING] = DeliveryState.EXHAUSTED
-    """`pending`: attempts that wait for their rung are due now, too."""
+    """`pending`: retry now the deliveries that wait for their next attempt."""

@@ -1,4 +1,4 @@
-"""At the door: whose key a management request carries, which API a path belongs to, which client is asking."""
+"""Authentication of requests: operators by their key, clients by their credentials; and the API of a token path."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,30 +12,30 @@ from contracts.clients import Client
 from contracts.operators import Actor, Operator, Permission
 from libs import client_secrets
 from libs.catalog import Catalog
+from libs.encryption import KeyRing
 from libs.http.context import current
-from libs.http.errors import NotAuthenticated, NotPermitted
-from libs.oauth.client_auth import Credentials, read_credentials
+from libs.http.error_responses import NotAuthenticated, NotPermitted
+from libs.oauth.client_auth import Credentials, is_public, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
-from libs.sealing import KeyRing
-from libs.throttle import Throttle
+from libs.throttle import LoginThrottle
 
 _LONGEST_KEY = 512
 
 
-class Access:
-    """Checks operator keys against the catalog."""
+class OperatorAuthenticator:
+    """Authenticates operators by the key in `Authorization`, with brute-force protection."""
 
-    def __init__(self, catalog: Catalog, throttle: Throttle) -> None:
+    def __init__(self, catalog: Catalog, throttle: LoginThrottle) -> None:
         self._catalog = catalog
         self._throttle = throttle
 
     async def require(self, request: web.Request, permission: Permission) -> Operator:
-        """The operator whose key is in `Authorization` (a `Bearer ` prefix is accepted); what follows is its doing.
+        """The operator whose key is in `Authorization` (a `Bearer ` prefix is accepted).
 
-        Raises NotAuthenticated, NotPermitted where the operator has neither this permission nor `admin`, and
-        TooManyAttempts.
+        From now on it is the actor of this request, whom the audit log names. Raises NotAuthenticated, NotPermitted if
+        the operator has neither this permission nor `admin`, and TooManyAttempts.
         """
-        operator = await self.holder(request)
+        operator = await self.authenticate(request)
         if operator is None:
             raise NotAuthenticated("Not authorised")
         if not permits(operator, permission):
@@ -49,40 +49,40 @@ class Access:
         )
         return operator
 
-    async def holder(self, request: web.Request) -> Operator | None:
-        """The operator whose key the request carries, if any. Raises TooManyAttempts."""
+    async def authenticate(self, request: web.Request) -> Operator | None:
+        """The operator whose key the request carries; None for no key or an unknown one. Raises TooManyAttempts."""
         key = request.headers.get("Authorization", "")
         if key[:7].lower() == "bearer ":
             key = key[7:].strip()
-        return await self._holder(key) if 0 < len(key) <= _LONGEST_KEY and key.isascii() else None
+        return await self._operator_with(key) if 0 < len(key) <= _LONGEST_KEY and key.isascii() else None
 
-    async def _holder(self, key: str) -> Operator | None:
-        tallies = self._throttle.of_operator()
-        await self._throttle.require_room(tallies)
+    async def _operator_with(self, key: str) -> Operator | None:
+        counters = self._throttle.operator_counters()
+        await self._throttle.check(counters)
         operator = await self._catalog.operator(key)
-        if operator is not None and self._throttle.is_quiet(tallies):
+        if operator is not None and self._throttle.is_clear(counters):
             return operator
-        async with self._throttle.attempt(tallies) as attempt:
+        async with self._throttle.attempt(counters) as attempt:
             if operator is not None:
                 attempt.succeed()
         return operator
 
 
 def permits(operator: Operator, permission: Permission) -> bool:
-    """Whether the operator may do this; `admin` may do everything."""
+    """Whether the operator has this permission, or `admin`, which includes all."""
     return permission in operator.permissions or Permission.ADMIN in operator.permissions
 
 
-async def issuing_api(catalog: Catalog, place: str) -> tuple[Api, OAuthSettings]:
-    """The active API with OAuth on this listen path or with this id. Raises UnknownApi."""
-    api = await catalog.api_at(place.strip("/"))
+async def issuing_api(catalog: Catalog, api_ref: str) -> tuple[Api, OAuthSettings]:
+    """The active API that issues tokens on this listen path or under this id. Raises UnknownApi."""
+    api = await catalog.api_at(api_ref.strip("/"))
     if api is None or not api.active or api.oauth is None:
         raise UnknownApi("no API issues tokens on this path")
     return api, api.oauth
 
 
 class BodyCredentials(Protocol):
-    """The client's credentials in a request body."""
+    """A request body that may carry the client's credentials."""
 
     @property
     def client_id(self) -> str | None: ...
@@ -98,47 +98,46 @@ def _plain(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def is_public(client: Client) -> bool:
-    """Whether the client has no secret (RFC 6749 §2.1)."""
-    return not client.secrets
-
-
-class ClientAccess:
+class ClientAuthenticator:
     """Authenticates clients (RFC 6749 §2.3)."""
 
-    def __init__(self, catalog: Catalog, throttle: Throttle, keys: KeyRing, now: Callable[[], datetime]) -> None:
+    def __init__(self, catalog: Catalog, throttle: LoginThrottle, keys: KeyRing, now: Callable[[], datetime]) -> None:
         self._catalog = catalog
         self._throttle = throttle
         self._keys = keys
         self._now = now
 
     async def authenticate(self, authorization: str | None, body: BodyCredentials, api_id: str | None = None) -> Client:
-        """The client (of this API) that the request proves to come from; a public client proves nothing.
+        """The client that the request authenticates as; a public client is identified only (RFC 6749 §2.1).
 
-        Unknown client and wrong secret are one refusal, after the same work: one look-up, two comparisons. Raises
-        InvalidClient, InvalidRequest, TooManyAttempts.
+        With `api_id`, a client of another API is refused. An unknown client and a wrong secret get the same error after
+        the same work, one look-up and two comparisons, so that neither text nor time tells which client ids exist.
+        Raises InvalidClient, InvalidRequest, TooManyAttempts.
         """
         credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
         throttle = self._throttle
-        if not throttle.is_calm:
-            await throttle.require_room(throttle.of_client(credentials.client_id))
-        client = self._proven(await self._catalog.client_at_hand(credentials.client_id), credentials, api_id)
+        if not throttle.has_no_failures:
+            await throttle.check(throttle.client_counters(credentials.client_id))
+        client = self._verified(
+            await self._catalog.client_cached_or_loading(credentials.client_id), credentials, api_id
+        )
         if client is None:
-            # Not known here yet, or its secret was made a moment ago by another process.
-            client = self._proven(await self._catalog.client_anew(credentials.client_id), credentials, api_id)
-        # Nothing is waited for between this and the attempt: of many that fail at once, the first is heard of.
-        if client is not None and throttle.is_calm:
+            # Perhaps it is not cached, or another process has just changed its secret: ask the database.
+            client = self._verified(await self._catalog.reload_client(credentials.client_id), credentials, api_id)
+        # No await between this check and `attempt`: of many guesses at the same time, a failed one must be seen by the
+        # others, even if theirs would succeed.
+        if client is not None and throttle.has_no_failures:
             return client
-        tallies = throttle.of_client(credentials.client_id)
-        if client is not None and throttle.is_quiet(tallies):
+        counters = throttle.client_counters(credentials.client_id)
+        if client is not None and throttle.is_clear(counters):
             return client
-        async with throttle.attempt(tallies) as attempt:
+        async with throttle.attempt(counters) as attempt:
             if client is None:
                 raise InvalidClient("client authentication failed")
             attempt.succeed()
         return client
 
-    def _proven(self, client: Client | None, credentials: Credentials, api_id: str | None) -> Client | None:
+    def _verified(self, client: Client | None, credentials: Credentials, api_id: str | None) -> Client | None:
         if client is not None and api_id not in {None, client.api_id}:
             client = None
         if client is not None and is_public(client) and credentials.secret is None:

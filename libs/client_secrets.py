@@ -1,16 +1,16 @@
-"""Client secrets: made here, kept as a keyed digest and, unless they are shown once, sealed; compared here only."""
+"""Client secrets: generated, compared, and stored as a keyed digest plus, if they may be shown again, encrypted."""
 
 import secrets
 from datetime import datetime
 
 from contracts.clients import Client, ClientSecret
-from libs.sealing import CannotOpen, KeyRing, decoy_comparison
+from libs.encryption import CannotDecrypt, KeyRing, dummy_comparison
 
 LABEL = "client secret"
-"""What the key ring derives the keys of digests and sealed copies for."""
+"""The purpose for which the key ring derives the keys of digests and encrypted copies."""
 SECRET_BYTES = 32
 COMPARISONS = 2
-"""At the least, whoever asks: a client has two secrets while one takes the other's place."""
+"""Comparisons for each authentication, at least: a client has two secrets while one replaces the other."""
 
 
 def new_secret() -> str:
@@ -18,46 +18,50 @@ def new_secret() -> str:
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
-def digested(keys: KeyRing, client_id: str, secret: str, now: datetime, *, sealed: bool) -> ClientSecret:
-    """What is kept of a secret; with `sealed` it can be shown again."""
+def protect(keys: KeyRing, client_id: str, secret: str, now: datetime, *, retrievable: bool) -> ClientSecret:
+    """The form in which a secret is stored: a digest and, if it is to be retrievable, an encrypted copy."""
     value = secret.encode()
     return ClientSecret(
         digest=keys.digest(LABEL, value),
-        sealed=keys.encrypt(LABEL, value, client_id) if sealed else None,
+        encrypted=keys.encrypt(LABEL, value, client_id) if retrievable else None,
         created_at=now,
     )
 
 
-def resealed(keys: KeyRing, client_id: str, secret: ClientSecret) -> ClientSecret:
-    """The same secret under the current key. Raises CannotOpen: it was shown once, or its key is not here."""
-    if keys.is_current(secret.digest) and (secret.sealed is None or keys.is_current(secret.sealed)):
+def reencrypted(keys: KeyRing, client_id: str, secret: ClientSecret) -> ClientSecret:
+    """The same secret under the current key. Raises CannotDecrypt if it was shown once, or its key is not in the ring.
+
+    A secret without an encrypted copy cannot move to another key: the digest was made with the old one, and only the
+    client knows what to make a new digest of.
+    """
+    if keys.is_current(secret.digest) and (secret.encrypted is None or keys.is_current(secret.encrypted)):
         return secret
-    if secret.sealed is None:
-        raise CannotOpen("the secret was shown once")
-    value = keys.decrypt(LABEL, secret.sealed, client_id)
-    sealed = keys.encrypt(LABEL, value, client_id)
-    return secret.model_copy(update={"digest": keys.digest(LABEL, value), "sealed": sealed})
+    if secret.encrypted is None:
+        raise CannotDecrypt("the secret was shown once")
+    value = keys.decrypt(LABEL, secret.encrypted, client_id)
+    encrypted = keys.encrypt(LABEL, value, client_id)
+    return secret.model_copy(update={"digest": keys.digest(LABEL, value), "encrypted": encrypted})
 
 
 def is_current(secret: ClientSecret, now: datetime) -> bool:
-    """Whether the secret still counts: it was not replaced, or the overlap after its replacement lasts."""
+    """Whether the secret is still accepted: it was not replaced, or the overlap after its replacement is not over."""
     return secret.expires_at is None or now < secret.expires_at
 
 
 def is_valid(keys: KeyRing, client: Client | None, presented: str, now: datetime) -> bool:
-    """Whether this is a secret of the client; an unknown client costs what a wrong secret costs."""
+    """Whether this is a secret of the client. For an unknown client, takes as long as for a wrong secret."""
     value = presented.encode(errors="surrogatepass")
     digests = [secret.digest for secret in client.secrets if is_current(secret, now)] if client else []
     for _ in range(COMPARISONS - len(digests)):
-        decoy_comparison(value)
-    # All of them, whichever matches: the time must not tell which one did.
+        dummy_comparison(value)
+    # Compared with all of them, even after a match: the time must not tell which one matched.
     matching = [digest for digest in digests if keys.matches(LABEL, digest, value)]
     return bool(matching)
 
 
 def shown(keys: KeyRing, client: Client) -> str | None:
-    """The newest secret; None where the client is public, or its secret was shown once. Raises CannotOpen."""
+    """The newest secret; None for a public client, or if the secret was shown once. Raises CannotDecrypt."""
     newest = next((secret for secret in client.secrets if secret.expires_at is None), None)
-    if newest is None or newest.sealed is None:
+    if newest is None or newest.encrypted is None:
         return None
-    return keys.decrypt(LABEL, newest.sealed, client.client_id).decode()
+    return keys.decrypt(LABEL, newest.encrypted, client.client_id).decode()

@@ -1,36 +1,52 @@
-"""What a grant may do on an API: its client's policies combined as Tyk combines them, narrowed by its `key_rules`.
+"""Computes what a grant may do on an API from the policies of its client and its user, and from its `key_rules`.
 
-Pure: the policies and rules arrive as values, whoever asks keeps them fresh.
+Policies of one holder are merged as in Tyk: together they allow what any of them allows. The sets of different holders
+are intersected: a call must be allowed by all of them. Pure functions: the caller passes current policies and rules.
 """
 
+import base64
+import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import lru_cache, reduce
+from typing import Annotated, Any, NamedTuple, Protocol, TypeGuard
 
 import re2
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.apis import Api
 from contracts.base import PublicId
 from contracts.limits import Limits
 from contracts.policies import AccessRight, AllowedUrl, Policy, Quota, Rate
+from contracts.resource_owners import ResourceOwner
 
 _LONGEST = 2.0**63
-"""Seconds; longer than anything is remembered."""
-_LONGEST_REMEMBERED = 256
-"""Characters of a path."""
+"""Seconds; longer than any counter is kept."""
+_MAX_CACHED_LENGTH = 256
+"""Longest path, in characters, whose match results are cached."""
+MAX_CLASSES = 16
+"""Unicode classes (`\\p`) in one expression. Each costs RE2 up to 0.5 ms, during which the whole process waits."""
+_CLASS = re.compile(r"\\[pP]")
+ExpiryTime = Annotated[int, Field(ge=-1, lt=2**63)]
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
 _OPTIONS.max_mem = 1 << 20
 
 
 class KeyRules(BaseModel):
-    """The part of Tyk's session JSON that means something here; other fields are ignored."""
+    """`key_rules`: what the identity server allows one grant; the supported part of Tyk's session JSON."""
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
+    apply_policies: tuple[PublicId, ...] = ()
+    """Policies that must allow the grant as well, as a further set of `PolicySets`."""
+    is_inactive: bool = False
+    """True: the grant's tokens are refused everywhere."""
+    expires: ExpiryTime = 0
+    """Unix seconds at which the grant ends at the latest; 0 and -1: not limited."""
     access_rights: dict[PublicId, AccessRight] | None = None
     rate: Rate | None = None
     per: Rate | None = None
@@ -49,23 +65,29 @@ class Pattern(Protocol):
     def __hash__(self) -> int: ...
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def compiled(url: str) -> Pattern:
-    """The expression of an allowed URL, matched in time linear in the path's length. Raises ValueError."""
+    """Compile the expression of an allowed URL. Raises ValueError.
+
+    RE2 matches in time linear in the path's length, so no expression can be used for a denial of service (ReDoS).
+    Compiling takes a few milliseconds at most, bounded by the memory limit and by MAX_CLASSES.
+    """
+    if len(_CLASS.findall(url)) > MAX_CLASSES:
+        raise ValueError(f"an expression may contain at most {MAX_CLASSES} Unicode classes (\\p, \\P)")
     try:
         pattern: Pattern = re2.compile(url.encode(), _OPTIONS)  # of bytes: no positions are counted in characters
     except re2.error as error:
-        raise ValueError(f"'{url}' is no regular expression of RE2: {_said(error)}") from None
+        raise ValueError(f"'{url}' is not a valid RE2 regular expression: {_reason(error)}") from None
     return pattern
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = error.args[0] if error.args else ""
     return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
 
 
 def first_unusable(rights: Iterable[AccessRight]) -> str | None:
-    """Why the first of their URLs that cannot be matched cannot be; None where all can."""
+    """The error of the first allowed URL that is not a valid expression; None if all are valid."""
     for right in rights:
         for allowed in right.allowed_urls:
             try:
@@ -77,30 +99,30 @@ def first_unusable(rights: Iterable[AccessRight]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """So many requests in so many seconds; not positive: without limit."""
+    """A limit: `most` requests in `seconds`; unlimited if `most` is not positive."""
 
     most: float
     seconds: float
     unset: float = 0
-    """What `seconds` that are not positive mean: infinity for a quota, which is then never renewed."""
+    """The period if `seconds` is not positive: infinity for a quota, which is then never renewed."""
 
     @property
     def period(self) -> float:
-        """Seconds; 0 where there is no limit."""
+        """Seconds; 0 if there is no limit."""
         return self.seconds if self.seconds > 0 else self.unset
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether it admits everything."""
+        """Whether there is no limit."""
         return self.most <= 0 or self.period == 0
 
     @property
     def pace(self) -> float:
-        """Requests a second in the long run."""
+        """Requests per second on average."""
         return math.inf if self.is_unlimited else self.most / self.period
 
     def is_within(self, other: "Allowance") -> bool:
-        """Whether it never admits more than the other does in any period of the other's."""
+        """Whether it is at least as strict: in any period of the other limit it admits no more than that one."""
         if other.is_unlimited:
             return True
         if self.is_unlimited:
@@ -113,8 +135,20 @@ class Allowance:
         periods = seconds / self.period
         return periods if periods == math.inf else math.ceil(periods)
 
+    def strictest(self, other: "Allowance") -> "Allowance":
+        """A limit that never admits more than either of the two; the stricter one if they can be compared."""
+        if self.is_within(other):
+            return self
+        if other.is_within(self):
+            return other
+        small, large = (self, other) if self.most <= other.most else (other, self)
+        # `small.most` requests in a share of the larger period satisfy both; counters have a precision of milliseconds.
+        share = large.period / (large.most // small.most)
+        share = share if share == math.inf else math.ceil(share * 1000) / 1000
+        return Allowance(small.most, max(small.period, share), self.unset)
+
     def narrowed(self, most: float | None, seconds: float | None) -> "Allowance":
-        """With what is given in place of its own, where that is no wider; else as it is."""
+        """Replace the given values if the result is at least as strict; otherwise leave it unchanged."""
         if most is None and seconds is None:
             return self
         given = Allowance(self.most if most is None else most, self.seconds if seconds is None else seconds, self.unset)
@@ -132,26 +166,26 @@ def quota_allowance(most: float, seconds: float) -> Allowance:
 
 
 def _is_match(pattern: Pattern, path: str) -> bool:
-    """Whether the expression matches somewhere in the path; the paths that come again and again are remembered."""
-    return _remembered(pattern, path) if len(path) <= _LONGEST_REMEMBERED else _searched(pattern, path)
+    """Whether the expression matches anywhere in the path; results for short paths are cached."""
+    return _cached_search(pattern, path) if len(path) <= _MAX_CACHED_LENGTH else _searched(pattern, path)
 
 
 def _searched(pattern: Pattern, path: str) -> bool:
     return pattern.search(path.encode()) is not None
 
 
-_remembered = lru_cache(maxsize=8192)(_searched)
+_cached_search = lru_cache(maxsize=8192)(_searched)
 
 
 @dataclass(frozen=True, slots=True)
 class UrlRules:
-    """Which paths and methods; without any rule, all of them."""
+    """Allowed paths and methods; without any rule, all are allowed."""
 
     rules: tuple[tuple[Pattern, frozenset[str]], ...] = ()
 
     @classmethod
     def of(cls, allowed: Iterable[AllowedUrl]) -> "UrlRules":
-        """From a policy's words. An expression that cannot be matched opens nothing."""
+        """Compile the allowed URLs of a policy. An invalid expression allows nothing (fail closed)."""
         return cls(tuple((_pattern(url.url), frozenset(url.methods)) for url in allowed))
 
     def allow(self, method: str, path: str) -> bool:
@@ -183,77 +217,154 @@ class ApiAccess:
     """What one grant may do on one API."""
 
     urls: tuple[UrlRules, ...] = ()
-    """Each of them must allow a call: the policies' together, and the key_rules'."""
+    """A call must be allowed by each of them: one for each policy set, and one for the key_rules."""
     versions: tuple[frozenset[str], ...] = ()
-    """Each of them must hold the version of a call, on an API that has versions."""
+    """The version of a call must be in each of them, on an API with versions."""
     limits: Limits = field(default_factory=Limits)
     own_limits: bool = False
-    """True: counted for this API alone; False: with all that the grant calls."""
+    """True: calls of this API have their own counter; False: they share one with all other APIs."""
     meta_data: dict[str, Any] = field(default_factory=dict)
     inactive: bool = False
 
     def allows(self, method: str, paths: Iterable[str]) -> bool:
-        """Whether the method is allowed on every reading of the path."""
+        """Whether the method is allowed on every one of these readings of the path."""
         for rules in self.urls:
             for path in paths:
                 if not rules.allow(method, path):
                     return False
         return True
 
+    @property
+    def lists_urls(self) -> bool:
+        """Whether any rule restricts URLs; otherwise every method and path is allowed."""
+        for rules in self.urls:  # noqa: SIM110 - asked for every call, and a generator would cost more than the loop
+            if rules.rules:
+                return True
+        return False
+
     def allows_version(self, version: str) -> bool:
-        """Whether this version of the API is open."""
+        """Whether this version of the API is allowed."""
         return all(version in versions for versions in self.versions)
 
 
-def counted_under(grant_id: str, api_id: str, access: ApiAccess) -> str:
-    """The name of the counter of the grant's calls: its own, or its own on this API."""
-    return f"{grant_id}.{api_id}" if access.own_limits else grant_id
+class PolicySets(NamedTuple):
+    """The active policies that apply to a grant, by holder. A call must be granted by every set."""
+
+    client: Sequence[Policy] | None
+    """None: the client has no policy; its tokens then open only the API that issued them, without limits."""
+    others: tuple[Sequence[Policy], ...] = ()
+    """Further sets: the resource owner's, and the one that `key_rules` apply. Where the client has no policy, they
+    define the rights, and each of them must grant the issuing API."""
+
+
+def is_holder(owner: ResourceOwner | None, since: datetime) -> TypeGuard[ResourceOwner]:
+    """Whether the user still exists, is active, and is the same who logged in with the password set at `since`.
+
+    A user who was deleted and created again under the same name is another one, and must not get the old one's access.
+    """
+    return owner is not None and owner.active and since >= owner.created_at
+
+
+def counter_of(api_id: str, client_id: str, subject: str | None) -> str:
+    """The name of the counter for calls with tokens that this API issued to the client for the subject (if known).
+
+    It does not depend on the token or the grant: a refresh or a new login does not reset the limits.
+    """
+    return counter_name("calls", api_id, client_id, *(() if subject is None else (subject,)))
+
+
+def counter_name(*parts: str) -> str:
+    """A short digest that is different for different parts, whatever characters they contain."""
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=21).digest()
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def counted_under(counter: str, api_id: str, access: ApiAccess) -> str:
+    """The counter for calls of this API: the common one, or one for this API if it has its own limits."""
+    return f"{counter}.{api_id}" if access.own_limits else counter
 
 
 def access_on(
-    api: Api, issued_by: str, policies: Sequence[Policy] | None, rules: KeyRules | None, meta_data: dict[str, Any]
+    api: Api, issued_by: str, sets: PolicySets, rules: KeyRules | None, meta_data: dict[str, Any]
 ) -> ApiAccess | None:
-    """What a grant issued by that API may do on this one; None: nothing.
+    """What a grant that was issued by `issued_by` may do on this API; None: nothing.
 
-    `policies` are the active ones, None where the client has none: then its tokens open the issuing API alone, and
-    without limit. `meta_data` is the client's: it fills what the rules leave out, and the policies overwrite both.
+    Every policy set must grant the API; paths, versions and limits are intersected. Metadata is merged: the client's
+    (`meta_data`), overwritten by the rules', then by the policies', the client's first.
     """
     if issued_by != api.api_id and not api.auth_token:
         return None
-    if policies is None:
-        if issued_by != api.api_id:
-            return None
-        granted = ApiAccess(meta_data=_meta_data(meta_data, rules, ()))
-        return _narrowed(granted, api, rules)
-    rights = [policy.access_rights[api.api_id] for policy in policies if _grants(policy, api.api_id)]
+    if sets.client is None and not _open_to_all(sets.others, issued_by, api):
+        return None
+    applied = [*(() if sets.client is None else (sets.client,)), *sets.others]
+    accesses = [_of_set(policies, api) for policies in applied]
+    if not all(accesses):
+        return None
+    granted = reduce(_intersection, filter(None, accesses), ApiAccess())
+    policies = [policy for policies in applied for policy in policies]
+    return _narrowed(replace(granted, meta_data=_meta_data(meta_data, rules, policies)), api, rules)
+
+
+def _open_to_all(others: Sequence[Sequence[Policy]], issued_by: str, api: Api) -> bool:
+    """Whether a client without policies can have access to this API at all."""
+    if not others:
+        return issued_by == api.api_id
+    return all(any(grants(policy, issued_by) for policy in policies) for policies in others)
+
+
+def _of_set(policies: Sequence[Policy], api: Api) -> ApiAccess | None:
+    """What the policies of one holder allow together; None: nothing."""
+    rights = [policy.access_rights[api.api_id] for policy in policies if grants(policy, api.api_id)]
     if not rights:
         return None
     limits, own = _limits(policies, api.api_id)
-    granted = ApiAccess(
+    return ApiAccess(
         urls=(UrlRules.of(url for right in rights for url in right.allowed_urls),),
         versions=(frozenset(version for right in rights for version in right.versions),) if api.versioning else (),
         limits=limits,
         own_limits=own,
-        meta_data=_meta_data(meta_data, rules, policies),
         inactive=any(policy.is_inactive for policy in policies),
     )
-    return _narrowed(granted, api, rules)
+
+
+def _intersection(first: ApiAccess, second: ApiAccess) -> ApiAccess:
+    """What both allow. The API gets its own counter only if every limit is the API's own."""
+    rate = _rate_limit(first.limits).strictest(_rate_limit(second.limits))
+    quota = _quota_limit(first.limits).strictest(_quota_limit(second.limits))
+    limiting = [access for access in (first, second) if access.limits != Limits()]
+    return ApiAccess(
+        urls=first.urls + second.urls,
+        versions=first.versions + second.versions,
+        limits=limits_of(rate, quota),
+        own_limits=bool(limiting) and all(access.own_limits for access in limiting),
+        inactive=first.inactive or second.inactive,
+    )
+
+
+def _rate_limit(limits: Limits) -> Allowance:
+    return rate_allowance(limits.rate, limits.per)
+
+
+def _quota_limit(limits: Limits) -> Allowance:
+    return quota_allowance(limits.quota_max, limits.quota_renewal_rate)
 
 
 def _counts(policy: Policy, part: str) -> bool:
-    """Whether this part of the policy applies: `acl`, `rate_limit` or `quota`; without partitions all do."""
+    """Whether this part of the policy applies (`acl`, `rate_limit` or `quota`); without partitions all parts do."""
     partitions = policy.partitions
     if not (partitions.quota or partitions.rate_limit or partitions.acl or partitions.complexity):
         return True
     return bool(getattr(partitions, part))
 
 
-def _grants(policy: Policy, api_id: str) -> bool:
+def grants(policy: Policy, api_id: str) -> bool:
+    """Whether the policy grants access to the API."""
     return api_id in policy.access_rights and _counts(policy, "acl")
 
 
 def _limits(policies: Sequence[Policy], api_id: str) -> tuple[Limits, bool]:
-    """The highest rate and the highest quota of those that say one; an API's own stand in place of the common ones."""
+    """The highest rate and quota of these policies; limits for this API replace the common ones. True: its own."""
     own = [_own(policy, policy.access_rights[api_id]) for policy in policies if _has_own(policy, api_id)]
     if own:
         rates, quotas = [rate for rate, _ in own], [quota for _, quota in own]
@@ -264,13 +375,13 @@ def _limits(policies: Sequence[Policy], api_id: str) -> tuple[Limits, bool]:
 
 
 def _has_own(policy: Policy, api_id: str) -> bool:
-    if not _grants(policy, api_id):
+    if not grants(policy, api_id):
         return False
     return policy.partitions.per_api or policy.access_rights[api_id].limit is not None
 
 
 def _own(policy: Policy, right: AccessRight) -> tuple[Allowance, Allowance]:
-    """The API's own limit; what it leaves unsaid is as in the whole policy."""
+    """The limits for this API; what they leave out is taken from the policy."""
     limit = right.limit
     rate = rate_allowance(limit.rate, limit.per) if limit and limit.rate and limit.per else _rate_of(policy)
     quota = quota_allowance(limit.quota_max, limit.quota_renewal_rate) if limit and limit.quota_max else None
@@ -286,7 +397,7 @@ def _quota_of(policy: Policy) -> Allowance:
 
 
 def _highest(allowances: Sequence[Allowance]) -> Allowance:
-    """The widest of those that say something; 0 says nothing, -1 is the widest of all."""
+    """The most generous limit; 0 means not set, -1 means unlimited."""
     said = [allowance for allowance in allowances if allowance.most != 0 and allowance.period != 0]
     return max(said, key=_width, default=Allowance(0, 0))
 
@@ -298,7 +409,7 @@ def _width(allowance: Allowance) -> tuple[float, float]:
 
 
 def limits_of(rate: Allowance, quota: Allowance) -> Limits:
-    """In whole requests: half a request a second is one in two."""
+    """Convert to whole requests: half a request per second becomes one in two seconds."""
     most, per = (0.0, 0.0) if rate.is_unlimited else (rate.most, rate.period)
     if 0 < most < 1:
         most, per = 1, min(per / most, _LONGEST)
@@ -307,7 +418,7 @@ def limits_of(rate: Allowance, quota: Allowance) -> Limits:
         rate=int(most),
         per=per,
         quota_max=-1 if unlimited else int(quota.most),
-        quota_renewal_rate=0 if unlimited or quota.period == math.inf else int(quota.period),
+        quota_renewal_rate=0 if unlimited or quota.period == math.inf else math.ceil(quota.period),
     )
 
 
@@ -322,19 +433,10 @@ def _narrowed(granted: ApiAccess, api: Api, rules: KeyRules | None) -> ApiAccess
         urls += (UrlRules.of(right.allowed_urls),)
         if api.versioning and right.versions:
             versions += (frozenset(right.versions),)
-    limits = granted.limits
-    rate = rate_allowance(limits.rate, limits.per).narrowed(rules.rate, rules.per)
-    quota = quota_allowance(limits.quota_max, limits.quota_renewal_rate).narrowed(
-        rules.quota_max, rules.quota_renewal_rate
-    )
-    return ApiAccess(
-        urls=urls,
-        versions=versions,
-        limits=limits_of(rate, quota),
-        own_limits=granted.own_limits,
-        meta_data=granted.meta_data,
-        inactive=granted.inactive,
-    )
+    rate = _rate_limit(granted.limits).narrowed(rules.rate, rules.per)
+    quota = _quota_limit(granted.limits).narrowed(rules.quota_max, rules.quota_renewal_rate)
+    inactive = granted.inactive or rules.is_inactive
+    return replace(granted, urls=urls, versions=versions, limits=limits_of(rate, quota), inactive=inactive)
 
 
 def _meta_data(client: dict[str, Any], rules: KeyRules | None, policies: Sequence[Policy]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ except OSError as fault:
 """
 
 
-def tied_to_us(command: Sequence[str], *, ending: signal.Signals = signal.SIGKILL) -> list[str]:
+def ending_with_this_process(command: Sequence[str], *, ending: signal.Signals = signal.SIGKILL) -> list[str]:
     """The same command, sent `ending` by the kernel as soon as the thread that starts it is gone (Linux only).
 
     The program keeps the pid of the process that is started; one that cannot be executed ends with status 126.

@@ -1,4 +1,4 @@
-"""What a process is made of, how it starts, and how it stops."""
+"""Builds, starts and stops a process: its dependencies (`Deps`), its application, and its command line."""
 
 import argparse
 import os
@@ -8,88 +8,112 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import structlog
 from aiohttp import web
+from pydantic import SecretStr
 
 from contracts.events import PendingEvent
 from libs import logging
-from libs.addresses import TrustedProxies
-from libs.bus.levels import Levels
 from libs.bus.outbox import Outbox, Source
 from libs.bus.port import Bus
-from libs.bus.rabbit import RabbitBus
+from libs.bus.queue_depth import QueueDepthMetrics
+from libs.bus.rabbit import RabbitBus, parse_amqp_urls
+from libs.bus.traced_bus import TracedBus
 from libs.catalog import Catalog
-from libs.events import Origin
-from libs.http.context import DRAIN, Drain, current, surroundings
-from libs.http.errors import ErrorRenderer
-from libs.http.headers import CONSTANT_HEADERS, constant_headers
-from libs.http.health import Health
-from libs.oauth.attempts import Limit, Limits
-from libs.oauth.tokens import TokenCodec
-from libs.sealing import KeyRing
-from libs.serving import serve
-from libs.settings import LogFormat, Settings, WrongSetting, load, read_as
+from libs.client_address import TrustedProxies
+from libs.encryption import KeyRing
+from libs.event_encoding import EventContext
+from libs.http.context import DRAIN, Drain, current, request_middleware
+from libs.http.error_responses import ErrorRenderer
+from libs.http.health_endpoints import LOOK_EVERY, Health
+from libs.http.open_connections import OPEN_CONNECTIONS, OpenConnections
+from libs.http.operations import add_operations
+from libs.http.routing import routed_application
+from libs.http.security_headers import SECURITY_HEADERS, security_headers
+from libs.oauth.login_limits import Limit, Limits
+from libs.oauth.token_formats import OpaqueTokens, TokenFormat
+from libs.process_metrics import EventLoopLag
+from libs.serving import address_text, listening, serve
+from libs.settings import Checks, LogFormat, Settings, WrongSetting, load, misspelled, read_as
 from libs.store.clock import SharedClock
-from libs.store.mongo import Mongo
+from libs.store.mongo import Mongo, require_url
 from libs.store.store import Store
-from libs.throttle import Throttle
+from libs.supervision import Supervisor
+from libs.throttle import LoginThrottle
+from libs.tracing.new_tracer import new_tracer
+from libs.tracing.spans import Tracer
+from libs.tracing.trace_settings import trace_settings
+from libs.version import VERSION
+
+log = structlog.get_logger("process")
+
+_STARTED = time.monotonic()
+_EMBEDDED = "embedded"
 
 
 def utc_now() -> datetime:
-    """The time in UTC, to the millisecond (what MongoDB keeps)."""
+    """The current time in UTC, in whole milliseconds (the precision of MongoDB)."""
     return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What the services of one process share; built unopened, opened by the application."""
+    """The dependencies that the services of one process share. Built closed; the application opens them."""
 
     store: Store
     bus: Bus
     outbox: Outbox
     catalog: Catalog
-    throttle: Throttle
+    throttle: LoginThrottle
     keys: KeyRing
-    codec: TokenCodec
+    token_format: TokenFormat
     changes: list[Callable[[str, str], None]]
-    """Told the routing key and subject of every event that this process commits, before anybody hears of it."""
+    """Called with the routing key and subject of every event that this process commits, before it is published.
+
+    Caches of this process are invalidated this way: a client never sees a state from before its own request.
+    """
     now: Callable[[], datetime]
     clock: SharedClock
-    """What `now` is, unless another time is given."""
+    """The clock behind `now`, unless tests pass another one."""
     health: Health = field(default_factory=Health)
+    supervisor: Supervisor = field(default_factory=Supervisor)
+    """Runs all background tasks of the process."""
+    tracer: Tracer | None = None
+    """None where tracing is off."""
 
-    def origin(self, service: str) -> Origin:
-        """Here and now, in the trace of the current request, by the operator whose key opened it."""
+    def event_context(self, service: str) -> EventContext:
+        """The context for events of this service: the current time, trace and operator (None outside of a request)."""
         context = current()
-        return Origin(f"urn:tokenwire:{service}", self.now(), context.traceparent, context.actor)
+        return EventContext(f"urn:tokenwire:{service}", self.now(), context.traceparent, context.actor)
 
 
 def new_deps(
     settings: Settings, service: str, bus: Bus | None = None, now: Callable[[], datetime] | None = None
 ) -> Deps:
-    """The parts of a process, none of them open yet; the bus is RabbitMQ, and the time the one on which all processes
-    agree, unless others are given. Raises WrongSetting.
+    """Create the dependencies, not yet opened: RabbitMQ as the bus and the shared clock, unless others are given.
+
+    Raises WrongSetting.
     """
     keys = KeyRing.parse(settings.keys.get_secret_value())
-    with read_as("mongodb_url"):
-        mongo = Mongo(settings.mongodb_url.get_secret_value(), settings.mongodb_database)
-    with read_as("amqp_url"):
-        bus = bus or RabbitBus(
-            settings.amqp_url.get_secret_value(),
-            instance_name=f"{service}@{socket.gethostname()}:{os.getpid()}",
-            declare=settings.declare_topology,
-        )
+    mongo, bus = _connections(settings, service, bus)
+    tracer = new_tracer(trace_settings(os.environ), service)
+    if tracer is not None:
+        bus = TracedBus(bus, tracer)
     clock = SharedClock(mongo, utc_now)
     now = now or clock
     outbox = Outbox(bus, now)
 
     changes: list[Callable[[str, str], None]] = []
 
-    def announce(ledger: Source, event: PendingEvent) -> None:
+    def announce(source: Source, event: PendingEvent) -> None:
         for changed in changes:
             changed(event.key, event.owner)
-        outbox.announce(ledger, event)
+        outbox.announce(source, event)
 
     store = Store.over(mongo, keys, announce)
     catalog = Catalog(store, settings.cache_ttl)
@@ -100,12 +124,36 @@ def new_deps(
         outbox=outbox,
         catalog=catalog,
         changes=changes,
-        throttle=Throttle(store.attempts, _limits(settings), now),
+        throttle=LoginThrottle(store.attempts, _limits(settings), now),
         keys=keys,
-        codec=TokenCodec(keys.subkeys("token tag"), keys.current, os.urandom),
+        token_format=OpaqueTokens(keys.subkeys("token tag"), keys.current, os.urandom),
         now=now,
         clock=clock,
+        tracer=tracer,
     )
+
+
+def _connections(settings: Settings, service: str, bus: Bus | None) -> tuple[Mongo, Bus]:
+    """Raises WrongSetting with a line for each setting that is wrong."""
+    faults: list[str] = []
+    mongo: Mongo | None = None
+    try:
+        with read_as("mongodb_url"):
+            mongo = Mongo(settings.mongodb_url.get_secret_value(), settings.mongodb_database)
+    except WrongSetting as wrong:
+        faults.append(str(wrong))
+    try:
+        with read_as("amqp_url"):
+            bus = bus or RabbitBus(
+                settings.amqp_url.get_secret_value(),
+                instance_name=f"{service}@{socket.gethostname()}:{os.getpid()}",
+                declare=settings.declare_topology,
+            )
+    except WrongSetting as wrong:
+        faults.append(str(wrong))
+    if mongo is None or bus is None:
+        raise WrongSetting("\n".join(faults))
+    return mongo, bus
 
 
 def _limits(settings: Settings) -> Limits:
@@ -118,55 +166,88 @@ def _limits(settings: Settings) -> Limits:
 
 
 def new_application(settings: Settings, deps: Deps, oauth_error_status: int | None = None) -> web.Application:
-    """An application with the middleware, the operations routes and the lifespan of its parts, and no service yet."""
+    """Create an application with middleware, health endpoints and the lifecycle of `deps`, but without a service."""
     renderer = ErrorRenderer(oauth_error_status)
-    drain, constant = Drain(), constant_headers(settings.public_url)
+    drain, constant = Drain(), security_headers(settings.public_url)
     proxies = TrustedProxies.parse(settings.trusted_proxies)
-    surround = surroundings(renderer, settings.access_log_sample, drain, proxies, constant)
-    app = web.Application(middlewares=[surround], client_max_size=2 * 1024 * 1024)
+    surround = request_middleware(renderer, settings.access_log_sample, drain, proxies, constant, deps.tracer)
+    app = routed_application(middlewares=[surround], client_max_size=2 * 1024 * 1024)
     deps.health.register("mongodb", deps.store.mongo.ping)
-    deps.health.register("bus", deps.bus.ping)
+    # Not needed for readiness: the outbox keeps events while the bus is down, and caches expire after `cache_ttl`.
+    deps.health.register("bus", deps.bus.ping, needed=False)
+    deps.health.register("background_tasks", partial(deps.supervisor.ping, essential=True))
+    deps.health.register("auxiliary_tasks", partial(deps.supervisor.ping, essential=False), needed=False)
     deps.bus.subscribe(deps.catalog.subscription())
-    deps.health.add_to(app)
+    add_operations(app, deps.health)
     app[DRAIN] = drain
-    app[CONSTANT_HEADERS] = constant
+    app[SECURITY_HEADERS] = constant
+    app[OPEN_CONNECTIONS] = OpenConnections(settings.max_connections, settings.max_unfinished_heads)
     app.cleanup_ctx.append(lambda _: _opened(deps))
-    Levels(deps.bus).add_to(app)
+    supervisor = deps.supervisor
+    QueueDepthMetrics(deps.bus).add_to(app, supervisor)
+    EventLoopLag().add_to(app, supervisor)
+    supervisor.start_with(app, lambda: supervisor.every("dependencies", LOOK_EVERY, deps.health.watch, essential=False))
     return app
 
 
 async def _opened(deps: Deps) -> AsyncIterator[None]:
-    await deps.store.mongo.open()
-    await deps.clock.open()
-    await deps.bus.open()
-    await deps.outbox.open()
+    if deps.tracer is not None:
+        deps.tracer.open()
+    await deps.store.mongo.open(supervisor=deps.supervisor)
+    await deps.clock.open(deps.supervisor)
+    await deps.bus.open(deps.supervisor)
+    await deps.outbox.open(deps.supervisor)
     yield
     await deps.bus.stop_consuming()
     await deps.outbox.close()
+    await deps.store.grants.close()
     await deps.bus.close()
     await deps.throttle.close()
     await deps.clock.close()
     await deps.store.mongo.close()
+    if deps.tracer is not None:
+        await deps.tracer.close()
 
 
-PLACE = "{place:(?s:.+)}"
-"""In a path of `both_slashes`: where an API is, its listen path or its id. Any text will do, a line break too, so that
-whoever answers on the path also says that there is no such API.
-"""
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports unknown options first, before their values are taken for positional arguments."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse; exits for an unknown option, with the most similar one as a hint."""
+        given = list(sys.argv[1:] if args is None else args)
+        self._require_known(given)
+        return super().parse_known_args(given, namespace)
 
-def both_slashes(app: web.Application, method: str, path: str, handler: Callable[..., object]) -> None:
-    """Route a path with and without its trailing slash."""
-    for spelling in (path, f"{path}/"):
-        app.router.add_route(method, spelling, handler)  # type: ignore[arg-type]
+    def _require_known(self, given: list[str]) -> None:
+        options = self._option_string_actions
+        rest = iter(given)
+        for word in rest:
+            if word == "--" or (not word.startswith("-") and self._subparsers is not None):
+                return  # what follows is for the command
+            name, _, value = word.partition("=")
+            if not name.startswith("-") or name == "-":
+                continue
+            known = [name] if name in options else [each for each in options if each.startswith(name) and len(name) > 2]
+            if not known:
+                short = [each for each in options if len(name) == 2 and each.startswith(f"-{name}")]
+                similar = short or get_close_matches(name, [each for each in options if len(each) > 2], 1, 0.5)
+                hint = f"; {similar[0]} was probably meant" if similar else f"; there are {', '.join(sorted(options))}"
+                self.error(f"unknown option {name}{hint}")
+            if not value and options[known[0]].nargs != 0:
+                next(rest, None)
 
 
 S = TypeVar("S", bound=Settings)
+URLS: Checks = {"mongodb_url": require_url, "amqp_url": parse_amqp_urls}
+"""URL checks that run with those of the other settings, so that all errors are reported together."""
 
 
 def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S], web.Application]) -> None:
-    """Run one service from the command line and the environment; a wrong setting ends it with one line."""
-    parser = argparse.ArgumentParser(
+    """Run one service with settings from the command line and the environment.
+
+    Wrong settings end the process, with one line for each of them.
+    """
+    parser = Parser(
         prog=f"python -m services.{service}",
         description=purpose,
         epilog="Settings come from TOKENWIRE_… environment variables or the files that TOKENWIRE_…_FILE name:\n"
@@ -178,11 +259,58 @@ def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S]
     )
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--version", action="version", version=f"tokenwire {VERSION}")
     arguments = parser.parse_args()
     overrides = {name: value for name, value in vars(arguments).items() if value is not None}
     try:
-        loaded = load(settings, **overrides)
+        loaded = load(settings, URLS, **overrides)
         logging.configure(loaded.log_level, loaded.log_format is LogFormat.JSON, service)
-        serve(create_app(loaded), loaded.host, loaded.port, linger=loaded.linger)
+        warn_of_misspellings(settings)
+        with listening(
+            loaded.host,
+            loaded.port,
+            host_from="--host" if "host" in overrides else "TOKENWIRE_HOST",
+            port_from="--port" if "port" in overrides else "TOKENWIRE_PORT",
+        ) as listener:
+            serve(create_app(loaded), listener, linger=loaded.linger, announce=lambda: say_listening(loaded, listener))
+        say_stopped()
     except WrongSetting as wrong:
-        sys.exit(f"{parser.prog}: {wrong}")
+        sys.exit("\n".join(f"{parser.prog}: {line}" for line in str(wrong).splitlines()))
+
+
+def say_listening(settings: Settings, listener: socket.socket) -> None:
+    """Log the address, the version and a summary of the configuration, without secrets."""
+    host, port, *_ = listener.getsockname()
+    log.info("listening", address=address_text(host, port), version=VERSION, **_summary(settings))
+
+
+def say_stopped() -> None:
+    """Log the version, and for how long the process ran."""
+    log.info("stopped", version=VERSION, seconds=round(time.monotonic() - _STARTED, 1))
+
+
+def _summary(settings: Settings) -> dict[str, object]:
+    """Where the process belongs, and the settings that differ from their defaults."""
+    traces, broker = trace_settings(os.environ), settings.amqp_url.get_secret_value()
+    brokers = parse_amqp_urls(broker) if broker else ()
+    shown = {"host", "port", "environment", "public_url", "mongodb_database"}
+    changed = {
+        name: value
+        for name, value in settings
+        if name not in shown and not isinstance(value, SecretStr) and value != type(settings).model_fields[name].default
+    }
+    return {
+        "environment": str(settings.environment),
+        "public_url": settings.public_url,
+        "mongodb": urlsplit(settings.mongodb_url.get_secret_value()).netloc.rpartition("@")[2] or _EMBEDDED,
+        "database": settings.mongodb_database,
+        "rabbitmq": ",".join(url.host_port_subcomponent or "" for url in brokers) or _EMBEDDED,
+        "traces": traces.address if traces else "off",
+        "settings": changed,
+    }
+
+
+def warn_of_misspellings(settings: type[Settings]) -> None:
+    """Log a warning for each environment variable that looks like a misspelled setting; it has no effect."""
+    for variable, meant in misspelled(settings, os.environ):
+        log.warning("setting_unknown", variable=variable, did_you_mean=meant)

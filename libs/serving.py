@@ -1,7 +1,9 @@
-"""Answering until told to stop, and stopping so that nobody's request is lost."""
+"""Runs the HTTP server of a process, and stops it without losing a request."""
 
 import asyncio
+import errno
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -10,56 +12,89 @@ from functools import partial
 import uvloop
 from aiohttp import web
 
-from libs.http.connection import OPTIONS, Connection
+from libs.http.aiohttp_version import warn_if_untested
+from libs.http.bounded_connection import OPTIONS, BoundedConnection
 from libs.http.context import DRAIN
+from libs.http.open_connections import OPEN_CONNECTIONS, OpenConnections
 from libs.settings import WrongSetting
 
 BACKLOG = 1024
+_ABOUT_THE_PORT = {errno.EADDRINUSE, errno.EACCES}
+RECEIVE_BUFFER = 32 * 1024
+"""Receive buffer of a connection in bytes. What is in it is parsed in one go while other connections wait, so it is
+small."""
 STOP_WITHIN = 8.0
-"""Seconds that requests in flight get when the process is told to stop."""
-LET_GO_WITHIN = 0.5
-"""Seconds for a request to arrive on a connection that was made just before."""
+"""Seconds that requests in progress have to finish when the process stops."""
+IDLE_CLOSE_AFTER = 0.5
+"""Seconds that a request on a connection that was just accepted has to arrive while the process stops."""
+DESCRIPTORS = 65_536
+"""File descriptors that the process asks for, if it may have them."""
 GARBAGE_AFTER = 20_000
-"""Objects alive beyond those of the last look for cycles, until the next one."""
+"""Threshold of the garbage collector: new objects until it searches for cycles again."""
 
 
 def serve(
-    app: web.Application, host: str, port: int, *, linger: float, announce: Callable[[], None] | None = None
+    app: web.Application, listener: socket.socket, *, linger: float, announce: Callable[[], None] | None = None
 ) -> None:
-    """Answer until SIGTERM or SIGINT, then stop in order.
+    """Serve requests until SIGTERM or SIGINT, then shut down gracefully.
 
-    For `linger` seconds (a second signal cuts them short) the process goes on answering, closing each connection with
-    its answer: whoever is in front notices on a connection that is closed in order. Then what still waits in the accept
-    queue is answered, requests in flight end, and what was opened is closed. Raises WrongSetting where the address
-    cannot be had.
+    For `linger` seconds (a second signal ends them) the process still serves requests, but closes each connection with
+    the response, so that a load balancer in front moves to other instances. Then connections in the accept queue are
+    served, requests in progress finish, and resources are closed.
     """
-    uvloop.run(_serve(app, _listener(host, port), linger, announce or (lambda: None)))
+    warn_if_untested()
+    app[OPEN_CONNECTIONS].fit(_raised_descriptors())
+    uvloop.run(_serve(app, listener, linger, announce or (lambda: None)))
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _raised_descriptors() -> int:
+    """Raise the soft limit of file descriptors, up to DESCRIPTORS; the new limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket.socket:
+    """Open a listening socket.
+
+    `host_from` and `port_from` name the settings or options that the values come from. Raises WrongSetting with the
+    name of the one that is at fault.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise WrongSetting(f"TOKENWIRE_HOST, TOKENWIRE_PORT: cannot listen on {host}:{port}: {reason}") from None
+        # `::` listens for both protocols; IPv4 clients then have IPv4-mapped IPv6 addresses.
+        both = address[0] == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accepted connections inherit it
+    except (OSError, OverflowError) as error:
+        setting = port_from if getattr(error, "errno", None) in _ABOUT_THE_PORT else host_from
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
+        raise WrongSetting(f"{setting}: cannot listen on {address_text(host, port)}: {reason}") from None
     listener.setblocking(False)
     return listener
 
 
+def address_text(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def runner_of(app: web.Application) -> web.AppRunner:
-    """What answers for the application."""
+    """The aiohttp runner for the application."""
     return web.AppRunner(app, shutdown_timeout=STOP_WITHIN, **OPTIONS)
 
 
 async def _serve(app: web.Application, listener: socket.socket, linger: float, announce: Callable[[], None]) -> None:
     runner = runner_of(app)
-    spare = listener.dup()  # keeps the accept queue when the server closes its own
+    spare = listener.dup()  # keeps the accept queue alive when the server closes its own descriptor
     try:
         await runner.setup()
         connect = connections(runner)
-        door = await asyncio.get_running_loop().create_server(connect, sock=listener, backlog=BACKLOG)
-        _spare_the_collector()
+        server = await asyncio.get_running_loop().create_server(connect, sock=listener, backlog=BACKLOG)
+        _relax_garbage_collection()
         stop = _signals()
         announce()
         await stop.get()
@@ -69,30 +104,34 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
                 await stop.get()
         except TimeoutError:
             pass
-        door.close()
+        server.close()
         await _take_over_queued(connect, spare)
-        await _let_go(runner)
+        await _close_idle(app[OPEN_CONNECTIONS])
     finally:
         spare.close()
         await runner.cleanup()
 
 
-def _spare_the_collector() -> None:
-    """What was made to start is never looked at again, and the rest seldom.
+def _relax_garbage_collection() -> None:
+    """Exclude the objects created at startup from garbage collection, and search for cycles less often.
 
-    A request is hundreds of objects that its end frees without any collector, and that live while it waits: looking for
-    cycles after every 700 of them, which is the default, costs a busy process a sixth of its time.
+    A request creates hundreds of objects that reference counting frees without the collector. Searching for cycles
+    after every 700 of them, the default, costs a busy process a sixth of its CPU time.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
 
 
-def connections(runner: web.AppRunner) -> Callable[[], Connection]:
-    """Makes the connections of a runner that is set up."""
+def connections(runner: web.AppRunner) -> Callable[[], BoundedConnection]:
+    """The protocol factory for a runner that is set up."""
     if runner.server is None:
         raise RuntimeError("the runner is not set up")
-    return partial(Connection, runner.server, runner.app, asyncio.get_running_loop())
+    if OPEN_CONNECTIONS not in runner.app:
+        raise RuntimeError("the application has no OPEN_CONNECTIONS")
+    return partial(
+        BoundedConnection, runner.server, runner.app, asyncio.get_running_loop(), runner.app[OPEN_CONNECTIONS]
+    )
 
 
 def _signals() -> asyncio.Queue[signal.Signals]:
@@ -103,10 +142,10 @@ def _signals() -> asyncio.Queue[signal.Signals]:
     return received
 
 
-async def _take_over_queued(connect: Callable[[], Connection], spare: socket.socket) -> None:
-    """Accept what the kernel has accepted before the listener closed, and close it for good.
+async def _take_over_queued(connect: Callable[[], BoundedConnection], spare: socket.socket) -> None:
+    """Accept the connections that are still in the kernel's queue, then close the socket for good.
 
-    Nothing is waited for in between: whoever connects meanwhile would be reset with the request already sent.
+    There is no await between the two: a client that connected in between would be reset after sending its request.
     """
     loop = asyncio.get_running_loop()
     queued = []
@@ -121,9 +160,17 @@ async def _take_over_queued(connect: Callable[[], Connection], spare: socket.soc
         await loop.connect_accepted_socket(connect, connection)
 
 
-async def _let_go(runner: web.AppRunner) -> None:
-    """Every connection has had its last answer and is closed; one on which nothing is asked is not waited for long."""
-    deadline = asyncio.get_running_loop().time() + LET_GO_WITHIN
-    # Nobody is told when a connection ends.
-    while runner.server and runner.server.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+async def _close_idle(connections: OpenConnections) -> None:
+    """Wait until all connections are closed, and close idle ones after IDLE_CLOSE_AFTER seconds.
+
+    A request that has arrived by then is served: only connections without one are closed.
+    """
+    now = asyncio.get_running_loop().time
+    closing_at = now() + IDLE_CLOSE_AFTER
+    deadline = closing_at + IDLE_CLOSE_AFTER
+    # Polling, because aiohttp gives no notice when a connection ends.
+    while len(connections) and now() < deadline:
+        if now() >= closing_at:
+            for connection in connections:
+                connection.close_if_idle()
         await asyncio.sleep(0.02)

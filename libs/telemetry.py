@@ -1,5 +1,6 @@
 """Metrics of this process (Prometheus)."""
 
+import platform
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
@@ -8,19 +9,23 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_late
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from libs.version import VERSION
+
 
 class _Latency:
-    """How long the answers of one route took."""
+    """Response times of one route."""
 
     __slots__ = ("counts", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.counts = [0] * (len(Answers.BOUNDS) + 1)
+        self.counts = [0] * (len(RequestMetrics.BOUNDS) + 1)
 
 
-class Answers(Collector):
-    """Requests answered and the time it took, counted in one event loop: without a metric's locks."""
+class RequestMetrics(Collector):
+    """Counts requests and response times. Replaces prometheus_client's Counter and Histogram on the hot path: all
+    requests of a process run in one event loop, so the locks of those are not needed.
+    """
 
     BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -28,54 +33,84 @@ class Answers(Collector):
         self._requests: dict[tuple[str, str, int], int] = {}
         self._latencies: dict[str, _Latency] = {}
 
-    def count(self, route: str, method: str, status: int, seconds: float) -> None:
-        """One more."""
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one response. `route` is the route's pattern, never the path: callers must not create labels."""
         what = (route, method, status)
-        self._requests[what] = self._requests.get(what, 0) + 1
-        latency = self._latencies.get(route)
-        if latency is None:
-            latency = self._latencies[route] = _Latency()
+        try:
+            self._requests[what] += 1
+            latency = self._latencies[route]
+        except KeyError:
+            self._requests.setdefault(what, 1)
+            latency = self._latencies.setdefault(route, _Latency())
         latency.seconds += seconds
         latency.counts[bisect_left(self.BOUNDS, seconds)] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """The metrics in the form that the registry wants."""
         requests = CounterMetricFamily(
-            "tokenwire_http_requests", "Requests answered.", labels=("route", "method", "status")
+            "tokenwire_http_requests",
+            "HTTP requests, by route, method and response status.",
+            labels=("route", "method", "status"),
         )
         for (route, method, status), number in self._requests.items():
             requests.add_metric((route, method, str(status)), number)
         yield requests
-        times = HistogramMetricFamily("tokenwire_http_request_seconds", "Time to answer.", labels=("route",))
+        times = HistogramMetricFamily("tokenwire_http_request_seconds", "Response time in seconds.", labels=("route",))
         for route, latency in self._latencies.items():
             bounds = [*map(str, self.BOUNDS), "+Inf"]
             times.add_metric((route,), list(zip(bounds, accumulate(latency.counts), strict=True)), latency.seconds)
         yield times
 
 
-ANSWERS = Answers()
-REGISTRY.register(ANSWERS)
-EVENTS_PUBLISHED = Counter("tokenwire_events_published_total", "Events confirmed by the bus.", ("collection",))
-EVENTS_UNPUBLISHED = Counter("tokenwire_events_unconfirmed_total", "Publications to be repeated.", ("collection",))
-OUTBOX_WAITING = Gauge("tokenwire_outbox_waiting", "Events waiting in this process to be published or cleared.")
+REQUEST_METRICS = RequestMetrics()
+REGISTRY.register(REQUEST_METRICS)
+EVENTS_PUBLISHED = Counter("tokenwire_events_published_total", "Events that the broker confirmed.", ("collection",))
+EVENTS_UNPUBLISHED = Counter(
+    "tokenwire_events_unconfirmed_total",
+    "Publications without a confirmation from the broker; they are repeated.",
+    ("collection",),
+)
+EVENTS_REFUSED = Counter(
+    "tokenwire_events_refused_total",
+    "Events that a queue refused, by queue: one of Tokenwire's own (`pool`), or a subscriber's.",
+    ("collection", "by"),
+)
+OUTBOX_WAITING = Gauge(
+    "tokenwire_outbox_waiting", "Events in this process that are not yet published, or not yet removed from the outbox."
+)
 OUTBOX_BACKLOG = Gauge("tokenwire_outbox_backlog", "Records with unpublished events.", ("collection",))
 OUTBOX_AGE = Gauge("tokenwire_outbox_oldest_seconds", "Age of the oldest unpublished event.", ("collection",))
-MESSAGES_WAITING = Gauge("tokenwire_waiting_messages", "Messages of a pool that nobody handles yet.", ("pool",))
-MESSAGES_PARKED = Gauge("tokenwire_parked_messages", "Messages that a pool gave up on.", ("pool",))
-CACHED_TOKENS = Gauge("tokenwire_cached_tokens", "Access tokens whose grants this process keeps in memory.")
-AUDIT_EVENTS = Gauge(
-    "tokenwire_audit_events",
-    "Committed events of the records made in the audited time, and what became of them.",
+OUTBOX_REFUSED = Gauge(
+    "tokenwire_outbox_refused", "Records with events that a queue refused; they are retried.", ("collection",)
+)
+OUTBOX_REFUSED_AGE = Gauge(
+    "tokenwire_outbox_refused_oldest_seconds", "Age of the oldest event that a queue refused.", ("collection",)
+)
+QUEUE_DEPTH = Gauge("tokenwire_queue_messages", "Messages in the queue of a pool of consumers.", ("pool",))
+DEAD_LETTERS = Gauge("tokenwire_dead_letters", "Messages in the dead-letter queue of a pool.", ("pool",))
+CACHED_TOKENS = Gauge("tokenwire_cached_tokens", "Access tokens in the cache of this gateway.")
+RECONCILIATION_EVENTS = Gauge(
+    "tokenwire_reconciliation_events",
+    "Committed events of the records made in the compared time, and what became of them.",
     ("collection", "state"),
 )
-AUDIT_NOTIFICATIONS = Gauge(
-    "tokenwire_audit_notifications", "What became of the published events of the audited grants.", ("state",)
+RECONCILIATION_NOTIFICATIONS = Gauge(
+    "tokenwire_reconciliation_notifications", "What became of the published events of the compared grants.", ("state",)
 )
-AUDIT_BALANCED = Gauge("tokenwire_audit_balanced", "1: nothing audited was missing, phantom or doubled; 0: something.")
-AUDITED_AT = Gauge("tokenwire_audit_time_seconds", "When the last audit was made (Unix time).")
-USAGE_LOST = Counter("tokenwire_usage_lost_total", "Calls that the usage analytics do not count.")
+RECONCILIATION_BALANCED = Gauge(
+    "tokenwire_reconciliation_balanced", "1: nothing was missing, phantom or doubled; 0: something."
+)
+RECONCILED_AT = Gauge("tokenwire_reconciliation_time_seconds", "When events were last compared (Unix time).")
+USAGE_LOST = Counter(
+    "tokenwire_usage_lost_total", "Calls missing in the usage analytics, because too many counts were pending."
+)
 USAGE_WAITING = Gauge(
-    "tokenwire_usage_waiting", "Numbers of calls that wait to be written, by API, client and outcome."
+    "tokenwire_usage_waiting", "Usage counts (by API, client and outcome) that are not yet written to MongoDB."
+)
+CONNECTIONS_DROPPED = Counter(
+    "tokenwire_connections_dropped_total",
+    "Connections closed because a limit of the process was exceeded.",
+    ("reason",),
 )
 ATTEMPTS_FAILED = Counter(
     "tokenwire_attempts_failed_total", "Failed attempts to prove who one is, by what counts them.", ("kind",)
@@ -83,22 +118,46 @@ ATTEMPTS_FAILED = Counter(
 ATTEMPTS_REFUSED = Counter(
     "tokenwire_attempts_refused_total", "Attempts refused because too many had failed, by what counted them.", ("kind",)
 )
-WEBHOOKS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
-WEBHOOKS_UNDER_WAY = Gauge("tokenwire_webhooks_under_way", "Webhook attempts that have begun and are not recorded yet.")
+ISSUANCE_REFUSED = Counter("tokenwire_issuance_refused_total", "Token requests refused by the client's issuance limit.")
+WEBHOOK_ATTEMPTS = Counter("tokenwire_webhook_attempts_total", "Webhook attempts.", ("outcome",))
+WEBHOOKS_IN_FLIGHT = Gauge("tokenwire_webhooks_in_flight", "Webhook attempts whose result is not recorded yet.")
+SPANS_EXPORTED = Counter("tokenwire_trace_spans_exported_total", "Spans that the trace collector accepted.")
+SPANS_DROPPED = Counter(
+    "tokenwire_trace_spans_dropped_total", "Spans that were not exported, by reason; see Tracing.", ("reason",)
+)
 WEBHOOK_LATENCY = Histogram(
     "tokenwire_webhook_seconds",
-    "Time until an endpoint answered, or the attempt was given up.",
+    "Seconds until the endpoint responded or the attempt failed.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
 LIMIT_RESERVATIONS = Counter(
-    "tokenwire_limit_reservations_total", "Slices asked of the shared limit counters.", ("outcome",)
+    "tokenwire_limit_reservations_total", "Leases requested from the shared rate and quota counters.", ("outcome",)
 )
-LIMIT_REFUSALS = Counter("tokenwire_limit_refusals_total", "Calls that a limit refused.", ("kind",))
-LIMIT_UNCOUNTED = Counter("tokenwire_limit_uncounted_total", "Calls let through uncounted, the counters being away.")
-LIMIT_WAITING = Gauge("tokenwire_limit_waiting", "Calls that wait for the shared limit counters.")
+LIMIT_REFUSALS = Counter("tokenwire_limit_refusals_total", "Calls refused by the rate limiter.", ("kind",))
+LIMIT_UNCOUNTED = Counter(
+    "tokenwire_limit_uncounted_total", "Calls admitted without counting, because the counters were unreachable."
+)
+LIMIT_WAITING = Gauge("tokenwire_limit_waiting", "Calls that wait for the shared rate and quota counters.")
+BACKGROUND_FAILURES = Counter(
+    "tokenwire_background_failures_total", "Unexpected exceptions of background tasks.", ("task",)
+)
+BACKGROUND_UP = Gauge(
+    "tokenwire_background_task_up", "1: the background task runs; 0: it failed and is being restarted.", ("task",)
+)
+DEPENDENCY_UP = Gauge(
+    "tokenwire_dependency_up", "1: the last check of the dependency succeeded; 0: it failed.", ("dependency",)
+)
+EVENT_LOOP_LAG = Gauge(
+    "tokenwire_event_loop_lag_seconds", "How late the event loop ran a timer: the worst of the last thirty seconds."
+)
+MEMORY_LIMIT = Gauge("tokenwire_memory_limit_bytes", "The memory limit of the container; 0: there is none.")
+BUILD_INFO = Gauge(
+    "tokenwire_build_info", "Always 1; the labels are the versions of Tokenwire and Python.", ("version", "python")
+)
+BUILD_INFO.labels(VERSION, platform.python_version()).set(1)
 
 
 def exposition() -> bytes:
-    """Every metric in Prometheus' text format."""
+    """All metrics in the Prometheus text format."""
     return generate_latest()

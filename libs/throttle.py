@@ -1,9 +1,12 @@
-"""Throttling: whoever fails too often to prove who it is must wait; exact over all instances, free for who never fails.
+"""Limits failed logins: protection against brute force on client secrets, passwords and operator keys.
 
-An attempt is paid for before its outcome is told: a slot of each of its tallies is taken in MongoDB, of which there are
-as many in a window as the limit says. A failure has used its slots up; a success gives them back, and a slot that was
-given back stays at hand for a moment, for the next attempt. A tally of which nothing failed here is *quiet*: a client
-that proves itself then pays nothing, and nothing is read or written.
+Failures are counted in MongoDB, exactly over all instances, in fixed windows. An attempt is paid for before its
+outcome is known: it takes a slot of each counter that it counts against, and a counter has as many slots in a window as
+its limit says. So parallel guesses cannot exceed the limit. A failed attempt keeps its slots until the window ends. A
+successful login returns its own slots, but does not reset the counter (ADR 8).
+
+A counter without failures that this process knows of costs nothing: a client that authenticates correctly neither reads
+nor writes MongoDB for it. This process then learns of failures at other instances with its own first failure.
 """
 
 import asyncio
@@ -15,293 +18,324 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from libs.addresses import site
+from libs.client_address import site
 from libs.http.context import current
-from libs.oauth.attempts import Limits, Place, Tally
 from libs.oauth.errors import TemporarilyUnavailable, TooManyAttempts
+from libs.oauth.login_limits import FailureCounter, Limits, digest, known_place
 from libs.store.attempts import Attempts, Outcome
+from libs.supervision import spawn
 from libs.telemetry import ATTEMPTS_FAILED, ATTEMPTS_REFUSED
 
-PATIENCE = 4.0
-"""Seconds for which an attempt waits where the last slots are taken by attempts whose outcome is open."""
-ASK_AGAIN = 0.05
-AT_HAND = 0.2
-"""Seconds for which slots that were given back are kept for the next attempt of this process."""
+MAX_SLOT_WAIT = 4.0
+"""Seconds that an attempt waits for a slot while all of them are taken by attempts whose outcome is not known yet."""
+SLOT_POLL = 0.05
+"""Seconds between two tries to get a slot while waiting."""
+RETURN_DELAY = 0.2
+"""Seconds for which returned slots stay with this process for its next attempts, before MongoDB gets them back."""
 KNOWN_FOR = timedelta(days=30)
-"""How long a user is known where it has logged in."""
-REMEMBERED_EVERY = timedelta(days=1)
-MOST_GAUGES = 20_000
-MOST_PLACES = 10_000
-_SWEPT_FROM = 64
+"""How long a user is known at an address from which they logged in."""
+REMEMBER_EVERY = timedelta(days=1)
+"""A login at a known address extends that time, but writes no more often than this."""
+MAX_COUNTERS = 10_000
+"""Counters kept in memory, at most 2 KB each. The oldest is dropped first; MongoDB still has its count."""
+MAX_KNOWN_PLACES = 10_000
+"""Known addresses kept in memory, 250 bytes each."""
+SWEEP_EVERY = 30.0
+"""Seconds between two sweeps that drop counters of past windows."""
 
 log = structlog.get_logger("throttle")
 
 
 class Attempt:
-    """A failure, until it is said to have succeeded."""
+    """One attempt to authenticate. It counts as failed unless `succeed` is called."""
 
     succeeded = False
 
     def succeed(self) -> None:
-        """Whoever it was has proven it."""
+        """The credentials were right."""
         self.succeeded = True
 
 
-class _Gauge:
-    """One tally in one window, as this process knows it."""
+class _CounterWindow:
+    """One counter in one window, as this process knows it."""
 
-    def __init__(self, tally: Tally, window: int, attempts: Attempts) -> None:
-        self.tally = tally
-        self.key = tally.key(window)
-        self.end = tally.limit.end(window)
+    __slots__ = ("_attempts", "_changed", "_taking", "counter", "end", "failed", "free_slots", "full", "key")
+
+    def __init__(self, counter: FailureCounter, window: int, attempts: Attempts) -> None:
+        self.counter = counter
+        self.key = counter.key(window)
+        self.end = counter.limit.end(window)
         self.full = False
-        self.at_hand = 0
+        """As many attempts have failed as the limit allows; nothing but the end of the window changes that."""
+        self.free_slots = 0
+        """Slots that this process has taken in MongoDB and does not use at the moment."""
         self.failed = 0
-        """Not written yet."""
+        """Failures that are not written to MongoDB yet."""
         self._attempts = attempts
-        self._asking = asyncio.Lock()
-        self._moved = asyncio.Event()
+        self._taking = asyncio.Lock()
+        self._changed = asyncio.Event()
 
-    async def take(self, patience: float) -> bool:
-        """Whether there was a slot, taken now; False: as many have failed as may.
+    async def take_slot(self, max_wait: float) -> bool:
+        """Whether a slot was taken; False if as many attempts have failed as the limit allows.
 
-        Raises TooManyAttempts where the last slots are taken by attempts that are not decided in time.
+        Raises TooManyAttempts if other attempts hold the last slots, and their outcome is not known in time.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
-        async with self._asking:  # one asks for all who wait
-            while not self.at_hand and not self.full:
-                self._moved.clear()
-                asked = await self._attempts.take(self.key, self.tally.limit.failures, self.end)
+        deadline = loop.time() + max_wait
+        async with self._taking:  # of all that wait, one asks MongoDB
+            while not self.free_slots and not self.full:
+                self._changed.clear()
+                asked = await self._attempts.take(self.key, self.counter.limit.failures, self.end)
                 if asked.granted:
-                    self.at_hand += 1
-                elif asked.failed + self.failed >= self.tally.limit.failures:
+                    self.free_slots += 1
+                elif asked.failed + self.failed >= self.counter.limit.failures:
                     self.full = True
-                    self._say()
+                    self._log_full()
                 elif loop.time() >= deadline:
                     raise TooManyAttempts("too many attempts at once", retry_after=1)
                 else:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(ASK_AGAIN):
-                            await self._moved.wait()
-            if not self.at_hand:
+                        async with asyncio.timeout(SLOT_POLL):
+                            await self._changed.wait()
+            if not self.free_slots:
                 return False
-            self.at_hand -= 1
+            self.free_slots -= 1
             return True
 
-    def _say(self) -> None:
-        # Not which user: what was typed as a user name may be a password.
-        whose = {"client_id": self.tally.subject[0]} if self.tally.kind == "client" else {}
-        log.warning("throttled", kind=self.tally.kind, client=current().address, until=str(self.end), **whose)
+    def _log_full(self) -> None:
+        client = {"client_id": self.counter.client_id} if self.counter.client_id is not None else {}
+        log.warning("throttled", kind=self.counter.kind, client=current().address, until=str(self.end), **client)
 
-    def give_back(self) -> None:
-        """A slot is there again."""
-        self.at_hand += 1
-        self._moved.set()
+    def return_slot(self) -> None:
+        """An attempt succeeded, or had no outcome: its slot is free again."""
+        self.free_slots += 1
+        self._changed.set()
 
-    def use_up(self) -> None:
-        """A slot is gone."""
+    def record_failure(self) -> None:
+        """An attempt failed: its slot stays taken until the window ends."""
         self.failed += 1
-        self._moved.set()
+        self._changed.set()
 
-    def outcome(self) -> Outcome:
-        """What is to be written, and is from now on no more."""
-        outcome = Outcome(self.failed, self.at_hand)
-        self.failed = self.at_hand = 0
+    def unwritten(self) -> Outcome:
+        """What has to be written to MongoDB; from now on it counts as written."""
+        outcome = Outcome(self.failed, self.free_slots)
+        self.failed = self.free_slots = 0
         return outcome
 
 
-class Throttle:
-    """Counts attempts at the address of the current request. One a process."""
+class LoginThrottle:
+    """Limits failed attempts by client, by user and by the address of the current request. One per process."""
 
     def __init__(self, attempts: Attempts, limits: Limits, now: Callable[[], datetime]) -> None:
         self._attempts = attempts
         self._limits = limits
         self._now = now
-        self._gauges: OrderedDict[tuple[Tally, int], _Gauge] = OrderedDict()
-        self._sweep_at = _SWEPT_FROM
-        self._places: OrderedDict[Place, datetime] = OrderedDict()
-        self._unsettled: dict[str, _Gauge] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._settling: asyncio.Task[None] | None = None
+        self._windows: OrderedDict[tuple[bytes, int], _CounterWindow] = OrderedDict()
+        """By the counter's subject and the number of the window."""
+        self._known_places: OrderedDict[str, datetime] = OrderedDict()
+        self._changed: dict[str, _CounterWindow] = {}
+        """Counters with outcomes that are not written to MongoDB yet."""
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
 
-    # What is counted
+    # Which counters an attempt counts against
 
-    def of_client(self, client_id: str) -> Sequence[Tally]:
-        """A client's secret: of this client here, and of all clients here."""
+    def client_counters(self, client_id: str) -> Sequence[FailureCounter]:
+        """For a client secret: this client from this address, and all clients from this address."""
         address = site(current().address)
+        subject = digest("client", client_id, address)
         return (
-            Tally("client", (client_id, address), self._limits.client),
-            Tally("clients", (address,), self._limits.address),
+            FailureCounter("client", subject, self._limits.client, client_id=client_id),
+            self._address_counter("clients", address),
         )
 
-    def of_user(self, username: str) -> Sequence[Tally]:
-        """A user's password: of this user here, of this user anywhere, and of all users here."""
+    def user_counters(self, username: str) -> Sequence[FailureCounter]:
+        """For a password: this user from this address, this user from anywhere, and all users from this address.
+
+        The counter for "anywhere" does not apply where the user has logged in before. Otherwise an attacker could lock
+        users out by guessing.
+        """
         address = site(current().address)
+        anywhere = digest("user_anywhere", username)
+        exempt = known_place(username, address)
         return (
-            Tally("user", (username, address), self._limits.user),
-            Tally("user_anywhere", (username,), self._limits.user_anywhere, unless=Place(username, address)),
-            Tally("users", (address,), self._limits.address),
+            FailureCounter("user", digest("user", username, address), self._limits.user),
+            FailureCounter("user_anywhere", anywhere, self._limits.user_anywhere, exempt_place=exempt),
+            self._address_counter("users", address),
         )
 
-    def of_operator(self) -> Sequence[Tally]:
-        """An operator's key: of whoever is here."""
-        return (Tally("operators", (site(current().address),), self._limits.address),)
+    def operator_counters(self) -> Sequence[FailureCounter]:
+        """For an operator key: all keys from this address."""
+        return (self._address_counter("operators", site(current().address)),)
 
-    # How it is counted
+    def _address_counter(self, kind: str, address: str) -> FailureCounter:
+        return FailureCounter(kind, digest(kind, address), self._limits.address)
+
+    # Checking and counting
+
+    def __len__(self) -> int:
+        """How many counters are kept in memory; at most MAX_COUNTERS."""
+        return len(self._windows)
 
     @property
-    def is_calm(self) -> bool:
-        """Whether nothing at all failed here lately; then every tally is quiet."""
-        return not self._gauges
+    def has_no_failures(self) -> bool:
+        """Whether this process knows of no failure at all; then no counter needs to be computed or checked."""
+        return not self._windows
 
-    def is_quiet(self, tallies: Sequence[Tally]) -> bool:
-        """Whether nothing of this failed here in this window; then a success need not be an `attempt`."""
-        if not self._gauges:
+    def is_clear(self, counters: Sequence[FailureCounter]) -> bool:
+        """Whether this process knows of no failure in these counters' windows; a success then needs no `attempt`."""
+        if not self._windows:
             return True
         now = self._now()
-        return not any((tally, tally.limit.window(now)) in self._gauges for tally in tallies)
+        return not any((counter.subject, counter.limit.window(now)) in self._windows for counter in counters)
 
-    async def require_room(self, tallies: Sequence[Tally]) -> None:
-        """Return unless it is known here that too many have failed. Raises TooManyAttempts.
-
-        It is not known here of a quiet tally, and then costs nothing.
-        """
-        if self._gauges:
+    async def check(self, counters: Sequence[FailureCounter]) -> None:
+        """Raise TooManyAttempts if this process knows that a limit is reached. Free if all counters are clear."""
+        if self._windows:
             now = self._now()
-            for tally in tallies:
-                gauge = self._gauges.get((tally, tally.limit.window(now)))
-                if gauge and gauge.full and not await self._is_exempt(tally):
-                    raise self._refusal(gauge)
+            for counter in counters:
+                window = self._windows.get((counter.subject, counter.limit.window(now)))
+                if window and window.full and not await self._is_exempt(counter):
+                    raise self._refusal(window)
 
     @asynccontextmanager
-    async def attempt(self, tallies: Sequence[Tally]) -> AsyncIterator[Attempt]:
-        """An attempt that is counted as failed unless it says that it succeeded; what is inside may tell the outcome.
+    async def attempt(self, counters: Sequence[FailureCounter]) -> AsyncIterator[Attempt]:
+        """An attempt to authenticate, which counts as failed unless `succeed` is called on it.
 
-        From the call on, before anything is waited for, the tallies are no longer quiet. Raises TooManyAttempts.
+        The counters stop being clear before the first await here: of many attempts that fail at the same time, all but
+        the first are already seen by `is_clear`. Raises TooManyAttempts, with the seconds until the window ends.
         """
-        gauges = [self._gauge(tally) for tally in tallies]
-        await self.require_room(tallies)
-        taken = await self._taken(gauges)
+        windows = [self._window(counter) for counter in counters]
+        await self.check(counters)
+        taken = await self._take_slots(counters, windows)
         attempt = Attempt()
         try:
             yield attempt
         except TemporarilyUnavailable:
-            # There was no outcome.
-            self._give_back(taken)
+            # The credentials were not compared, so the attempt neither succeeded nor failed.
+            self._return_slots(taken)
             raise
         except BaseException:
-            self._use_up(taken)
+            # Cancelled requests too: a guess must not become free because its sender disconnects before the response.
+            self._record_failure(taken)
             raise
         if attempt.succeeded:
-            self._give_back(taken)
-            await self._remember(tallies)
+            self._return_slots(taken)
+            await self._remember(counters)
         else:
-            self._use_up(taken)
+            self._record_failure(taken)
 
     async def close(self) -> None:
-        """Everything is counted that can be."""
-        if self._timer:
-            self._timer.cancel()
-        if self._settling:
-            await self._settling
-        await self._settle()
+        """Write what is not written yet, if MongoDB takes it."""
+        for timer in (self._write_timer, self._sweep_timer):
+            if timer:
+                timer.cancel()
+        if self._writing:
+            await asyncio.wait((self._writing,))
+        await asyncio.wait((spawn("throttle", self._write_outcomes()),))
 
-    async def _taken(self, gauges: Sequence[_Gauge]) -> Sequence[_Gauge]:
-        taken: list[_Gauge] = []
+    async def _take_slots(
+        self, counters: Sequence[FailureCounter], windows: Sequence[_CounterWindow]
+    ) -> Sequence[_CounterWindow]:
+        taken: list[_CounterWindow] = []
         try:
-            # One after the other, the narrowest first: who waits for one holds none that those ahead still need.
-            for gauge in gauges:
-                if await self._slot(gauge):
-                    taken.append(gauge)
+            # One after the other, the narrowest counter first: an attempt that waits for a slot holds none that the
+            # attempts ahead of it still need, so that they cannot wait for each other.
+            for counter, window in zip(counters, windows, strict=True):
+                if await self._take_slot(counter, window):
+                    taken.append(window)
         except BaseException:
-            self._give_back(taken)
+            self._return_slots(taken)
             raise
         return taken
 
-    async def _slot(self, gauge: _Gauge) -> bool:
-        """Whether a slot was taken; where the limit does not hold none is needed. Raises TooManyAttempts."""
-        taken = await gauge.take(PATIENCE)
-        if not taken and not await self._is_exempt(gauge.tally):
-            raise self._refusal(gauge)
+    async def _take_slot(self, counter: FailureCounter, window: _CounterWindow) -> bool:
+        """Whether a slot was taken; False if the counter is full but does not apply. Raises TooManyAttempts."""
+        taken = await window.take_slot(MAX_SLOT_WAIT)
+        if not taken and not await self._is_exempt(counter):
+            raise self._refusal(window)
         return taken
 
-    def _refusal(self, gauge: _Gauge) -> TooManyAttempts:
-        ATTEMPTS_REFUSED.labels(gauge.tally.kind).inc()
-        seconds = math.ceil((gauge.end - self._now()).total_seconds())
+    def _refusal(self, window: _CounterWindow) -> TooManyAttempts:
+        ATTEMPTS_REFUSED.labels(window.counter.kind).inc()
+        seconds = math.ceil((window.end - self._now()).total_seconds())
         return TooManyAttempts("too many attempts have failed; try again later", retry_after=max(1, seconds))
 
-    def _gauge(self, tally: Tally) -> _Gauge:
-        window = tally.limit.window(self._now())
-        gauge = self._gauges.get((tally, window))
-        if gauge is None:
-            self._make_room()
-            gauge = self._gauges[tally, window] = _Gauge(tally, window, self._attempts)
-        return gauge
+    def _window(self, counter: FailureCounter) -> _CounterWindow:
+        number = counter.limit.window(self._now())
+        window = self._windows.get((counter.subject, number))
+        if window is None:
+            if len(self._windows) >= MAX_COUNTERS:
+                self._windows.popitem(last=False)
+            window = self._windows[counter.subject, number] = _CounterWindow(counter, number, self._attempts)
+            if self._sweep_timer is None:
+                self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_EVERY, self._sweep)
+        return window
 
-    def _make_room(self) -> None:
-        if len(self._gauges) >= self._sweep_at:
-            now = self._now()
-            for ended in [known for known, gauge in self._gauges.items() if gauge.end <= now]:
-                del self._gauges[ended]
-            self._sweep_at = max(_SWEPT_FROM, 2 * len(self._gauges))
-        if len(self._gauges) >= MOST_GAUGES:
-            self._gauges.popitem(last=False)
+    def _sweep(self) -> None:
+        now = self._now()
+        for past in [key for key, window in self._windows.items() if window.end <= now]:
+            del self._windows[past]
+        again = asyncio.get_running_loop().call_later(SWEEP_EVERY, self._sweep) if self._windows else None
+        self._sweep_timer = again
 
-    # What became of it
+    # Writing outcomes to MongoDB
 
-    def _give_back(self, gauges: Sequence[_Gauge]) -> None:
-        for gauge in gauges:
-            gauge.give_back()
-            self._unsettled[gauge.key] = gauge
-        if gauges and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(AT_HAND, self._settle_now)
+    def _return_slots(self, windows: Sequence[_CounterWindow]) -> None:
+        for window in windows:
+            window.return_slot()
+            self._changed[window.key] = window
+        if windows and self._write_timer is None:
+            # Not at once: the next attempt of this process takes the slot over without asking MongoDB.
+            self._write_timer = asyncio.get_running_loop().call_later(RETURN_DELAY, self._write_now)
 
-    def _use_up(self, gauges: Sequence[_Gauge]) -> None:
-        for gauge in gauges:
-            ATTEMPTS_FAILED.labels(gauge.tally.kind).inc()
-            gauge.use_up()
-            self._unsettled[gauge.key] = gauge
-        if gauges:
-            self._settle_now()
+    def _record_failure(self, windows: Sequence[_CounterWindow]) -> None:
+        for window in windows:
+            ATTEMPTS_FAILED.labels(window.counter.kind).inc()
+            window.record_failure()
+            self._changed[window.key] = window
+        if windows:
+            self._write_now()
 
-    def _settle_now(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        if self._settling is None or self._settling.done():
-            self._settling = asyncio.create_task(self._settle(), name="throttle")
+    def _write_now(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._writing is None or self._writing.done():
+            self._writing = spawn("throttle", self._write_outcomes())
 
-    async def _settle(self) -> None:
-        while self._unsettled:
-            gauges, self._unsettled = self._unsettled, {}
-            outcomes = {key: gauge.outcome() for key, gauge in gauges.items()}
+    async def _write_outcomes(self) -> None:
+        while self._changed:
+            windows, self._changed = self._changed, {}
+            outcomes = {key: window.unwritten() for key, window in windows.items()}
             try:
-                if moved := {key: outcome for key, outcome in outcomes.items() if any(outcome)}:
-                    await self._attempts.settle(moved)
+                if changed := {key: outcome for key, outcome in outcomes.items() if any(outcome)}:
+                    await self._attempts.write_outcomes(changed)
             except TemporarilyUnavailable as outage:
-                # Whether it was written is not known; what was taken stays taken until the window ends.
-                log.warning("attempts_not_settled", reason=outage.detail)
+                # Not repeated, since it may have been written. If it was not, the slots stay taken until the window
+                # ends: the limit is reached too early rather than exceeded.
+                log.warning("attempts_not_written", reason=outage.detail)
 
-    # Where a user is known
+    # Where a user has logged in before
 
-    async def _is_exempt(self, tally: Tally) -> bool:
-        if tally.unless is None:
+    async def _is_exempt(self, counter: FailureCounter) -> bool:
+        if counter.exempt_place is None:
             return False
         now = self._now()
-        remembered = self._places.get(tally.unless)
+        remembered = self._known_places.get(counter.exempt_place)
         if remembered is not None and now < remembered + KNOWN_FOR:
             return True
-        return await self._attempts.remembers(tally.unless.key, now)
+        return await self._attempts.remembers(counter.exempt_place, now)
 
-    async def _remember(self, tallies: Sequence[Tally]) -> None:
+    async def _remember(self, counters: Sequence[FailureCounter]) -> None:
         now = self._now()
-        for place in [tally.unless for tally in tallies if tally.unless]:
-            remembered = self._places.get(place)
-            if remembered is not None and now < remembered + REMEMBERED_EVERY:
+        for place in [counter.exempt_place for counter in counters if counter.exempt_place]:
+            remembered = self._known_places.get(place)
+            if remembered is not None and now < remembered + REMEMBER_EVERY:
                 continue
-            await self._attempts.remember(place.key, now + KNOWN_FOR)
-            self._places[place] = now
-            self._places.move_to_end(place)
-            if len(self._places) > MOST_PLACES:
-                self._places.popitem(last=False)
+            await self._attempts.remember(place, now + KNOWN_FOR)
+            self._known_places[place] = now
+            self._known_places.move_to_end(place)
+            if len(self._known_places) > MAX_KNOWN_PLACES:
+                self._known_places.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Every service in one process on one port: `python -m services`. And the commands, such as `audit` and `parked`."""
+"""`python -m services`: every service in one process on one port. Also the commands, such as `config-lint`."""
 
 import argparse
 import asyncio
@@ -6,8 +6,9 @@ import base64
 import os
 import secrets
 import shlex
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,63 +18,59 @@ from pydantic import Field, SecretStr
 from libs import logging
 from libs.bus.local import LocalBus
 from libs.bus.port import Bus
-from libs.runtime import Deps, new_application, new_deps
-from libs.sealing import public_key_of
-from libs.serving import serve
+from libs.encryption import KeyRing, public_key_of
+from libs.http.health_endpoints import Health
+from libs.runtime import URLS, Deps, Parser, new_application, new_deps, say_listening, say_stopped, warn_of_misspellings
+from libs.serving import listening, serve
 from libs.settings import Environment, LogFormat, Settings, WrongSetting, load, read_as
+from libs.store.backup import BackupFailed
 from libs.store.mongo import Conflict
-from services import parking, reseal
-from services.audit import command as audit
+from libs.version import VERSION
+from services import backup_command, dead_letters_command, reencrypt
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
+from services.command_store import StoreUnreadable
+from services.config_lint import command as config_lint
 from services.demo_data import CLIENT_ID, CLIENT_SECRET, PER, RATE, load_demo_data
-from services.embedded import EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
+from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
+from services.local_secrets import Damaged, kept, read, replaced
 from services.management import app as management
-from services.management.settings import ManagementSettings
+from services.management.settings import ManagementSettings, require_operator_key
 from services.notifier import app as notifier
 from services.notifier.settings import NotifierSettings, private_keys
-from services.records import CannotLook
+from services.reconciliation import app as reconciliation
 from services.revocation import app as revocation
 from services.revocation.settings import RevocationSettings
 from services.token import app as token
 from services.token.settings import TokenSettings
 
+RESTORE_IT = "restore it from a backup, or delete the whole directory to start over"
+CONNECTED_WITHIN = 3.0
+"""Seconds that the start waits for MongoDB and RabbitMQ before it prints the banner without them."""
+
 
 class AllInOneSettings(Settings):
-    """The common settings, with something sensible on one's own machine for each that would be required."""
+    """The common settings, with defaults for a developer's machine instead of required ones."""
 
     environment: Environment = Environment.DEVELOPMENT
-    mongodb_url: SecretStr = Field(SecretStr(""), description="A MongoDB of your own; unset: an embedded one.")
-    amqp_url: SecretStr = Field(SecretStr(""), description="A RabbitMQ of your own; unset: a bus inside the process.")
-    keys: SecretStr = Field(SecretStr(""), description="Key ring; unset: made on the first start, kept in the data.")
-    notifier_private_keys: SecretStr = Field(SecretStr(""), description="Notifier keys; unset: made and kept, too.")
-    bootstrap_operator_key: SecretStr = Field(SecretStr(""), description="Operator key; unset: made and kept, too.")
+    mongodb_url: SecretStr = Field(SecretStr(""), description="URL of an existing MongoDB; default: an embedded one.")
+    amqp_url: SecretStr = Field(SecretStr(""), description="URL of an existing RabbitMQ; default: an in-process bus.")
+    keys: SecretStr = Field(SecretStr(""), description="Key ring; default: generated and kept in the data directory.")
+    notifier_private_keys: SecretStr = Field(SecretStr(""), description="Notifier keys; default: generated and kept.")
+    bootstrap_operator_key: SecretStr = Field(SecretStr(""), description="Operator key; default: generated and kept.")
     allow_private_destinations: bool | None = Field(
-        None, description="Webhooks to this machine; unset: in development."
+        None, description="Allow webhooks to private addresses; default: only in development."
     )
-    linger: float = Field(0.0, ge=0, le=30, description="Seconds for which a stopping process still answers.")
-    log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$", description="How much is logged.")
+    linger: float = Field(0.0, ge=0, le=30, description="Seconds for which a stopping process still responds.")
+    log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$", description="Lowest logged level.")
     log_format: LogFormat = LogFormat.CONSOLE
 
 
-def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The text of this file, made on first use and readable by its owner only; there is never a part of it."""
-    if not path.exists():
-        draft = _drafted(path, make())
-        with suppress(FileExistsError):  # another start on the same data was faster: its text counts
-            path.hardlink_to(draft)
-        draft.unlink()
-    return path.read_text(encoding="utf-8").strip()
-
-
-def _drafted(path: Path, text: str) -> Path:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    return draft
+def _kept_operator_key(path: Path) -> str:
+    """The stored operator key, or a new one, which is not stored yet. Raises Damaged."""
+    return read(path, require_operator_key, DELETE_IT) if path.exists() else f"tw_ok_{secrets.token_urlsafe(32)}"
 
 
 def _random_key() -> str:
@@ -81,15 +78,17 @@ def _random_key() -> str:
 
 
 def _completed(settings: AllInOneSettings, data: Path) -> dict[str, object]:
-    """Values for what the environment leaves open."""
-    keys = settings.keys.get_secret_value() or _kept(data / "keys", lambda: f"1:{_random_key()}")
-    private = settings.notifier_private_keys.get_secret_value() or _kept(data / "notifier-key", _random_key)
-    operator = settings.bootstrap_operator_key.get_secret_value()
-    if not operator:
-        operator = _kept(data / "operator-key", lambda: f"tw_ok_{secrets.token_urlsafe(32)}")
-    private_too = settings.allow_private_destinations
-    if private_too is None:
-        private_too = settings.environment is Environment.DEVELOPMENT
+    """The settings, completed with generated values for those that are not set."""
+    keys = settings.keys.get_secret_value() or kept(
+        data / "keys", lambda: f"1:{_random_key()}", KeyRing.parse, RESTORE_IT
+    )
+    private = settings.notifier_private_keys.get_secret_value() or kept(
+        data / "notifier-key", _random_key, lambda text: private_keys(SecretStr(text)), RESTORE_IT
+    )
+    operator = settings.bootstrap_operator_key.get_secret_value() or _kept_operator_key(data / "operator-key")
+    allow_private = settings.allow_private_destinations
+    if allow_private is None:
+        allow_private = settings.environment is Environment.DEVELOPMENT
     with read_as("notifier_private_keys"):
         newest = private_keys(SecretStr(private))[0]
     return {
@@ -98,21 +97,22 @@ def _completed(settings: AllInOneSettings, data: Path) -> dict[str, object]:
         "notifier_private_keys": private,
         "notifier_public_key": base64.b64encode(public_key_of(newest)).decode(),
         "bootstrap_operator_key": operator,
-        "allow_private_destinations": private_too,
+        "allow_private_destinations": allow_private,
     }
 
 
 def _installed(settings: AllInOneSettings, values: dict[str, object], bus: Bus | None) -> tuple[web.Application, Deps]:
-    """One application with every service on it."""
-    common = load(Settings, **values)
+    """One application with all services."""
+    common, of_token = load(Settings, **values), load(TokenSettings, **values)
     deps = new_deps(common, "all", bus)
-    app = new_application(common, deps)
-    # Before management, whose /api/apis/oauth/{api_id}/{client_id} would take /api/apis/oauth/{client_id}/tokens.
+    app = new_application(common, deps, of_token.oauth_error_status)
+    # Before management: its /api/apis/oauth/{api_id}/{client_id} would otherwise match …/{client_id}/tokens.
     revocation.install(app, load(RevocationSettings, **values), deps)
     authorization.install(app, load(AuthorizationSettings, **values), deps)
-    token.install(app, load(TokenSettings, **values), deps)
+    token.install(app, of_token, deps)
     notifier.install(app, load(NotifierSettings, **values), deps)
     management.install(app, load(ManagementSettings, **values), deps)
+    reconciliation.install(app, deps)
     gateway.install(app, load(GatewaySettings, **values), deps)
     return app, deps
 
@@ -123,7 +123,7 @@ def _with_demo_data(deps: Deps, marker: Path, port: int) -> Callable[[web.Applic
     async def loaded(_: web.Application) -> AsyncIterator[None]:
         if first_start:
             await deps.store.mongo.prepared()
-            with suppress(Conflict):  # a first start that was cut short has left it
+            with suppress(Conflict):  # left by a first start that was interrupted
                 await load_demo_data(deps, port)
             await asyncio.to_thread(marker.touch)
         yield
@@ -131,20 +131,20 @@ def _with_demo_data(deps: Deps, marker: Path, port: int) -> Callable[[web.Applic
     return loaded
 
 
-def _base(settings: AllInOneSettings) -> str:
-    """Where a browser on this machine finds it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+def _base(host: str, port: int) -> str:
+    """The URL for a browser on this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _banner(base: str, operator_key: str, data: Path) -> str:
-    kept = _with_operator_key(data / "operator-key", operator_key)
-    return f"""
-Tokenwire is ready on {base}
-
-  operator key   {operator_key}
-                 (also in {kept})
-  demo client    {CLIENT_ID} / {CLIENT_SECRET}
+def _banner(base: str, operator: str, kept_in: Path, data: Path, *, demo: bool, problems: Sequence[str]) -> str:
+    """The text printed at the start; `operator` is the operator key, or where to find it."""
+    state = "listens" if any("MONGODB" in line for line in problems) else "is ready"
+    headline = "\n\n".join([f"Tokenwire {state} on {base}", *problems])
+    lines = [f"\n{headline}\n\n  operator key   {operator}"]
+    if demo:
+        lines.append(
+            f"""  demo client    {CLIENT_ID} / {CLIENT_SECRET}
 
 Get a first token:
 
@@ -152,93 +152,203 @@ Get a first token:
 
 Call the API with it, through the gateway; its policy allows {RATE} calls in {PER} seconds:
 
-  curl {base}/demo-api/ -H "Authorization: Bearer <access_token>"
-
+  curl {base}/demo-api/ -H "Authorization: Bearer <access_token>\""""
+        )
+    lines.append(
+        f"""
 See what is registered:
 
-  curl {base}/api/apis -H "Authorization: $(cat {shlex.quote(str(kept))})"
+  curl {base}/api/apis -H "Authorization: $(cat {shlex.quote(str(kept_in))})"
 
 Stop with Ctrl-C; the data stays in {data}
 """
+    )
+    return "\n".join(lines)
 
 
-def _with_operator_key(path: Path, key: str) -> Path:
-    """The file, holding this key also where the environment has set it."""
-    if _kept(path, lambda: key) != key:
-        _drafted(path, key).replace(path)
-    return path
+def _operator_line(key: str, path: Path, *, given: bool) -> str:
+    """The key if it was just generated, otherwise where it is stored: not every terminal log should have it."""
+    first = not path.exists()
+    _with_operator_key(path, key)
+    if given:
+        return f"TOKENWIRE_BOOTSTRAP_OPERATOR_KEY, also in {path}"
+    return f"{key}\n                 (shown this once; kept in {path})" if first else f"kept in {path}"
+
+
+def _with_operator_key(path: Path, key: str) -> None:
+    """Store the key in the file, also if it was set in the environment."""
+    if not path.exists() or path.read_bytes().strip() != key.encode():
+        replaced(path, key)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m services", description="Run every service in one process on one port, or one of the commands."
     )
-    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to listen on (8080)")
-    parser.add_argument("--data", type=Path, default=Path(".data"), help="where keys and data are kept (.data)")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="{audit,parked,redrive,reseal}")
-    for each in (audit, parking, reseal):
+    parser.add_argument("--version", action="version", version=f"tokenwire {VERSION}")
+    parser.set_defaults(host=None, port=None, data=Path(".data"))
+    _add_options(parser)
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="{run,config-lint,dead-letters,redrive,reencrypt,backup,restore}"
+    )
+    _add_options(commands.add_parser("run", help="run every service; the same as no command"))
+    for each in (config_lint, dead_letters_command, reencrypt, backup_command):
         each.add_to(commands)
     return parser.parse_args()
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `run`, allowed before and after the command."""
+    # Without SUPPRESS the defaults of the command's parser would overwrite what stands before the command.
+    absent = argparse.SUPPRESS
+    parser.add_argument("--host", default=absent, help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=absent, help="port to listen on (8080)")
+    parser.add_argument("--data", type=_path, default=absent, help="directory for keys and data (.data)")
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "audit": audit.run,
-    "parked": parking.run,
-    "redrive": parking.run,
-    "reseal": reseal.run,
+    "config-lint": config_lint.run,
+    "dead-letters": dead_letters_command.run,
+    "redrive": dead_letters_command.run,
+    "reencrypt": reencrypt.run,
+    "backup": backup_command.run_backup,
+    "restore": backup_command.run_restore,
 }
-"""What each command does; it returns its exit status."""
-LOOKING = frozenset({"audit", "reseal"})
-"""Those whose exit status tells what they found, so that one which says that they could not look must be another."""
+"""The function of each command; returns the exit status."""
+REPORTING = frozenset({"config-lint", "reencrypt"})
+"""Commands whose exit status 1 reports findings; a failure to run must have another status."""
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("the path of a directory is expected")
+    return Path(text)
+
+
+def _make_usable(data: Path) -> None:
+    """Create the data directory if needed. Raises WrongSetting if it cannot be written to."""
+    reason = ""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+            reason = "it is not writable"
+    except (FileExistsError, NotADirectoryError):
+        reason = "it or one of its parents is not a directory"
+    except OSError as error:
+        reason = f"it cannot be created: {error.strerror}"
+    if reason:
+        raise WrongSetting(
+            f"--data (DATA= of make run): {data} cannot be used for the data: {reason}; name another directory"
+        )
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    given = {name: value for name, value in vars(arguments).items() if value is not None and name != "data"}
-    settings = load(AllInOneSettings, **given)
+    given = {
+        name: value for name, value in vars(arguments).items() if value is not None and name not in {"data", "command"}
+    }
+    settings = load(AllInOneSettings, URLS, **given)
     logging.configure(settings.log_level, settings.log_format is LogFormat.JSON, "tokenwire")
+    warn_of_misspellings(AllInOneSettings)
     data: Path = arguments.data
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_usable(data)
     values = _completed(settings, data)
-    base = _base(settings)
-    if "public_url" not in settings.model_fields_set:
-        values["public_url"] = base
     mongo = None if settings.mongodb_url.get_secret_value() else EmbeddedMongo(data)
     bus = None if settings.amqp_url.get_secret_value() else LocalBus()
+    # The demo client's secret is public, so it must never exist outside a developer's machine.
+    demo = mongo is not None and settings.environment is Environment.DEVELOPMENT
     try:
-        if mongo:
-            print("starting MongoDB …", flush=True)  # noqa: T201 - for the person at the terminal
-            asyncio.run(mongo.start())
-            values["mongodb_url"] = mongo.url
-        app, deps = _installed(settings, {"amqp_url": "local", **values}, bus)
-        app.cleanup_ctx.append(_with_demo_data(deps, data / "demo-loaded", settings.port))
-        ready = _banner(base, str(values["bootstrap_operator_key"]), data)
-        serve(app, settings.host, settings.port, linger=settings.linger, announce=lambda: print(ready, flush=True))  # noqa: T201 - as above
+        with _listener(settings, given) as listener:
+            port = listener.getsockname()[1]
+            base = _base(settings.host, port)
+            if "public_url" not in settings.model_fields_set:
+                values["public_url"] = base
+            if mongo:
+                print("starting MongoDB …", flush=True)  # noqa: T201 - for the person at the terminal
+                asyncio.run(mongo.start())
+                values["mongodb_url"] = mongo.url
+            app, deps = _installed(settings, {"amqp_url": "local", **values}, bus)
+            if mongo:
+                _keep_running(app, deps, mongo)
+            if demo:
+                app.cleanup_ctx.append(_with_demo_data(deps, data / "demo-loaded", port))
+            problems = _StartupProblems(deps.health)
+            app.on_startup.append(problems.look)
+            path = data / "operator-key"
+            own_key = bool(settings.bootstrap_operator_key.get_secret_value())
+            operator = _operator_line(str(values["bootstrap_operator_key"]), path, given=own_key)
+
+            def announce() -> None:
+                say_listening(settings, listener)
+                print(_banner(base, operator, path, data, demo=demo, problems=problems.lines), flush=True)  # noqa: T201 - as above
+
+            serve(app, listener, linger=settings.linger, announce=announce)
     finally:
         if mongo:
             asyncio.run(mongo.stop())
+    say_stopped()
+    print("Tokenwire has stopped", flush=True)  # noqa: T201 - as above
+
+
+def _listener(settings: AllInOneSettings, given: Mapping[str, object]) -> socket.socket:
+    """Bind the port before anything is started, so that a taken port has no side effects. Raises WrongSetting."""
+    return listening(
+        settings.host,
+        settings.port,
+        host_from="--host" if "host" in given else "TOKENWIRE_HOST",
+        port_from="--port (PORT= of make run)" if "port" in given else "TOKENWIRE_PORT",
+    )
+
+
+def _keep_running(app: web.Application, deps: Deps, mongo: EmbeddedMongo) -> None:
+    supervisor = deps.supervisor
+    supervisor.start_with(app, lambda: supervisor.start("embedded-mongodb", mongo.keep_running))
+
+
+class _StartupProblems:
+    """Problems with MongoDB or RabbitMQ at the start, for the banner."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self.lines: list[str] = []
+
+    async def look(self, _: web.Application) -> None:
+        """Wait up to CONNECTED_WITHIN seconds for all dependencies; keep a line for each that is missing."""
+        deadline = asyncio.get_running_loop().time() + CONNECTED_WITHIN
+        while True:
+            states = await self._health.look()
+            self.lines = [say.format(states[name]) for name, say in _PROBLEM_TEXTS.items() if states[name] != "ok"]
+            if all(state == "ok" for state in states.values()) or asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(0.05)
+
+
+_PROBLEM_TEXTS = {
+    "mongodb": "but without MongoDB: TOKENWIRE_MONGODB_URL: {}.\nMost requests return 503 until then.",
+    "bus": "but without RabbitMQ: TOKENWIRE_AMQP_URL: {}.\nEvents wait until then.",
+}
 
 
 def main() -> None:
-    """Run until Ctrl-C or SIGTERM; what cannot start says why in one line."""
+    """Run until Ctrl-C or SIGTERM, or run a command. Errors at the start are printed in one line each."""
     arguments = _arguments()
     try:
-        if arguments.command:
+        if arguments.command not in {None, "run"}:
             sys.exit(COMMANDS[arguments.command](arguments))
         _run(arguments)
-    except parking.NothingParked as reason:
+    except (dead_letters_command.DeadLettersUnavailable, BackupFailed) as reason:
         sys.exit(f"python -m services {arguments.command}: {reason}")
-    except CannotLook as reason:
-        _end(f"python -m services {arguments.command}: {reason}", CannotLook.status)
+    except StoreUnreadable as reason:
+        _end(f"python -m services {arguments.command}: {reason}", StoreUnreadable.status)
     except WrongSetting as reason:
-        _end(f"python -m services: {reason}", CannotLook.status if arguments.command in LOOKING else 1)
-    except (EmbeddedMongoMissing, EmbeddedMongoFailed) as reason:
+        lines = "\n".join(f"python -m services: {line}" for line in str(reason).splitlines())
+        _end(lines, StoreUnreadable.status if arguments.command in REPORTING else 1)
+    except (Damaged, EmbeddedMongoMissing, EmbeddedMongoFailed) as reason:
         sys.exit(f"python -m services: {reason}")
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
         sys.exit(f"python -m services: {about}{error.strerror or error}")
     except KeyboardInterrupt:
-        sys.exit(130)  # while MongoDB was starting; afterwards Ctrl-C is an orderly stop
+        sys.exit(130)  # Ctrl-C while MongoDB was starting; later it is an orderly stop
 
 
 def _end(line: str, status: int) -> None:

@@ -20,7 +20,7 @@ PASSWORD = "correct horse battery staple"  # noqa: S105 - as above
 
 
 def _definition(port: int) -> dict[str, object]:
-    flow = {"tokenUrl": "/oauth/token", "scopes": {}}
+    flow = {"tokenUrl": "/oauth/token", "scopes": {"read": "Read what the demo has", "write": "Change it"}}
     return {
         "openapi": "3.0.3",
         "info": {"title": "Demo API", "version": "1.0.0"},
@@ -86,7 +86,7 @@ def _client(deps: Deps) -> Client:
         name="Demo client",
         redirect_uris=("http://127.0.0.1:9002/callback",),
         policy_ids=(POLICY_ID,),
-        secrets=(client_secrets.digested(deps.keys, CLIENT_ID, CLIENT_SECRET, now, sealed=True),),
+        secrets=(client_secrets.protect(deps.keys, CLIENT_ID, CLIENT_SECRET, now, retrievable=True),),
         created_at=now,
         updated_at=now,
     )
@@ -94,12 +94,12 @@ def _client(deps: Deps) -> Client:
 
 async def load_demo_data(deps: Deps, port: int) -> None:
     """The demo's API, policy, client and user exist. Raises Conflict where one of them does already."""
-    at = deps.origin("demo")
+    ctx = deps.event_context("demo")
     hasher = PasswordHasher()
     password_hash = await hasher.hash(PASSWORD)
     hasher.close()
-    await deps.store.apis.register(_api(deps, port), at)
-    await deps.store.policies.add(_policy(deps), at)
-    await deps.store.clients.register(_client(deps), at)
-    owner = ResourceOwner(username=USERNAME, password_hash=password_hash, created_at=at.now, updated_at=at.now)
-    await deps.store.resource_owners.add(owner, at)
+    await deps.store.apis.register(_api(deps, port), ctx)
+    await deps.store.policies.add(_policy(deps), ctx)
+    await deps.store.clients.register(_client(deps), ctx)
+    owner = ResourceOwner(username=USERNAME, password_hash=password_hash, created_at=ctx.now, updated_at=ctx.now)
+    await deps.store.resource_owners.add(owner, ctx)

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document: what the system says on the bus."""
+"""The AsyncAPI 3.0 document: every message that Tokenwire publishes on the bus."""
 
 import re
 from typing import Any
@@ -7,32 +7,31 @@ from pydantic import BaseModel
 
 from contracts import VERSION
 from contracts.channels import (
-    EVENTS,
     EVENTS_EXCHANGE,
     NOTIFY_EXCHANGE,
     NOTIFY_KEY,
     WORDS,
     address,
 )
-from contracts.events import Event, NotificationCommand
+from contracts.events import EVENTS, Event, NotificationCommand
 from contracts.generate.schemas import Components, FactSchema, Schema
 
 _ABOUT = f"""\
-Facts that stay true, as CloudEvents 1.0 in structured mode, with the attributes mirrored in headers. Each is \
-published at least once, with publisher confirms, once the change that it tells of is committed and never before: \
-know it by its `id`. `sequence` counts the changes of one `subject`; a subscriber sees a gap as a missing number. \
-Events carry ids, never a token or a secret.
+Events are CloudEvents 1.0 in structured mode, with the attributes mirrored in headers. An event is published after \
+the change that it reports is committed, at least once and with publisher confirms: ignore an `id` that you have \
+handled before. `sequence` numbers the changes of one `subject`, so a missing number means a missing event. Events \
+carry ids, never a token or a secret.
 
 A downstream system binds a queue of its own to `{EVENTS_EXCHANGE}`. The routing key is the type without its vendor \
-prefix and one word more, most often the id of the API: `token.#` is everything about tokens, `#.orders` everything of \
-the API `orders`. `{NOTIFY_EXCHANGE}` is for the notifier alone."""
+prefix and one word more, mostly the id of the API: `token.#` matches everything about tokens, `#.orders` everything \
+about the API `orders`. Only the notifier may read from `{NOTIFY_EXCHANGE}`."""
 _BINDING = "0.3.0"
 _CLOUD_EVENT = "application/cloudevents+json; charset=utf-8"
 _BODY = "application/json"
 
 
 def asyncapi_document() -> dict[str, Any]:
-    """Every event and the notification command, sent by the system."""
+    """The document, with a channel for every event type and one for the notification command."""
     models: list[type[BaseModel]] = [*EVENTS, NotificationCommand]
     components = Components([(model, "serialization") for model in models], FactSchema)
     return {
@@ -85,7 +84,7 @@ def _event_channel(event: type[Event]) -> dict[str, Any]:
 
 _NOTIFY_CHANNEL = {
     "address": NOTIFY_KEY,
-    "description": "From the services that issue tokens to the notifier, who alone can open what is in it.",
+    "description": "From the services that issue tokens to the notifier. Only the notifier can decrypt the content.",
     "messages": _messages(NotificationCommand.__name__),
     "bindings": _channel_binding(_exchange(NOTIFY_EXCHANGE, "direct")),
 }
@@ -117,7 +116,7 @@ def _command_message(components: Components) -> dict[str, Any]:
     return {
         "name": "notification",
         "title": NotificationCommand.__name__,
-        "summary": "A token event, and the webhook's body under the notifier's public key.",
+        "summary": "A token event, and the webhook's body sealed to the notifier's public key.",
         "contentType": _BODY,
         "payload": components.reference(NotificationCommand, "serialization"),
         "bindings": {"amqp": {"bindingVersion": _BINDING}},
@@ -129,7 +128,7 @@ def _headers() -> Schema:
     names = [*(f"cloudEvents_{name}" for name in always if name != "data"), "traceparent"]
     return {
         "type": "object",
-        "description": "The attributes of the event, as in its body, and the trace of the request that caused it.",
+        "description": "The attributes of the event as in its body, and the trace of the request that caused it.",
         "properties": {name: {"type": "string"} for name in names},
         "required": [f"cloudEvents_{name}" for name in always if always[name]],
     }

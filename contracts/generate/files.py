@@ -10,13 +10,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from contracts.channels import EVENTS
-from contracts.events import NotificationCommand
+from contracts.events import EVENTS, NotificationCommand
 from contracts.generate.asyncapi import asyncapi_document
-from contracts.generate.openapi import openapi_document
+from contracts.generate.openapi import WEBHOOK, openapi_document
 from contracts.generate.schemas import FactSchema, Mode, Schema, of_model
-from contracts.http import Service
-from contracts.operations import OPERATIONS, WEBHOOK
+from contracts.operations import Service
+from services.operation_catalog import OPERATIONS
 
 DIRECTORY = Path(__file__).parents[1] / "generated"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -76,7 +75,9 @@ def _schemas() -> Iterator[tuple[str, Schema]]:
 
 def _bodies() -> set[tuple[type[BaseModel], Mode]]:
     read = {operation.body.model for operation in OPERATIONS if operation.body and operation.body.model}
-    written = {model for operation in OPERATIONS for answer in operation.answers.values() for model in answer.models}
+    written = {
+        model for operation in OPERATIONS for response in operation.responses.values() for model in response.models
+    }
     return {(model, "validation") for model in read} | {
         (model, "serialization") for model in written | ({WEBHOOK.model} if WEBHOOK.model else set())
     }

@@ -1,65 +1,85 @@
-"""One OpenAPI 3.1 document a service, from the table of operations."""
+"""One OpenAPI 3.1 document per service, from the operations that its handlers declare."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from contracts import VERSION
+from contracts.generate.examples import BASE_URL, curl, examples, path_values
 from contracts.generate.schemas import Components, Mode, Schema, of_model, of_type
-from contracts.http import ANY_METHOD, JSON, Answer, Body, Caller, Operation, Parameters, Service
-from contracts.operations import PATH_PARAMETERS, WEBHOOK, operations_of
+from contracts.operations import (
+    ANY_METHOD,
+    JSON,
+    PATH_PARAMETERS,
+    Caller,
+    Operation,
+    Parameters,
+    RequestBody,
+    ResponseSpec,
+    Service,
+)
+from contracts.webhooks import TokenNotification
+from services.operation_catalog import operations_by
 
 _TITLES = {
-    Service.AUTHORIZATION: "the way to a code",
-    Service.TOKEN: "tokens for codes, credentials, passwords and refresh tokens",
-    Service.REVOCATION: "the end of tokens",
-    Service.NOTIFIER: "webhooks and their deliveries",
-    Service.MANAGEMENT: "the Dashboard API",
-    Service.GATEWAY: "the token check",
+    Service.AUTHORIZATION: "authorization codes",
+    Service.TOKEN: "token endpoint",
+    Service.REVOCATION: "token revocation",
+    Service.NOTIFIER: "webhook deliveries",
+    Service.MANAGEMENT: "management API",
+    Service.GATEWAY: "token check and introspection",
 }
 _ABOUT = """\
-Every path answers with and without a slash at its end. A path that is not here is answered with 404, another method \
-with 405 and `Allow`, in the shape of the other errors: that of RFC 6749 §5.2, or under `/api/` the Dashboard's \
-envelope. Where `oauth_error_status` is set, it takes the place of 400, 401 and 403 in the former. An OAuth request's \
-unknown parameters are ignored, repeated ones refused; the schema of another body says whether it may have others."""
+Every path also works with a slash at its end. Errors have the format of RFC 6749 §5.2; under `/api/` they have the \
+Dashboard's envelope (`Status`, `Message`, `Meta`). Unknown paths return 404, unsupported methods 405 \
+and `Allow`. If the setting `oauth_error_status` is set, OAuth errors have that status instead of 400, 401 and 403. \
+OAuth requests: unknown parameters are ignored, repeated ones are refused. Other bodies: the schema says whether \
+unknown fields are allowed."""
 
 _SECURITY_SCHEMES = {
     "client": {
         "type": "http",
         "scheme": "basic",
-        "description": "Id and secret of a client app, form-encoded each (RFC 6749 §2.3.1). Or `client_id` and "
-        "`client_secret` in the body, which is all that a client without a secret has to send.",
+        "description": "Client id and secret, each form-encoded first (RFC 6749 §2.3.1). Alternatively `client_id` and "
+        "`client_secret` in the body; public clients send only `client_id`.",
     },
     "operator": {
         "type": "apiKey",
         "in": "header",
         "name": "Authorization",
-        "description": "An operator key, a `Bearer ` before it is accepted. The roles named are the permission needed; "
-        "`admin` includes all.",
+        "description": "An operator key, with or without `Bearer ` before it. The role named by an operation is the "
+        "permission that the operator needs; `admin` includes all others.",
     },
     "token": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An access token, in a header, query parameter or cookie, as the API's definition says.",
+        "description": "An access token in a header, query parameter or cookie, as configured in the API's definition.",
     },
 }
 _WEBHOOK_HEADERS = {
-    "webhook-id": (True, "The id of the event, the same on every attempt."),
-    "webhook-timestamp": (True, "Unix seconds of this attempt."),
-    "X-Tyk-Shared-Secret": (True, "The shared secret of the API's definition; empty where there is none."),
+    "webhook-id": (True, "The id of the event; the same on every attempt. Use it to ignore duplicates."),
+    "webhook-timestamp": (True, "Time of this attempt, in Unix seconds."),
+    "X-Tyk-Shared-Secret": (True, "The shared secret of the API's definition; empty if it has none."),
     "webhook-signature": (
         False,
         "`v1,` and the base64 of HMAC-SHA-256 over `<webhook-id>.<webhook-timestamp>.<body>` under the shared secret "
-        "(Standard Webhooks); absent where there is none.",
+        "(Standard Webhooks); absent if the API has none.",
     ),
 }
 
 
+WEBHOOK = RequestBody(
+    model=TokenNotification,
+    description="Always these five keys; empty if not applicable. Any 2xx response is a success.",
+)
+"""The body that the notifier sends to an API's `onKeyChangeUrl`."""
+
+
 def openapi_document(service: Service) -> dict[str, Any]:
-    """What the service answers, and for the notifier what it sends."""
-    operations = operations_of(service)
+    """The operations of the service, and for the notifier the requests it sends."""
+    operations = operations_by(service)
     bodies = [operation.body for operation in operations if operation.body]
     webhooks = [WEBHOOK] if service is Service.NOTIFIER else []
     models = [*_read(bodies), *_written(operations), *((body.model, "serialization") for body in webhooks)]
@@ -68,7 +88,7 @@ def openapi_document(service: Service) -> dict[str, Any]:
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": f"Tokenwire {service}: {_TITLES[service]}", "version": VERSION, "description": _ABOUT},
-        "servers": [{"url": "http://127.0.0.1:8080", "description": "The edge, or all services in one process."}],
+        "servers": [{"url": BASE_URL, "description": "The edge, or all services in one process."}],
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in operations)],
         "paths": writer.paths(operations),
     }
@@ -89,15 +109,15 @@ _SCHEMES = {
 }
 
 
-def _read(bodies: Iterable[Body]) -> Iterator[tuple[type[BaseModel] | None, Mode]]:
+def _read(bodies: Iterable[RequestBody]) -> Iterator[tuple[type[BaseModel] | None, Mode]]:
     for body in bodies:
         yield body.model, "validation"
 
 
 def _written(operations: Iterable[Operation]) -> Iterator[tuple[type[BaseModel] | None, Mode]]:
     for operation in operations:
-        for answer in operation.answers.values():
-            for model in answer.models:
+        for response in operation.responses.values():
+            for model in response.models:
                 yield model, "serialization"
 
 
@@ -108,7 +128,8 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
     return ways if operation.caller in {Caller.ANYBODY, Caller.OPERATOR} else [*ways, {}]
 
 
-def _path_parameters(path: str) -> list[dict[str, Any]]:
+def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
+    values = path_values(operation, examples()[operation.name]["request"]["target"])
     return [
         {
             "name": name,
@@ -116,18 +137,20 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
             "required": True,
             "description": PATH_PARAMETERS[name][1],
             "schema": of_type(PATH_PARAMETERS[name][0]),
+            **({"example": values[name]} if name in values else {}),
         }
-        for name in re.findall(r"{(\w+)}", path)
+        for name in re.findall(r"{(\w+)}", operation.path)
     ]
 
 
-def _parameters(parameters: Parameters) -> list[dict[str, Any]]:
+def _parameters(parameters: Parameters, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     schema = of_model(parameters.model, "validation")
     properties = {name: _inlined(described, schema) for name, described in schema["properties"].items()}
     return [
-        {"name": name, "in": parameters.place, "required": name in parameters.required}
+        {"name": name, "in": parameters.location, "required": name in parameters.required}
         | ({"description": description} if (description := described.pop("description", "")) else {})
         | {"schema": _never_null(described)}
+        | ({"example": values[name]} if name in values else {})
         for name, described in properties.items()
         if not parameters.names or name in parameters.names
     ]
@@ -150,6 +173,12 @@ def _never_null(described: Schema) -> Schema:
     return {**described, **options[0]} if options else described
 
 
+def _add_example(described: dict[str, Any], media_type: str | None, example: Any) -> None:
+    """Add a recorded body to the schema of its media type."""
+    if media_type is not None and example is not None:
+        described["content"][media_type]["example"] = example
+
+
 class _Writer:
     """Writes operations with references into the components."""
 
@@ -161,17 +190,18 @@ class _Writer:
         paths: dict[str, Any] = {}
         for operation in operations:
             item = paths.setdefault(operation.path, {})
-            if parameters := _path_parameters(operation.path):
+            if parameters := _path_parameters(operation):
                 item.setdefault("parameters", parameters)
             if operation.method == ANY_METHOD:
-                item["description"] = "Every method is answered like GET."
+                item["description"] = "Every method is handled like GET."
             item["get" if operation.method == ANY_METHOD else operation.method.lower()] = self._operation(operation)
         return paths
 
-    def webhook(self, body: Body) -> dict[str, Any]:
-        """What we post, and what is to be answered."""
+    def webhook(self, body: RequestBody) -> dict[str, Any]:
+        """The webhook that is posted, and the expected response."""
         return {
-            "summary": "A resource owner's tokens are new.",
+            "summary": "Notify of new tokens",
+            "description": "Sent after tokens were issued or refreshed for an API with a webhook URL.",
             "operationId": "tokenNotification",
             "parameters": [
                 {"name": name, "in": "header", "required": required, "description": text, "schema": {"type": "string"}}
@@ -179,49 +209,58 @@ class _Writer:
             ],
             "requestBody": self._body(body, "serialization"),
             "responses": {
-                "2XX": {"description": "Taken."},
-                "410": {"description": "Gone: the notifier stops here."},
+                "2XX": {"description": "Delivered."},
+                "410": {"description": "Endpoint is gone: the notification is not retried."},
                 "default": {
-                    "description": "Failed, redirects too: it comes again, after `Retry-After` if there is one."
+                    "description": "Failed; a redirect, too. The notification is retried, after `Retry-After` if sent."
                 },
             },
         }
 
     def _operation(self, operation: Operation) -> dict[str, Any]:
+        request, response = (examples()[operation.name][part] for part in ("request", "response"))
         written: dict[str, Any] = {
             "tags": [operation.tag],
             "summary": operation.summary,
+            **({"description": operation.description} if operation.description else {}),
             "operationId": operation.name,
             "security": _security(operation),
         }
         if operation.parameters:
-            written["parameters"] = _parameters(operation.parameters)
+            sent = request.get("query" if operation.parameters.location == "query" else "headers", {})
+            written["parameters"] = _parameters(operation.parameters, sent)
         if operation.body:
             written["requestBody"] = self._body(operation.body, "validation")
-        written["responses"] = {str(status): self._answer(answer) for status, answer in operation.answers.items()}
+            _add_example(written["requestBody"], request.get("media_type"), request.get("body"))
+        written["responses"] = {str(status): self._response(each) for status, each in operation.responses.items()}
+        recorded = written["responses"][str(response["status"])]
+        for name, value in response.get("headers", {}).items():
+            recorded["headers"][name]["example"] = value
+        _add_example(recorded, operation.responses[response["status"]].media_type, response.get("body"))
+        written["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": curl(request)}]
         return written
 
-    def _body(self, body: Body, mode: Mode) -> dict[str, Any]:
+    def _body(self, body: RequestBody, mode: Mode) -> dict[str, Any]:
         schema: Schema = {"type": "object"} if body.model is None else self._components.reference(body.model, mode)
         if body.fields:
             schema = {"allOf": [schema, {"required": list(body.fields)}]}
-        return ({"description": body.about} if body.about else {}) | {
+        return ({"description": body.description} if body.description else {}) | {
             "required": not body.optional,
             "content": {media_type: {"schema": schema} for media_type in body.media_types},
         }
 
-    def _answer(self, answer: Answer) -> dict[str, Any]:
-        written: dict[str, Any] = {"description": answer.about}
-        if answer.headers:
+    def _response(self, response: ResponseSpec) -> dict[str, Any]:
+        written: dict[str, Any] = {"description": response.description}
+        if response.headers:
             written["headers"] = {
-                name: {"description": text, "schema": {"type": "string"}} for name, text in answer.headers.items()
+                name: {"description": text, "schema": {"type": "string"}} for name, text in response.headers.items()
             }
-        if answer.media_type:
-            written["content"] = {answer.media_type: {"schema": self._answer_schema(answer)}}
+        if response.media_type:
+            written["content"] = {response.media_type: {"schema": self._response_schema(response)}}
         return written
 
-    def _answer_schema(self, answer: Answer) -> Schema:
-        options = [self._components.reference(model, "serialization") for model in answer.models]
+    def _response_schema(self, response: ResponseSpec) -> Schema:
+        options = [self._components.reference(model, "serialization") for model in response.models]
         if not options:
-            return {"type": "object" if answer.media_type == JSON else "string"}
+            return {"type": "object" if response.media_type == JSON else "string"}
         return options[0] if len(options) == 1 else {"anyOf": options}

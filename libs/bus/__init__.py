@@ -1,1 +1,1 @@
-"""The event bus: one port, two adapters (RabbitMQ, in-process), and the outbox relay that feeds it."""
+"""The event bus: one port with two adapters (RabbitMQ, in-process), and the outbox relay that feeds it."""

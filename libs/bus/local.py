@@ -1,114 +1,137 @@
-"""The bus inside one process: the same promises as the broker's, kept in memory, for `python -m services`.
+"""The bus inside one process, for `python -m services`: the same guarantees as RabbitMQ's, in memory.
 
-A broker confirms a message once it is on disk. Here nothing is on disk, so a message to a pool is confirmed only once
-its handler acknowledged it (or it was parked, which is logged): until then the outbox keeps it, and a crash at any
-moment loses nothing. A publish that gives up waiting says False, and the same id published again joins the copy that is
-still being handled. Broadcasts are confirmed at once: what they are for, caches, dies with the process, too.
+A broker confirms a message once it is on disk. Here nothing is on disk, so a message to a pool is confirmed only after
+its handler has acknowledged it (or it became a dead letter, which is logged). Until then the outbox keeps the event, so
+a crash at any moment loses nothing. A publish that stops waiting returns UNKNOWN; if the same id is published again, it
+joins the copy that is still being handled. Broadcasts are confirmed at once, because they only invalidate caches, and
+those end with the process.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from libs.bus.endings import Ending, handle, pause_before_return
-from libs.bus.port import LONGEST_KEY, BusUnavailable, Delivery, Exchange, Message, Mode, Subscription
+from libs.bus.handling import Ending, backoff, handle
+from libs.bus.port import (
+    LONGEST_KEY,
+    TICK_INTERVAL,
+    BusUnavailable,
+    Delivery,
+    Exchange,
+    Message,
+    Mode,
+    Outcome,
+    Subscription,
+)
 from libs.bus.topics import matches
+from libs.supervision import BackgroundTask, Supervisor, spawn
 
 DELIVERY_LIMIT = 20
-"""How often a message may come back before it is parked."""
-FIRST_PAUSE = 0.1
-"""Seconds that a message is held the first time it is put back."""
-PUBLISH_WITHIN = 5.0
-"""Seconds after which a publish whose handlers have not ended counts as unknown."""
-STOP_WITHIN = 3.0
+"""How often a message may be redelivered before it becomes a dead letter."""
+FIRST_BACKOFF = 0.1
+"""Seconds until a message is delivered again after its first Retry; the delay doubles with each further one."""
+PUBLISH_TIMEOUT = 5.0
+"""Seconds after which the outcome of a publish whose handlers have not ended is UNKNOWN."""
+STOP_TIMEOUT = 3.0
 """Seconds that running handlers get to end."""
 
 
 class LocalBroker:
-    """The queues. Every LocalBus given the same one is another instance on the same bus."""
+    """The queues. Every LocalBus on the same LocalBroker is another instance on the same bus."""
 
     def __init__(self) -> None:
         self.queues: dict[str, _Queue] = {}
 
     def pool(self, subscription: Subscription) -> "_Queue":
-        """The pool's queue; it is there from the first subscription on, and takes in the keys of all of them."""
+        """The pool's queue, created at the first subscription, bound to the keys of every subscription."""
         queue = self.queues.setdefault(subscription.name, _Queue())
         queue.bind(subscription)
         return queue
 
     def broadcast(self, subscription: Subscription) -> "_Queue":
-        """A queue for one instance; `forget` it when the instance stops."""
+        """A new queue for one instance; call `forget` when the instance stops."""
         queue = _Queue(confirms=False)
         queue.bind(subscription)
         self.queues[f"{subscription.name}.{id(queue)}"] = queue
         return queue
 
     def forget(self, queue: "_Queue") -> None:
-        """Nothing is routed to this queue any more."""
+        """Route nothing to this queue any more."""
         self.queues = {name: other for name, other in self.queues.items() if other is not queue}
 
     def route(self, message: Message) -> "list[_Copy] | None":
-        """The copies that must be handled before the message counts as safe; None when it cannot be."""
+        """Put the message into every queue that it matches; the copies that must be handled before it is confirmed.
+
+        None if the message is refused.
+        """
         if len(message.key.encode(errors="replace")) > LONGEST_KEY:
             return None
-        queues = [queue for queue in self.queues.values() if queue.takes(message)]
-        if not queues and message.exchange is Exchange.NOTIFY:
+        queues = [queue for queue in self.queues.values() if queue.matches(message)]
+        if not queues and message.exchange is not Exchange.EVENTS:
             return None
         copies = [queue.put(message) for queue in queues]
         return [copy for queue, copy in zip(queues, copies, strict=True) if queue.confirms]
 
 
 class LocalBus:
-    """One instance on a broker in memory; without a broker of its own to share, the only one."""
+    """One instance on a broker in memory; without `broker`, on a broker of its own."""
 
     def __init__(
         self,
         broker: LocalBroker | None = None,
         *,
         delivery_limit: int = DELIVERY_LIMIT,
-        first_pause: float = FIRST_PAUSE,
-        publish_within: float = PUBLISH_WITHIN,
+        first_backoff: float = FIRST_BACKOFF,
+        publish_timeout: float = PUBLISH_TIMEOUT,
     ) -> None:
         self._broker = broker or LocalBroker()
         self._delivery_limit = delivery_limit
-        self._first_pause = first_pause
-        self._publish_within = publish_within
+        self._first_backoff = first_backoff
+        self._publish_timeout = publish_timeout
         self._consumers: list[_Consumer] = []
+        self._supervisor = Supervisor()
         self._opened = False
 
-    async def open(self) -> None:
-        """Return at once; consuming has begun."""
+    async def open(self, supervisor: Supervisor | None = None) -> None:
+        """Start consuming, under this supervisor, and return at once."""
         if not self._opened:
             self._opened = True
+            self._supervisor = supervisor or self._supervisor
             for consumer in self._consumers:
-                consumer.start(self._broker)
+                consumer.start(self._broker, self._supervisor)
 
     async def close(self) -> None:
-        """Stop consuming, let running handlers end (bounded). Idempotent."""
+        """Stop consuming and wait STOP_TIMEOUT at most for running handlers. Idempotent."""
         await self.stop_consuming()
         self._opened = False
 
     def subscribe(self, subscription: Subscription) -> None:
         """Register a consumer; before or after `open`."""
-        consumer = _Consumer(subscription, self._delivery_limit, self._first_pause)
+        consumer = _Consumer(subscription, self._delivery_limit, self._first_backoff)
         self._consumers.append(consumer)
         if self._opened:
-            consumer.start(self._broker)
+            consumer.start(self._broker, self._supervisor)
 
     async def stop_consuming(self) -> None:
-        """Take no new messages; returns when running handlers have ended or after STOP_WITHIN."""
+        """Take no new messages; returns once running handlers have ended, or after STOP_TIMEOUT."""
         await asyncio.gather(*(consumer.stop(self._broker) for consumer in self._consumers))
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """Route all and wait for the pools' handlers; True where everybody who must have the message handled it."""
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        """Route the messages and wait for the pools' handlers; CONFIRMED if every pool has handled its copy."""
         if not self._opened:
-            return [False] * len(messages)
+            return [Outcome.UNKNOWN] * len(messages)
         routed = [self._broker.route(message) for message in messages]
         await self._handled(copy for copies in routed if copies for copy in copies)
-        return [copies is not None and all(copy.safe.done() for copy in copies) for copies in routed]
+        return [_outcome(copies) for copies in routed]
+
+    @property
+    def confirming_for(self) -> float:
+        """Infinite while open, 0 while not: there is no broker that might not respond."""
+        return math.inf if self._opened else 0.0
 
     async def ping(self) -> None:
-        """Return when open and every subscription has its consumer; raise BusUnavailable with what is missing."""
+        """Return if open and every subscription has its consumer; else raise BusUnavailable with what is missing."""
         if not self._opened:
             raise BusUnavailable("not open")
         for consumer in self._consumers:
@@ -116,7 +139,7 @@ class LocalBus:
                 raise BusUnavailable(f"no consumer for {consumer.subscription.name}")
 
     async def drain(self) -> None:
-        """Return when nothing waits for the handlers of this instance."""
+        """Return once the queues of this instance are empty and its handlers have ended."""
         while busy := [
             consumer.queue for consumer in self._consumers if consumer.consuming and consumer.queue.unsettled
         ]:
@@ -124,35 +147,35 @@ class LocalBus:
 
     @property
     def pools(self) -> Sequence[str]:
-        """The names of the pools that are subscribed to here."""
+        """Names of the pools that this process consumes."""
         subscriptions = (consumer.subscription for consumer in self._consumers)
         return [subscription.name for subscription in subscriptions if subscription.mode is Mode.POOL]
 
     async def waiting(self, name: str) -> int:
-        """How many messages of pool `name` nobody handles yet. Raises BusUnavailable."""
+        """Messages in the work queue of pool `name`, without those in a handler. Raises BusUnavailable."""
         return self._pool(name).waiting.qsize()
 
-    async def parked(self, name: str) -> int:
-        """How many messages of pool `name` are parked. Raises BusUnavailable."""
-        return len(self._pool(name).parked)
+    async def dead_letters(self, name: str) -> int:
+        """Messages in the dead-letter queue of pool `name`. Raises BusUnavailable."""
+        return len(self._pool(name).dead_letters)
 
     async def redrive(self, name: str, limit: int) -> int:
-        """Put up to `limit` parked messages of pool `name` back to work; how many. Raises BusUnavailable."""
+        """Move up to `limit` dead letters of pool `name` back to its work queue; how many. Raises BusUnavailable."""
         queue = self._pool(name)
-        moved = min(limit, len(queue.parked))
+        moved = min(limit, len(queue.dead_letters))
         for _ in range(moved):
-            queue.put(queue.parked.popleft())
+            queue.put(queue.dead_letters.popleft())
         return moved
 
     def _pool(self, name: str) -> "_Queue":
         queue = self._broker.queues.get(name)
         if queue is None:
-            raise BusUnavailable(f"no parked queue of {name}")
+            raise BusUnavailable(f"no pool named {name}")
         return queue
 
     async def _handled(self, copies: "Iterable[_Copy]") -> None:
         if waiting := [copy.safe for copy in copies if not copy.safe.done()]:
-            await asyncio.wait(waiting, timeout=self._publish_within)
+            await asyncio.wait(waiting, timeout=self._publish_timeout)
 
 
 class _Copy:
@@ -167,37 +190,42 @@ class _Copy:
 
 
 class _Queue:
-    """Copies that wait, those that somebody handles now, and the parked."""
+    """A work queue with its dead letters, and the copies that are being handled."""
 
     def __init__(self, *, confirms: bool = True) -> None:
         self.confirms = confirms
-        """True when a message is safe only once it is handled from here."""
-        self.waiting: asyncio.Queue[_Copy] = asyncio.Queue()
+        """True for a pool: a message is confirmed only after it was handled from this queue."""
+        self.waiting: asyncio.Queue[_Copy | None] = asyncio.Queue()
+        """None is a tick."""
         self.unsettled: dict[str, _Copy] = {}
         self.settled = asyncio.Event()
-        self.parked: deque[Message] = deque()
+        self.dead_letters: deque[Message] = deque()
         self._bindings: set[tuple[Exchange, str]] = set()
 
     def bind(self, subscription: Subscription) -> None:
         self._bindings |= {(subscription.exchange, key) for key in subscription.keys}
+        if subscription.mode is Mode.POOL and subscription.exchange is Exchange.EVENTS:
+            self._bindings |= {(Exchange.POOLS, key) for key in subscription.keys}
 
-    def takes(self, message: Message) -> bool:
-        return any(exchange is message.exchange and _takes(exchange, key, message) for exchange, key in self._bindings)
+    def matches(self, message: Message) -> bool:
+        return any(
+            exchange is message.exchange and _matches(exchange, key, message) for exchange, key in self._bindings
+        )
 
     def put(self, message: Message) -> _Copy:
-        """The copy of `message` that waits here, or is handled from here already."""
+        """Put `message` into the queue, unless a copy with its id already waits here or is being handled; that copy."""
         if (copy := self.unsettled.get(message.id)) is None:
             copy = self.unsettled[message.id] = _Copy(message)
             self.settled.clear()
             self.waiting.put_nowait(copy)
         return copy
 
-    def put_back(self, copy: _Copy) -> None:
+    def requeue(self, copy: _Copy) -> None:
         copy.returned += 1
         self.waiting.put_nowait(copy)
 
-    def park(self, copy: _Copy) -> None:
-        self.parked.append(copy.message)
+    def dead_letter(self, copy: _Copy) -> None:
+        self.dead_letters.append(copy.message)
         self.settle(copy)
 
     def settle(self, copy: _Copy) -> None:
@@ -209,37 +237,48 @@ class _Queue:
 
 
 class _Consumer:
-    """One subscription: takes copies from its queue, as many at once as the prefetch allows."""
+    """One subscription: handles copies from its queue, as many at once as the prefetch allows."""
 
-    def __init__(self, subscription: Subscription, delivery_limit: int, first_pause: float) -> None:
+    def __init__(self, subscription: Subscription, delivery_limit: int, first_backoff: float) -> None:
         self.subscription = subscription
         self.queue = _Queue(confirms=False)
         self._delivery_limit = delivery_limit
-        self._first_pause = first_pause
+        self._first_backoff = first_backoff
         self._slots = asyncio.Semaphore(subscription.prefetch)
-        self._taking: asyncio.Task[None] | None = None
+        self._consuming: BackgroundTask | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._held: dict[_Copy, asyncio.TimerHandle] = {}
+        self._ticking: asyncio.TimerHandle | None = None
 
     @property
     def consuming(self) -> bool:
-        return self._taking is not None and not self._taking.done()
+        return self._consuming is not None and self._consuming.failure is None
 
-    def start(self, broker: LocalBroker) -> None:
+    def start(self, broker: LocalBroker, supervisor: Supervisor) -> None:
         subscription = self.subscription
         broadcast = subscription.mode is Mode.BROADCAST
         self._slots = asyncio.Semaphore(subscription.prefetch)
         self.queue = broker.broadcast(subscription) if broadcast else broker.pool(subscription)
-        self._taking = asyncio.create_task(self._take())
-        self._note_gap()
+        self._consuming = supervisor.start(f"bus-consumer-{subscription.name}", self._consume)
+        self._report_gap()
+        if subscription.pulse is not None:
+            self._tick()
+
+    def _tick(self) -> None:
+        """Put a tick into an empty queue now and every TICK_INTERVAL seconds."""
+        if self.queue.waiting.empty():
+            self.queue.waiting.put_nowait(None)
+        self._ticking = asyncio.get_running_loop().call_later(TICK_INTERVAL, self._tick)
 
     async def stop(self, broker: LocalBroker) -> None:
-        """Nothing more is taken; what does not end in time goes back to the queue."""
-        if self._taking is None:
+        """Take no more copies; cancel handlers after STOP_TIMEOUT, which puts their copies back into the queue."""
+        if self._consuming is None:
             return
-        taking, self._taking = self._taking, None
-        taking.cancel()
-        await asyncio.wait((taking, *self._running), timeout=STOP_WITHIN)
+        if self._ticking is not None:
+            self._ticking.cancel()
+        consuming, self._consuming = self._consuming, None
+        consuming.task.cancel()
+        await asyncio.wait((consuming.task, *self._running), timeout=STOP_TIMEOUT)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -248,11 +287,20 @@ class _Consumer:
         if self.subscription.mode is Mode.BROADCAST:
             broker.forget(self.queue)
 
-    async def _take(self) -> None:
+    async def _consume(self) -> None:
         while True:
             await self._slots.acquire()
-            copy = await self.queue.waiting.get()
-            task = asyncio.create_task(self._settle(copy))
+            try:
+                copy = await self.queue.waiting.get()
+            except BaseException:
+                self._slots.release()
+                raise
+            if self.subscription.pulse is not None:
+                self.subscription.pulse.heard()
+            if copy is None:
+                self._slots.release()
+                continue
+            task = spawn("bus-message", self._settle(copy))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
@@ -262,33 +310,39 @@ class _Consumer:
             ending = await handle(self.subscription.handler, delivery, self.subscription.name)
         except asyncio.CancelledError:
             self._slots.release()
-            self.queue.put_back(copy)
+            self.queue.requeue(copy)
             raise
-        if ending is Ending.AGAIN and copy.returned < self._delivery_limit:
+        if ending is Ending.RETRY and copy.returned < self._delivery_limit:
             self._hold(copy)
             return
         self._slots.release()
         if ending is Ending.DONE:
             self.queue.settle(copy)
         elif self.subscription.mode is Mode.POOL:
-            self.queue.park(copy)
+            self.queue.dead_letter(copy)
         else:
             self.queue.settle(copy)
-            self._note_gap()
+            self._report_gap()
 
     def _hold(self, copy: _Copy) -> None:
-        pause = pause_before_return(copy.returned, self._first_pause)
-        self._held[copy] = asyncio.get_running_loop().call_later(pause, self._release, copy)
+        delay = backoff(copy.returned, self._first_backoff)
+        self._held[copy] = asyncio.get_running_loop().call_later(delay, self._release, copy)
 
     def _release(self, copy: _Copy) -> None:
         self._held.pop(copy).cancel()
         self._slots.release()
-        self.queue.put_back(copy)
+        self.queue.requeue(copy)
 
-    def _note_gap(self) -> None:
+    def _report_gap(self) -> None:
         if self.subscription.mode is Mode.BROADCAST and self.subscription.on_gap is not None:
             self.subscription.on_gap()
 
 
-def _takes(exchange: Exchange, binding: str, message: Message) -> bool:
-    return matches(binding, message.key) if exchange is Exchange.EVENTS else binding == message.key
+def _matches(exchange: Exchange, binding: str, message: Message) -> bool:
+    return binding == message.key if exchange is Exchange.NOTIFY else matches(binding, message.key)
+
+
+def _outcome(copies: "Sequence[_Copy] | None") -> Outcome:
+    if copies is None:
+        return Outcome.REFUSED
+    return Outcome.CONFIRMED if all(copy.safe.done() for copy in copies) else Outcome.UNKNOWN

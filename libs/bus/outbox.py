@@ -1,7 +1,12 @@
-"""The relay from committed to published: at once in the usual case, by the sweeper in every other.
+"""The outbox relay: publishes the events that were committed with their records (transactional outbox).
 
-An event is cleared from its record only after the broker confirmed it; until then any process may publish it again,
-with the same id and the same bytes.
+Usually an event is published right after its commit, by the process that wrote it. The sweeper publishes what a process
+left behind, for example when it died or the broker was away.
+
+An event is cleared from its record only after the broker has confirmed it; until then any process may publish it again,
+with the same id and the same bytes. An event that a queue refused is set aside in its record, so that it does not delay
+others, and is retried with a growing backoff. Webhooks do not depend on that: the notification is a message of its own,
+and if it was not confirmed, the notifier fetches it from the record.
 """
 
 import asyncio
@@ -9,38 +14,71 @@ import base64
 import random
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 import structlog
 
-from contracts.events import Event, PendingEvent
-from libs.bus.port import Bus, Exchange, Message
+from contracts.events import Event, PendingEvent, RefusedBy
+from libs.bus.port import Bus, Exchange, Message, Outcome
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.telemetry import EVENTS_PUBLISHED, EVENTS_UNPUBLISHED, OUTBOX_AGE, OUTBOX_BACKLOG, OUTBOX_WAITING
+from libs.supervision import BackgroundTask, LoggedReasons, Supervisor, error_fields, spawn
+from libs.telemetry import (
+    EVENTS_PUBLISHED,
+    EVENTS_REFUSED,
+    EVENTS_UNPUBLISHED,
+    OUTBOX_AGE,
+    OUTBOX_BACKLOG,
+    OUTBOX_REFUSED,
+    OUTBOX_REFUSED_AGE,
+    OUTBOX_WAITING,
+)
 
 BATCH = 256
+"""Events that are published, or cleared, together."""
 IN_FLIGHT = 4
+"""Batches that are published at the same time."""
 WAITING_LIMIT = 20_000
-"""Events held in memory for the fast path; what is over waits for the sweeper."""
-CLEAR_EVERY = 0.03
-"""Seconds for which confirmed events are gathered into one clearing write."""
-SWEEP_EVERY = 1.0
+"""Events kept in memory to be published at once; any more are left to the sweeper."""
+CLEAR_INTERVAL = 0.03
+"""Seconds for which confirmed events are gathered into one write that clears them."""
+SWEEP_INTERVAL = 1.0
+"""Seconds between two sweeps, on average."""
 SWEEP_AFTER = timedelta(seconds=2)
-"""Younger events belong to the process that wrote them."""
-CLOSE_WITHIN = 3.0
-"""Seconds to publish and clear what is waiting when the process stops."""
+"""Younger events are left to the process that wrote them; so are all events until the bus has worked for this long."""
+CLOSE_TIMEOUT = 3.0
+"""Seconds that a stopping process takes to publish and clear the events in its memory."""
+
+CONFIRM_ATTEMPTS = 6
+"""Calls of publish, a few seconds each, that wait for a missing confirmation; by then the connection is lost anyway."""
+IMMEDIATELY = 1.0
+"""Seconds. A publication whose outcome is UNKNOWN in less time was never sent."""
+FIRST_REWRITE_BACKOFF, LONGEST_REWRITE_BACKOFF = 0.5, 30.0
+"""Seconds between attempts to clear or set aside events in their records: doubling from the first to the longest."""
+FIRST_RETRY_BACKOFF = 5.0
+"""Seconds until a refused event is retried; doubling up to LONGEST_RETRY_BACKOFF.
+
+Every attempt is a duplicate for subscribers that already have the event, so there are few attempts.
+"""
+LONGEST_RETRY_BACKOFF = {RefusedBy.POOL: 15.0, RefusedBy.SUBSCRIBER: 300.0}
+"""Seconds. A retry for Tokenwire's own pools goes to them alone and is no duplicate for any subscriber."""
+RETRY_BATCH = 128
+RETRY_PAUSE = 0.05
+"""Seconds between two batches of refused events, so that new events are published in between."""
+REFUSAL_LOG_INTERVAL = 60.0
+"""Seconds between two log lines about refused events."""
 
 _COMPANION = ":n"
-"""Ends the id of the sealed message of an event."""
+"""Suffix of the message id of an event's sealed companion."""
 
 log = structlog.get_logger("outbox")
 
 
 class Source(Protocol):
-    """A collection whose records carry unpublished events (`libs.store.ledger.Ledger`)."""
+    """A collection whose records carry unpublished events; the store implements it."""
 
     name: str
 
@@ -48,42 +86,93 @@ class Source(Protocol):
 
     async def clear(self, events: Sequence[PendingEvent]) -> None: ...
 
+    async def set_aside(self, events: Sequence[PendingEvent], refused_by: RefusedBy) -> None: ...
+
+    async def refused(
+        self, limit: int, *, key: str | None = None, without: Collection[str] = (), by: RefusedBy | None = None
+    ) -> Sequence[PendingEvent]: ...
+
+    async def refusals(self) -> tuple[int, datetime | None]: ...
+
     async def lead(self, holder: str, now: datetime) -> bool: ...
 
     async def backlog(self) -> tuple[int, datetime | None]: ...
 
 
 _HEADERS = {name: f"cloudEvents_{name}" for name in Event.model_fields}
-"""Every attribute is a string; the data is a field of each event's own."""
+"""The CloudEvents attributes, all of them strings, and the name of the header for each."""
 
 
 def _mirrored(body: bytes) -> dict[str, str]:
-    """The CloudEvents attributes as headers, for routing and filters."""
+    """The CloudEvents attributes of an event as headers, so that subscribers can filter without parsing the body."""
     event = orjson.loads(body)
     return {header: event[name] for name, header in _HEADERS.items() if name in event}
 
 
 def messages_of(event: PendingEvent) -> Iterable[Message]:
-    """The public message, and for a notified event its sealed companion, which only the notifier gets."""
-    headers = _mirrored(event.body)
-    if trace := headers.get("cloudEvents_traceparent"):
-        headers["traceparent"] = trace
-    yield Message(event.id, Exchange.EVENTS, event.key, event.body, headers, type=headers["cloudEvents_type"])
+    """The public message, and for an event with a webhook its sealed companion, which only the notifier gets."""
+    yield _public(event)
     if event.sealed is not None:
         body = b'{"event":%b,"sealed":"%b"}' % (event.body, base64.b64encode(event.sealed))
         yield Message(f"{event.id}{_COMPANION}", Exchange.NOTIFY, "notify", body, content_type="application/json")
 
 
-def _event_id(message: Message) -> str:
-    """The id of the event that this message, or its companion, is of."""
-    return message.id.removesuffix(_COMPANION)
+def _public(event: PendingEvent) -> Message:
+    headers = _mirrored(event.body)
+    if trace := headers.get("cloudEvents_traceparent"):
+        headers["traceparent"] = trace
+    return Message(event.id, Exchange.EVENTS, event.key, event.body, headers, type=headers["cloudEvents_type"])
+
+
+def _for_pools(event: PendingEvent) -> Message:
+    """The public message, for Tokenwire's own pools alone."""
+    return _public(event)._replace(exchange=Exchange.POOLS)
 
 
 Entry = tuple[Source, PendingEvent]
 
 
+class _RecordUpdate(NamedTuple):
+    """How the records of a collection are updated after their events were published."""
+
+    source: str
+    refused_by: RefusedBy | None
+    """None: every queue confirmed the events, so they are cleared. Else they are set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """The outcome of a batch."""
+
+    confirmed: Sequence[Entry]
+    refused: Mapping[RefusedBy, Sequence[Entry]]
+    unknown: Sequence[Entry]
+    """Neither confirmed nor refused: the broker was away or did not respond, and a sweep publishes them again."""
+
+
+@dataclass(slots=True)
+class _Retries:
+    """When the refused events of one collection are retried, and which."""
+
+    due: float
+    backoff: float = field(default_factory=lambda: FIRST_RETRY_BACKOFF)
+    refused_keys: set[str] = field(default_factory=set)
+    """Routing keys that were refused again. All events with the same key go to the same queues."""
+
+    def succeeded(self) -> None:
+        """An event was accepted: the queue that refused may have room for the other keys, too."""
+        self.backoff = FIRST_RETRY_BACKOFF
+        self.refused_keys.clear()
+
+    def failed(self, event: PendingEvent, now: float) -> None:
+        """An event was refused again: try another key next, after a backoff that doubles each time."""
+        self.refused_keys.add(event.key)
+        self.due = now + self.backoff
+        self.backoff = min(2 * self.backoff, LONGEST_RETRY_BACKOFF[event.refused_by or RefusedBy.SUBSCRIBER])
+
+
 class Outbox:
-    """Publishes what the stores commit. Built unopened."""
+    """Publishes the events that the stores commit. Does nothing until `open`."""
 
     def __init__(self, bus: Bus, now: Callable[[], datetime]) -> None:
         self._bus = bus
@@ -92,143 +181,401 @@ class Outbox:
         self._sources: dict[str, Source] = {}
         self._waiting: deque[Entry] = deque()
         self._held: set[str] = set()
-        """Ids of events between announcement and clearing in this process."""
-        self._to_clear: dict[str, list[PendingEvent]] = {}
+        """Ids of events that this process publishes now or has yet to clear."""
+        self._updates: dict[_RecordUpdate, list[PendingEvent]] = {}
+        self._unwritten: dict[str, tuple[_RecordUpdate, PendingEvent]] = {}
+        """By event id: updates that failed. They are retried; meanwhile the events are not published again."""
+        self._unconfirmed: set[str] = set()
+        """Ids of events that were sent to the broker and neither confirmed nor refused in time."""
+        self._retries: dict[str, _Retries] = {}
+        self._log_refusal_at: dict[RefusedBy, float] = {}
         self._wake = asyncio.Event()
-        self._wake_clearer = asyncio.Event()
+        self._wake_writer = asyncio.Event()
+        self._wake_rewriter = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[BackgroundTask] = []
         self._publishing: set[asyncio.Task[None]] = set()
 
     def watch(self, source: Source) -> None:
-        """Sweep this collection; whoever writes to it watches it."""
+        """Sweep this collection. Every process that writes to a collection sweeps it."""
         self._sources[source.name] = source
 
     def announce(self, source: Source, event: PendingEvent) -> None:
-        """Publish a committed event soon; beyond WAITING_LIMIT it is left to the sweeper."""
-        if len(self._held) >= WAITING_LIMIT:
+        """Publish a committed event as soon as possible; beyond WAITING_LIMIT it is left to the sweeper."""
+        if len(self._held) + len(self._unwritten) + len(self._unconfirmed) >= WAITING_LIMIT:
             return
         self._held.add(event.id)
         self._idle.clear()
         self._waiting.append((source, event))
         self._wake.set()
 
-    async def open(self) -> None:
-        """Start publishing and sweeping."""
-        runs = (self._publish_waiting(), self._clear_published(), self._sweep_forever())
-        self._tasks = [asyncio.create_task(run, name=f"outbox-{number}") for number, run in enumerate(runs)]
+    async def open(self, supervisor: Supervisor | None = None) -> None:
+        """Start publishing, clearing and sweeping, under this supervisor."""
+        supervisor = supervisor or Supervisor()
+        self._tasks = [
+            supervisor.start("outbox-publish", self._publish_waiting),
+            supervisor.start("outbox-clear", self._write_updates),
+            supervisor.start("outbox-clear-again", self._retry_updates, essential=False),
+            supervisor.start("outbox-sweep", self._sweep_forever),
+        ]
 
     async def close(self) -> None:
-        """Publish and clear what is waiting, for a few seconds at most, and stop. Idempotent."""
+        """Publish and clear the events in memory, for CLOSE_TIMEOUT seconds at most, and stop. Idempotent."""
         if not self._tasks:
             return
         try:
-            async with asyncio.timeout(CLOSE_WITHIN):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.drain()
+                if self._unwritten:
+                    await self._rewrite()
         except TimeoutError:
             log.info("outbox_left_to_sweeper", events=len(self._held))
-        for task in (*self._tasks, *self._publishing):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._publishing, return_exceptions=True)
+        except Exception as error:  # noqa: BLE001 - the process stops in any case; a sweeper publishes the rest
+            log.error("outbox_not_cleared", events=len(self._unwritten), **error_fields(error))
+        for batch in self._publishing:
+            batch.cancel()
+        await asyncio.gather(*(task.stop() for task in self._tasks), *self._publishing, return_exceptions=True)
         self._tasks = []
 
     async def drain(self) -> None:
-        """Return when nothing announced here waits to be published or cleared."""
+        """Return once every announced event was published and an attempt was made to clear it."""
         await self._idle.wait()
 
     def _release(self, events: Iterable[PendingEvent]) -> None:
         self._held.difference_update(event.id for event in events)
-        OUTBOX_WAITING.set(len(self._held))
+        OUTBOX_WAITING.set(len(self._held) + len(self._unwritten))
         if not self._held:
             self._idle.set()
 
+    # Publishing
+
     async def _publish_waiting(self) -> None:
         while True:
-            await self._wake.wait()
+            if not self._waiting:
+                await self._wake.wait()
             self._wake.clear()
             while self._waiting:
                 await self._slots.acquire()
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                task = asyncio.create_task(self._publish_soon(batch), name="outbox-publish")
+                task = spawn("outbox-batch", self._publish_soon(batch))
                 self._publishing.add(task)
                 task.add_done_callback(self._published)
 
     def _published(self, task: asyncio.Task[None]) -> None:
         self._slots.release()
         self._publishing.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("outbox_publish_failed", error=repr(error))
 
     async def _publish_soon(self, batch: Sequence[Entry]) -> None:
-        for source, event in await self._publish(batch):
-            self._to_clear.setdefault(source.name, []).append(event)
+        for source, _ in batch:
             self._sources.setdefault(source.name, source)
-        self._wake_clearer.set()
+        self._queue_updates(await self._publish_and_follow(batch))
 
-    async def _publish(self, batch: Sequence[Entry]) -> Sequence[Entry]:
-        """Publish a batch and let go of what was not confirmed; the part that was."""
+    async def _publish_and_follow(self, batch: Sequence[Entry]) -> _Published:
+        """Publish a batch; confirmations that do not arrive in time are awaited in the background."""
+        began = asyncio.get_running_loop().time()
+        published = await self._publish(batch)
+        if published.unknown and self._may_be_in_flight(began) and len(self._unconfirmed) < WAITING_LIMIT:
+            self._unconfirmed |= {event.id for _, event in published.unknown}
+            task = spawn("outbox-unconfirmed", self._await_confirmations(published.unknown))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+        return published
+
+    async def _await_confirmations(self, entries: Sequence[Entry]) -> None:
+        """Wait for the outcome of events that are in flight for longer than a call of publish lasts.
+
+        Publishing an id that is in flight sends nothing and shares its outcome. Without this, a sweep would publish the
+        event a second time after the broker had stored it.
+        """
+        events = [event for _, event in entries]
+        try:
+            for _ in range(CONFIRM_ATTEMPTS):
+                began = asyncio.get_running_loop().time()
+                published = await self._publish(entries)
+                self._queue_updates(published)
+                entries = published.unknown
+                if not entries or not self._may_be_in_flight(began):
+                    break
+        finally:
+            self._unconfirmed.difference_update(event.id for event in events)
+
+    def _may_be_in_flight(self, began: float) -> bool:
+        """Whether a publication begun then was sent: without a connection it would have ended immediately."""
+        return asyncio.get_running_loop().time() - began > IMMEDIATELY
+
+    def _queue_updates(self, published: _Published) -> None:
+        for update, events in _updates_of(published).items():
+            self._updates.setdefault(update, []).extend(events)
+        self._wake_writer.set()
+
+    async def _publish(self, batch: Sequence[Entry]) -> _Published:
+        """Publish a batch, and release the events whose outcome is UNKNOWN."""
         messages = [message for _, event in batch for message in messages_of(event)]
-        unsafe = {event.id for _, event in batch}
+        done = _Published((), {}, batch)
         try:
             outcomes = await self._bus.publish(messages)
-            unsafe = {_event_id(message) for message, safe in zip(messages, outcomes, strict=True) if not safe}
+            if outcomes.count(Outcome.CONFIRMED) == len(messages):
+                done = _Published(batch, {}, ())
+            else:
+                done = await self._by_outcome(
+                    batch, dict(zip((message.id for message in messages), outcomes, strict=True))
+                )
         finally:
-            lost = [(source, event) for source, event in batch if event.id in unsafe]
-            for name, events in Counter(source.name for source, _ in lost).items():
-                EVENTS_UNPUBLISHED.labels(name).inc(events)
-            self._release(event for _, event in lost)
-        confirmed = [(source, event) for source, event in batch if event.id not in unsafe]
-        for name, events in Counter(source.name for source, _ in confirmed).items():
-            EVENTS_PUBLISHED.labels(name).inc(events)
-        return confirmed
+            self._release(event for _, event in done.unknown)
+            _count(done)
+        return done
 
-    async def _clear_published(self) -> None:
+    async def _by_outcome(self, batch: Sequence[Entry], outcomes: Mapping[str, Outcome]) -> _Published:
+        """Sort the batch by the outcomes of its public messages.
+
+        The outcome of a notification does not matter here: if the notifier misses it, it fetches it from the record.
+        """
+        found: dict[Outcome, list[Entry]] = {outcome: [] for outcome in Outcome}
+        for entry in batch:
+            found[outcomes[entry[1].id]].append(entry)
+        refused = await self._by_refuser(found[Outcome.REFUSED]) if found[Outcome.REFUSED] else {}
+        return _Published(found[Outcome.CONFIRMED], refused, found[Outcome.UNKNOWN])
+
+    async def _by_refuser(self, entries: Sequence[Entry]) -> Mapping[RefusedBy, Sequence[Entry]]:
+        """Whose queue refused each event: if Tokenwire's own pools accept it now, a subscriber's queue refused it."""
+        outcomes = await self._bus.publish([_for_pools(event) for _, event in entries])
+        attributed: dict[RefusedBy, list[Entry]] = {}
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            attributed.setdefault(RefusedBy.SUBSCRIBER if outcome else RefusedBy.POOL, []).append(entry)
+        for refused_by, refused in attributed.items():
+            self._log_refusal(refused_by, refused[0][1])
+        return attributed
+
+    def _log_refusal(self, refused_by: RefusedBy, event: PendingEvent) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._log_refusal_at.get(refused_by, 0.0) <= now:
+            self._log_refusal_at[refused_by] = now + REFUSAL_LOG_INTERVAL
+            log.error("events_refused", refused_by=refused_by.value, key=event.key)
+
+    # Updating the records
+
+    async def _write_updates(self) -> None:
         while True:
-            await self._wake_clearer.wait()
-            self._wake_clearer.clear()
-            await asyncio.sleep(CLEAR_EVERY)
-            batches, self._to_clear = self._to_clear, {}
-            for name, events in batches.items():
-                await self._clear(self._sources[name], events)
+            if not self._updates:
+                await self._wake_writer.wait()
+            self._wake_writer.clear()
+            await asyncio.sleep(CLEAR_INTERVAL)
+            while self._updates:
+                update, events = self._updates.popitem()
+                if rest := events[BATCH:]:
+                    self._updates[update] = rest
+                await self._write(update, events[:BATCH])
 
-    async def _clear(self, source: Source, events: list[PendingEvent]) -> None:
-        for start in range(0, len(events), BATCH):
-            part = events[start : start + BATCH]
+    async def _write(self, update: "_RecordUpdate", events: Sequence[PendingEvent]) -> None:
+        """Update the records of at most BATCH events; a failed update is retried later."""
+        try:
+            await self._apply(update, events)
+        except BaseException as error:
+            self._unwritten |= {event.id: (update, event) for event in events}
+            self._wake_rewriter.set()
+            if not isinstance(error, TemporarilyUnavailable):
+                raise
+            log.warning("outbox_not_cleared", collection=update.source, events=len(events), error=error.detail)
+        finally:
+            self._release(events)
+
+    async def _apply(self, update: "_RecordUpdate", events: Sequence[PendingEvent]) -> None:
+        source = self._sources[update.source]
+        if update.refused_by is None:
+            await source.clear(events)
+        else:
+            await source.set_aside(events, update.refused_by)
+
+    async def _retry_updates(self) -> None:
+        backoff = FIRST_REWRITE_BACKOFF
+        while True:
+            if not self._unwritten:
+                backoff = FIRST_REWRITE_BACKOFF
+                self._wake_rewriter.clear()
+                await self._wake_rewriter.wait()
+            await asyncio.sleep(random.uniform(backoff / 2, backoff))  # noqa: S311 - spreads instances, no secret
+            backoff = min(2 * backoff, LONGEST_REWRITE_BACKOFF)
+            await self._rewrite()
+
+    async def _rewrite(self) -> None:
+        """Retry the failed updates; if a batch fails and MongoDB is not away, update each of its records by itself."""
+        updates: dict[_RecordUpdate, list[PendingEvent]] = {}
+        for update, event in self._unwritten.values():
+            updates.setdefault(update, []).append(event)
+        failure: Exception | None = None
+        parts = deque(
+            (update, events[at : at + BATCH])
+            for update, events in updates.items()
+            for at in range(0, len(events), BATCH)
+        )
+        while parts:
+            update, part = parts.popleft()
             try:
-                await source.clear(part)
+                await self._apply(update, part)
             except TemporarilyUnavailable as error:
-                log.warning("outbox_not_cleared", collection=source.name, events=len(part), error=error.detail)
-            except Exception as error:
-                log.error("outbox_clear_failed", collection=source.name, events=len(part), exc_info=error)
-            self._release(part)
+                log.warning(
+                    "outbox_not_cleared", collection=update.source, events=len(self._unwritten), error=error.detail
+                )
+                return
+            except Exception as error:  # noqa: BLE001 - raised when the others are written
+                failure = error
+                if len(part) > 1:
+                    parts.extend((update, [event]) for event in part)
+            else:
+                self._forget_unwritten(part)
+        if failure is not None:
+            raise failure
+
+    def _forget_unwritten(self, events: Iterable[PendingEvent]) -> None:
+        for event in events:
+            self._unwritten.pop(event.id, None)
+        OUTBOX_WAITING.set(len(self._held) + len(self._unwritten))
+
+    # Sweeping
 
     async def _sweep_forever(self) -> None:
+        logged = LoggedReasons()
         while True:
-            await asyncio.sleep(SWEEP_EVERY * random.uniform(0.8, 1.2))  # noqa: S311 - spreads instances, no secret
+            await asyncio.sleep(SWEEP_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spreads instances, no secret
+            failure: Exception | None = None
+            away: dict[str, list[str]] = {}
             for source in list(self._sources.values()):
                 try:
                     await self._sweep(source)
+                    await self._retry_refused(source)
                 except TemporarilyUnavailable as error:
-                    log.warning("outbox_not_swept", collection=source.name, error=error.detail)
-                except Exception as error:
-                    log.error("outbox_sweep_failed", collection=source.name, exc_info=error)
+                    away.setdefault(error.detail or error.description, []).append(source.name)
+                except Exception as error:  # noqa: BLE001 - raised when the other collections are swept
+                    failure = error
+            for reason, collections in away.items():
+                if logged.is_new(reason):
+                    log.warning("outbox_not_swept", collections=collections, error=reason)
+            if not away:
+                logged.clear()
+            if failure is not None:
+                raise failure
 
     async def _sweep(self, source: Source) -> None:
-        """Publish what other processes, or this one in a bad moment, have left, the oldest first."""
-        while True:
-            held = frozenset(self._held)  # what is let go of while we read was published meanwhile
+        """Publish the events that were left behind, by other processes or this one, oldest first."""
+        # When the bus works again, other processes get the confirmations of their events first, and clear them.
+        while len(self._unwritten) < WAITING_LIMIT and self._bus.confirming_for >= SWEEP_AFTER.total_seconds():
+            known = self._known()  # before reading: an event that is released meanwhile has been published
             found = await source.pending(self._now() - SWEEP_AFTER, BATCH)
-            batch = [(source, event) for event in found if event.id not in held and event.id not in self._held]
+            batch = [(source, event) for event in found if event.id not in known and not self._is_known(event)]
             if not batch or not await source.lead(self._holder, self._now()):
                 break
-            self._held.update(event.id for _, event in batch)
-            self._idle.clear()
-            confirmed = await self._publish(batch)
-            await self._clear(source, [event for _, event in confirmed])
-            if len(confirmed) < len(batch):
+            published = await self._publish_held(batch)
+            if published.unknown:
                 break
         count, oldest = await source.backlog()
         OUTBOX_BACKLOG.labels(source.name).set(count)
         OUTBOX_AGE.labels(source.name).set((self._now() - oldest).total_seconds() if oldest else 0)
+
+    def _known(self) -> frozenset[str]:
+        return frozenset((*self._held, *self._unwritten, *self._unconfirmed))
+
+    def _is_known(self, event: PendingEvent) -> bool:
+        return event.id in self._held or event.id in self._unwritten or event.id in self._unconfirmed
+
+    async def _publish_held(self, batch: Sequence[Entry]) -> _Published:
+        """Publish events that a sweep found, and update their records."""
+        self._held.update(event.id for _, event in batch)
+        self._idle.clear()
+        published = await self._publish_and_follow(batch)
+        failure: Exception | None = None
+        for update, events in _updates_of(published).items():
+            try:
+                await self._write(update, events)
+            except Exception as error:  # noqa: BLE001 - raised when the others are written
+                failure = error
+        if failure is not None:
+            raise failure
+        return published
+
+    # Refused events
+
+    async def _retry_refused(self, source: Source) -> None:
+        """Retry refused events one at a time until one is accepted, then all with its routing key.
+
+        One process does this for each collection. Queues that accepted an event the first time get it again, so as few
+        as possible are tried.
+        """
+        count, oldest = await source.refusals()
+        OUTBOX_REFUSED.labels(source.name).set(count)
+        OUTBOX_REFUSED_AGE.labels(source.name).set((self._now() - oldest).total_seconds() if oldest else 0)
+        if not count or not await source.lead(self._holder, self._now()):
+            self._retries.pop(source.name, None)
+            return
+        clock = asyncio.get_running_loop().time
+        retries = self._retries.setdefault(source.name, _Retries(clock() + FIRST_RETRY_BACKOFF))
+        while clock() >= retries.due:
+            found = await source.refused(1, without=retries.refused_keys)
+            if not found:
+                retries.refused_keys.clear()
+                break
+            event = found[0]
+            outcome = Outcome.UNKNOWN if self._is_known(event) else await self._try_again(source, event)
+            if outcome is Outcome.UNKNOWN:
+                retries.due = clock() + FIRST_RETRY_BACKOFF
+            elif outcome and await self._publish_refused(source, event.key):
+                retries.succeeded()
+            else:
+                retries.failed(event, clock())
+
+    async def _try_again(self, source: Source, event: PendingEvent) -> Outcome:
+        """Publish a refused event to all queues again; it is cleared if they accept it."""
+        if event.refused_by is RefusedBy.POOL:
+            (outcome,) = await self._bus.publish([_for_pools(event)])
+            if not outcome:
+                return outcome
+        published = await self._publish_held([(source, event._replace(sealed=None))])
+        if event.refused_by is RefusedBy.POOL and RefusedBy.SUBSCRIBER in published.refused:
+            # While a pool refused the other events with this key, it was unknown whether a subscriber did as well.
+            await self._publish_refused(source, event.key, by=RefusedBy.POOL, then=RefusedBy.SUBSCRIBER)
+        if published.unknown:
+            return Outcome.UNKNOWN
+        return Outcome.CONFIRMED if published.confirmed else Outcome.REFUSED
+
+    async def _publish_refused(
+        self, source: Source, key: str, *, by: RefusedBy | None = None, then: RefusedBy | None = None
+    ) -> bool:
+        """Publish the refused events with this routing key to the side that refused them; whether all were accepted.
+
+        Accepted events are cleared, or set aside as refused by `then`.
+        """
+        while await source.lead(self._holder, self._now()):
+            found = [event for event in await source.refused(RETRY_BATCH, key=key, by=by) if not self._is_known(event)]
+            if not found:
+                return True
+            outcomes = await self._bus.publish(
+                [_for_pools(event) if event.refused_by is RefusedBy.POOL else _public(event) for event in found]
+            )
+            accepted = [event for event, outcome in zip(found, outcomes, strict=True) if outcome]
+            await self._write(_RecordUpdate(source.name, then), accepted)
+            if then is None:
+                EVENTS_PUBLISHED.labels(source.name).inc(len(accepted))
+            if len(accepted) < len(found):
+                return False
+            await asyncio.sleep(RETRY_PAUSE)
+        return False
+
+
+def _updates_of(published: _Published) -> Mapping[_RecordUpdate, list[PendingEvent]]:
+    """The update of each record."""
+    updates: dict[_RecordUpdate, list[PendingEvent]] = {}
+    for refused_by, entries in ((None, published.confirmed), *published.refused.items()):
+        for source, event in entries:
+            updates.setdefault(_RecordUpdate(source.name, refused_by), []).append(event)
+    return updates
+
+
+def _count(published: _Published) -> None:
+    for name, events in Counter(source.name for source, _ in published.confirmed).items():
+        EVENTS_PUBLISHED.labels(name).inc(events)
+    for name, events in Counter(source.name for source, _ in published.unknown).items():
+        EVENTS_UNPUBLISHED.labels(name).inc(events)
+    for refused_by, entries in published.refused.items():
+        for name, events in Counter(source.name for source, _ in entries).items():
+            EVENTS_REFUSED.labels(name, refused_by.value).inc(events)

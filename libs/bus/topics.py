@@ -1,14 +1,14 @@
-"""Which routing keys a binding key takes in, as a topic exchange decides it."""
+"""Matches routing keys against binding keys as a topic exchange does."""
 
 
 def matches(binding: str, key: str) -> bool:
-    """True when `binding` takes in `key`: `*` stands for exactly one dot-separated word, `#` for any number of them."""
+    """Whether `binding` matches `key`: `*` stands for exactly one dot-separated word, `#` for any number of words."""
     words = key.split(".")
-    taken = {0}
-    """How many words the binding may have taken in so far."""
+    matched = {0}
+    """Every number of words that the parts of the binding so far can match."""
     for part in binding.split("."):
         if part == "#":
-            taken = {more for less in taken for more in range(less, len(words) + 1)}
+            matched = {more for less in matched for more in range(less, len(words) + 1)}
         else:
-            taken = {less + 1 for less in taken if less < len(words) and part in ("*", words[less])}
-    return len(words) in taken
+            matched = {less + 1 for less in matched if less < len(words) and part in ("*", words[less])}
+    return len(words) in matched

@@ -1,6 +1,6 @@
-"""What scripts of other origins may do, as an API's definition says (the CORS protocol of the Fetch standard).
+"""CORS response headers according to an API definition (CORS protocol of the Fetch standard).
 
-Nothing where the definition says nothing: a browser then keeps every answer from the script.
+Without CORS settings in the definition there are no headers, and browsers hide every response from other origins.
 """
 
 import re
@@ -13,8 +13,8 @@ _NAMES_BELOW = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(\s*,\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 
 
-def answer_headers(cors: Cors, origin: str | None, method: str) -> dict[str, str]:
-    """What the answer to a request of this method adds, so that a script of this origin may read it."""
+def cors_response_headers(cors: Cors, origin: str | None, method: str) -> dict[str, str]:
+    """The headers that let a script of this origin read the response to a request of this method."""
     headers = _allowance(cors, origin, method)
     if _ORIGIN in headers and cors.exposed_headers:
         headers["Access-Control-Expose-Headers"] = ", ".join(cors.exposed_headers)
@@ -22,7 +22,7 @@ def answer_headers(cors: Cors, origin: str | None, method: str) -> dict[str, str
 
 
 def preflight_headers(cors: Cors, asked: Mapping[str, str]) -> dict[str, str]:
-    """The answer to a browser that asks, with these headers, whether a script may make a request."""
+    """The headers of the response to a preflight request with the headers `asked`."""
     headers = _allowance(cors, asked.get("Origin"), asked.get("Access-Control-Request-Method", ""))
     if _ORIGIN in headers:
         headers["Access-Control-Allow-Methods"] = ", ".join(cors.allowed_methods)
@@ -34,12 +34,12 @@ def preflight_headers(cors: Cors, asked: Mapping[str, str]) -> dict[str, str]:
 
 
 def _allowance(cors: Cors, origin: str | None, method: str) -> dict[str, str]:
-    """That this origin may; without it only that the answer depends on the origin."""
+    """Allow the origin and method if the definition does; `Vary: Origin` in any case, for caches."""
     headers = {"Vary": "Origin"}
     if origin is None or method not in cors.allowed_methods:
         return headers
     if ANY in cors.allowed_origins:
-        # Never with credentials: any site could then act as whoever visits it.
+        # Never together with credentials: any website could then act as the user who visits it.
         headers[_ORIGIN] = ANY
     elif any(_covers(allowed, origin) for allowed in cors.allowed_origins):
         headers[_ORIGIN] = origin
@@ -59,6 +59,6 @@ def _covers(allowed: str, origin: str) -> bool:
 def _header_names(cors: Cors, asked: Mapping[str, str]) -> str:
     if ANY not in cors.allowed_headers:
         return ", ".join(cors.allowed_headers)
-    # Named one by one, since a browser does not take `*` to mean Authorization.
+    # Repeat the requested names, since for browsers `*` does not include Authorization.
     wanted = asked.get("Access-Control-Request-Headers", "").strip()
     return wanted if _FIELD_NAMES.fullmatch(wanted) else ""

@@ -1,1 +1,1 @@
-"""OAuth 2.0 as decisions: no I/O and no clock; time and randomness arrive as arguments."""
+"""The rules of OAuth 2.0 as pure functions: no I/O and no clock; time and randomness are arguments."""

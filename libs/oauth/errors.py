@@ -1,10 +1,12 @@
-"""What can be wrong with an OAuth request (RFC 6749 §4.1.2.1, §5.2); rendered by libs/http only."""
+"""The errors of the OAuth endpoints (RFC 6749 §4.1.2.1, §5.2). Only libs/http/error_responses.py renders them."""
 
 from typing import ClassVar
 
+from libs.deadlines import RETRY_AFTER
+
 
 class OAuthError(Exception):
-    """A refusal. `description` is for the client's developer; `detail` is logged and never sent."""
+    """A refused request. `description` is sent to the client's developer; `detail` is logged and never sent."""
 
     code: ClassVar[str] = "invalid_request"
     status: ClassVar[int] = 400
@@ -22,13 +24,13 @@ class InvalidRequest(OAuthError):
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body is over the limit."""
+    """The body exceeds the size limit."""
 
     status = 413
 
 
 class BodyTooSlow(OAuthError):
-    """The body did not come in time."""
+    """The body did not arrive in time."""
 
     code = "invalid_request"
     status = 408
@@ -48,13 +50,13 @@ class InvalidGrant(OAuthError):
 
 
 class UnauthorizedClient(OAuthError):
-    """The client may not do this."""
+    """The client is authenticated and not allowed to use this grant type or this operation."""
 
     code = "unauthorized_client"
 
 
 class UnsupportedGrantType(OAuthError):
-    """The API does not offer this grant."""
+    """The API does not offer this grant type."""
 
     code = "unsupported_grant_type"
 
@@ -66,38 +68,39 @@ class UnsupportedResponseType(OAuthError):
 
 
 class InvalidScope(OAuthError):
-    """The scope is malformed, or more than may be granted."""
+    """The scope is malformed, or exceeds what the client may have."""
 
     code = "invalid_scope"
 
 
 class AccessDenied(OAuthError):
-    """The caller may not ask for this."""
+    """The operator or identity server is not allowed to request this."""
 
     code = "access_denied"
     status = 403
 
 
 class UnknownApi(OAuthError):
-    """No active API with OAuth answers on this path."""
+    """The path names no active API that has OAuth."""
 
     code = "invalid_request"
     status = 404
 
 
 class TemporarilyUnavailable(OAuthError):
-    """A store is away; nothing half-done. Try again after `retry_after` seconds."""
+    """MongoDB is unavailable, and nothing is half-done: repeat the request after `retry_after` seconds."""
 
     code = "temporarily_unavailable"
     status = 503
-    retry_after: ClassVar[int] = 2
+    retry_after: ClassVar[int] = RETRY_AFTER
 
 
-class TooManyAttempts(OAuthError):
-    """Too many attempts to prove who one is have failed. Try again after `retry_after` seconds.
+class TooManyRequests(OAuthError):
+    """A rate limit is reached: repeat the request after `retry_after` seconds.
 
-    RFC 6749 has no word for it at the token endpoint. This one it has for the authorization endpoint, and clients know
-    it; `invalid_client` and `invalid_grant` would say that the credentials are wrong, which was not looked at.
+    RFC 6749 §5.2 has no error code for this at the token endpoint, so the one of the authorization endpoint
+    (§4.1.2.1) is used, which clients know. `invalid_client` or `invalid_grant` would say that the credentials are
+    wrong, and they were not checked.
     """
 
     code = "temporarily_unavailable"
@@ -108,8 +111,19 @@ class TooManyAttempts(OAuthError):
         self.retry_after = retry_after
 
 
+class TooManyAttempts(TooManyRequests):
+    """Too many failed logins or client authentications: protection against brute force (libs/throttle.py)."""
+
+
+class TooManyTokens(TooManyRequests):
+    """The client has used up its limit of issued tokens for now."""
+
+
 class CannotRedirect(Exception):
-    """Client or redirect URI are not proven: whatever is wrong is answered here (RFC 6749 §4.1.2.1)."""
+    """An authorization request whose client or redirect URI is not verified: the error is shown here.
+
+    RFC 6749 §4.1.2.1: the server "MUST NOT automatically redirect the user-agent to the invalid redirection URI".
+    """
 
     def __init__(self, error: OAuthError) -> None:
         super().__init__(error.description)
@@ -117,7 +131,7 @@ class CannotRedirect(Exception):
 
 
 class Redirected(Exception):
-    """Client and redirect URI are proven: the error goes to the client by way of the browser."""
+    """An authorization request with verified client and redirect URI: the browser takes the error to the client."""
 
     def __init__(self, error: OAuthError, redirect_uri: str, state: str | None, issuer: str) -> None:
         super().__init__(error.description)

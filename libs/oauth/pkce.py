@@ -1,4 +1,4 @@
-"""Proof Key for Code Exchange (RFC 7636): S256 only."""
+"""Proof Key for Code Exchange, PKCE (RFC 7636), with the S256 method only."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def parse_challenge(challenge: str | None, method: str | None, *, required: bool) -> str | None:
-    """The S256 challenge to bind a code to, or None where none was sent and none is needed. Raises InvalidRequest."""
+    """The S256 challenge to bind the code to; None where none was sent and none is required. Raises InvalidRequest."""
     if not challenge:
         if method:
             raise InvalidRequest("code_challenge_method without code_challenge")
@@ -31,7 +31,8 @@ def parse_challenge(challenge: str | None, method: str | None, *, required: bool
 def verify_code_verifier(verifier: str | None, challenge: str | None) -> None:
     """Return if the verifier proves the challenge, or neither exists. Raises InvalidGrant (RFC 7636 §4.6)."""
     if challenge is None:
-        # RFC 9700 §4.8.2: a verifier where no challenge was sent is a downgrade.
+        # RFC 9700 §2.1.1, against PKCE downgrade: "a token request containing a code_verifier parameter is accepted
+        # only if a code_challenge parameter was present in the authorization request".
         if verifier:
             raise InvalidGrant("code_verifier without a code_challenge")
         return

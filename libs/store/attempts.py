@@ -1,4 +1,4 @@
-"""Failed attempts to prove who one is, counted over all instances, and the places where users have proven it."""
+"""Failed logins and issued tokens, counted exactly over all instances; and from where users have logged in."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -11,25 +11,29 @@ from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.mongo import Mongo, outage_is_unavailability
 
 KEPT = timedelta(minutes=5)
-"""How long a count outlives its window: clocks differ."""
+"""How long a count outlives its window, since clocks differ."""
 
 
-class Asked(NamedTuple):
-    """Whether one more attempt may be made, and how many failed so far."""
+class Reserved(NamedTuple):
+    """Whether a slot was granted, and how many attempts have failed in this window so far."""
 
     granted: bool
     failed: int
 
 
 class Outcome(NamedTuple):
-    """What became of attempts that were taken."""
+    """How many attempts failed, and how many slots are given back."""
 
     failed: int
     returned: int
 
 
 class Attempts:
-    """One document a tally and window. `taken`: failed, under way, or lost with their process; never over the limit."""
+    """One document for each counter and window.
+
+    `taken` slots belong to attempts that failed, are in progress, or were lost with their process; they never exceed
+    the limit. A lost slot is returned only when the window ends, so an error never allows more attempts.
+    """
 
     name = "attempts"
     indexes = (IndexModel("purge_after", name="purge", expireAfterSeconds=0),)
@@ -38,9 +42,10 @@ class Attempts:
         self._mongo = mongo
         mongo.want(self.name, self.indexes)
 
-    async def take(self, key: str, limit: int, end: datetime) -> Asked:
-        """One more attempt taken, if fewer than `limit` are. Raises TemporarilyUnavailable."""
-        # Never a mismatch, which an upsert would answer with an error: at the limit the write changes nothing.
+    async def take(self, key: str, limit: int, end: datetime) -> Reserved:
+        """Take a slot if fewer than `limit` are taken. Raises TemporarilyUnavailable; the slot may be taken then."""
+        # The limit is in the pipeline and not in the query: at the limit, a query that does not match would make the
+        # upsert insert a second document, which fails with a duplicate key.
         one_more = {
             "taken": {"$min": [limit, {"$add": [{"$ifNull": ["$taken", 0]}, 1]}]},
             "failed": {"$ifNull": ["$failed", 0]},
@@ -50,10 +55,28 @@ class Attempts:
             before = await self._mongo[self.name].find_one_and_update(
                 {"_id": key}, [{"$set": one_more}], upsert=True, return_document=ReturnDocument.BEFORE
             )
-        return Asked(before["taken"] < limit, before["failed"]) if before else Asked(granted=True, failed=0)
+        return Reserved(before["taken"] < limit, before["failed"]) if before else Reserved(granted=True, failed=0)
 
-    async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
-        """What was taken has failed, or is there again. Raises TemporarilyUnavailable."""
+    async def reserve(self, key: str, limit: int, count: int, end: datetime) -> int:
+        """Take up to `count` slots in the window of this key; how many were left under the limit.
+
+        Raises TemporarilyUnavailable with the outcome unknown: assume that they were taken.
+        """
+        taken = {"$min": [limit, {"$add": [{"$ifNull": ["$taken", 0]}, count]}]}
+        async with outage_is_unavailability():
+            before = await self._mongo[self.name].find_one_and_update(
+                {"_id": key},
+                [{"$set": {"taken": taken, "purge_after": end + KEPT}}],
+                upsert=True,
+                return_document=ReturnDocument.BEFORE,
+            )
+        return min(count, limit - before["taken"]) if before else min(count, limit)
+
+    async def write_outcomes(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Count failures, and give slots back.
+
+        Raises TemporarilyUnavailable with the outcome unknown. Must not be repeated then: it is not idempotent.
+        """
         writes = [
             UpdateOne({"_id": key}, {"$inc": {"taken": -outcome.returned, "failed": outcome.failed}})
             for key, outcome in outcomes.items()
@@ -65,11 +88,11 @@ class Attempts:
                 raise TemporarilyUnavailable("not every write succeeded", detail=str(error.details)[:200]) from error
 
     async def remember(self, place: str, until: datetime) -> None:
-        """The place is known until then. Raises TemporarilyUnavailable."""
+        """Remember until then that the user has logged in from there. Raises TemporarilyUnavailable."""
         async with outage_is_unavailability():
             await self._mongo[self.name].update_one({"_id": place}, {"$set": {"purge_after": until}}, upsert=True)
 
     async def remembers(self, place: str, now: datetime) -> bool:
-        """Whether the place is known. Raises TemporarilyUnavailable."""
+        """Whether the user has logged in from there. Raises TemporarilyUnavailable."""
         async with outage_is_unavailability():
             return await self._mongo[self.name].find_one({"_id": place, "purge_after": {"$gt": now}}) is not None

@@ -1,4 +1,4 @@
-"""Client apps. Deleting one, or `revoke_all`, is one write here that takes effect at once everywhere."""
+"""Client apps. Deleting one, or `revoke_all`, is one write here that takes effect everywhere at once."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -16,11 +16,12 @@ from contracts.events import (
     ClientUpdated,
     DeletedClientData,
 )
+from contracts.pages import PAGE_SIZE
 from libs import client_secrets
-from libs.events import Origin
-from libs.sealing import CannotOpen, KeyRing
-from libs.store.mongo import Document
-from libs.store.records import PAGE_SIZE, Page, Records, Resealing, Tombstone
+from libs.encryption import CannotDecrypt, KeyRing
+from libs.event_encoding import EventContext
+from libs.store.mongo import Document, outage_is_unavailability
+from libs.store.records import Page, Records, Reencryption, Tombstone
 
 
 def _data(client: Client) -> ClientData:
@@ -28,69 +29,82 @@ def _data(client: Client) -> ClientData:
 
 
 class Clients(Records[Client]):
-    """Every registered client app; client ids are unique over all APIs."""
+    """All registered client apps; client ids are unique over all APIs."""
 
     name = "clients"
     model = Client
     key = "client_id"
     as_json = frozenset({"meta_data"})
     secret: ClassVar[Mapping[str, object]] = {"secrets": []}
-    indexes = (IndexModel([("api_id", 1), ("_id", 1)], name="api"),)
+    indexes = (*Records.indexes, IndexModel([("api_id", 1), ("deleted", 1), ("_id", 1)], name="living_of_api"))
+    retired = ("api",)
 
     def _word(self, record: Client) -> str:
         return record.api_id
 
     async def get(self, key: str) -> Client | None:
-        """The client; None if there is none, or it was deleted. The time does not tell."""
-        return await self._get_alike(key)
+        """The client; None if there is none, or it was deleted. Takes the same time in each case."""
+        return await self._get_constant_time(key)
 
-    async def page_of_api(self, api_id: str, number: int | None) -> Page[Client]:
-        """One page of the clients of an API by id, counted from 1; None: all of them as one."""
-        return await self._page({"api_id": api_id}, number)
+    async def page_of_api(self, api_id: str, number: int | None, after: str | None = None) -> Page[Client]:
+        """`page` of the clients of an API."""
+        return await self._page({"api_id": api_id}, "living_of_api", number, after)
 
-    async def of_api_until(self, api_id: str, until: datetime | None) -> Sequence[Client]:
-        """Up to PAGE_SIZE clients of an API, created up to a moment; None: whenever."""
-        query = {"api_id": api_id} | ({"created_at": {"$lte": until}} if until else {})
-        return await self._list(query, limit=PAGE_SIZE)
+    async def of_api_until(self, api_id: str, until: datetime | None, after: str = "") -> Sequence[Client]:
+        """Up to PAGE_SIZE clients of an API with ids after `after`, created up to `until` (None: at any time).
 
-    async def register(self, client: Client, at: Origin) -> Client:
-        """The client stored; grants of a deleted client of the same id stay dead. Raises Conflict."""
-        return await self._add(client, ClientCreated, _data(client), at)
+        Clients that were created later are skipped; an empty result means that there are no more.
+        """
+        while found := await self._list({"api_id": api_id, "_id": {"$gt": after}}, PAGE_SIZE, "living_of_api"):
+            if wanted := [client for client in found if until is None or client.created_at <= until]:
+                return wanted
+            after = found[-1].client_id
+        return ()
 
-    def _made_again(self, record: Client, tombstone: Tombstone) -> Client:
-        return super()._made_again(record, tombstone).model_copy(update={"revoked_before": tombstone.deleted_at})
+    async def register(self, client: Client, ctx: EventContext) -> Client:
+        """Store a new client. Grants of a deleted client with the same id stay revoked. Raises Conflict."""
+        return await self._add(client, ClientCreated, _data(client), ctx)
 
-    async def edit(self, client: Client, changes: dict[str, object], at: Origin) -> Client | None:
-        """The client with the changes; None if it changed in between."""
-        return await self._change(client, changes, ClientUpdated, _data(client), at)
+    async def note_response_sent(self, client: Client) -> None:
+        """Note that the response to the registration was sent; it is not repeated. Raises TemporarilyUnavailable."""
+        query = {"_id": client.client_id, "registration": client.registration}
+        async with outage_is_unavailability():
+            await self._mongo[self.name].update_one(query, {"$set": {"registration": None}})
 
-    async def rotate(self, client: Client, secrets: tuple[ClientSecret, ...], at: Origin) -> Client | None:
-        """The client with these secrets; None if it changed in between."""
-        return await self._change(client, {"secrets": secrets}, ClientSecretRotated, _data(client), at)
+    def _recreated(self, record: Client, tombstone: Tombstone) -> Client:
+        return super()._recreated(record, tombstone).model_copy(update={"revoked_before": tombstone.deleted_at})
 
-    async def reseal(self, keys: KeyRing, now: datetime) -> AsyncIterator[Resealing]:
-        """Every secret that counts and can be opened under the current key, client by client; twice does no more."""
+    async def edit(self, client: Client, changes: dict[str, object], ctx: EventContext) -> Client | None:
+        """Change the client; None if another writer was first."""
+        return await self._change(client, changes, ClientUpdated, _data(client), ctx)
 
-        def renewed(document: Document) -> tuple[Document, str | None]:
+    async def rotate(self, client: Client, secrets: tuple[ClientSecret, ...], ctx: EventContext) -> Client | None:
+        """Replace the client's secrets; None if another writer was first."""
+        return await self._change(client, {"secrets": secrets}, ClientSecretRotated, _data(client), ctx)
+
+    async def reencrypt(self, keys: KeyRing, now: datetime) -> AsyncIterator[Reencryption]:
+        """Encrypt with the current key every valid secret that can be decrypted, client by client. Idempotent."""
+
+        def reencrypted_fields(document: Document) -> tuple[Document, str | None]:
             before, refusal = self._decode(document), None
             after = list(before.secrets)
             for place, secret in enumerate(before.secrets):
                 try:
                     if client_secrets.is_current(secret, now):
-                        after[place] = client_secrets.resealed(keys, before.client_id, secret)
-                except CannotOpen as reason:
+                        after[place] = client_secrets.reencrypted(keys, before.client_id, secret)
+                except CannotDecrypt as reason:
                     refusal = str(reason)
             unchanged = tuple(after) == before.secrets
             return {} if unchanged else {"secrets": [secret.model_dump() for secret in after]}, refusal
 
-        async for outcome in self._resealed(renewed):
+        async for outcome in self._reencrypt(reencrypted_fields):
             yield outcome
 
-    async def revoke_all(self, client: Client, at: Origin) -> Client | None:
-        """Every grant up to now dead; None if the client changed in between."""
-        return await self._change(client, {"revoked_before": at.now}, ClientTokensRevoked, _data(client), at)
+    async def revoke_all(self, client: Client, ctx: EventContext) -> Client | None:
+        """Revoke all grants of the client up to now; None if another writer was first."""
+        return await self._change(client, {"revoked_before": ctx.now}, ClientTokensRevoked, _data(client), ctx)
 
-    async def delete(self, client: Client, reason: ClientDeletion, at: Origin) -> bool:
-        """The client gone and every grant of it dead; whether it was still as given."""
+    async def delete(self, client: Client, reason: ClientDeletion, ctx: EventContext) -> bool:
+        """Delete the client and revoke all its grants; False if another writer was first."""
         data = DeletedClientData(client_id=client.client_id, api_id=client.api_id, reason=reason)
-        return await self._remove(client, ClientDeleted, data, at)
+        return await self._remove(client, ClientDeleted, data, ctx)

@@ -1,6 +1,9 @@
-"""Counters that all gateways share: one document a scope, of which each reserves slices and says what it used."""
+"""The rate limiter's shared counters: one document per scope, which all gateways use.
 
-import asyncio
+A gateway reserves a lease of calls, uses it without asking, and settles it: it reports the calls that it made and
+returns the rest (ADR 9). All times are MongoDB's, so gateways with wrong clocks agree.
+"""
+
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
@@ -8,30 +11,30 @@ from math import ceil
 
 import structlog
 from pymongo import IndexModel
-from pymongo.errors import OperationFailure, WriteConcernError
 
-from contracts.limits import Limits, Standing
+from contracts.limits import Limits, LimitStatus
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.store.mongo import BATCH_LIMIT, DURABLE, Document, Mongo, is_outage, outage_is_unavailability, settled
+from libs.store.batcher import Batcher
+from libs.store.failures import DUPLICATE_KEY, is_outage, raise_write_concern_error, write_error
+from libs.store.mongo import DURABLE, Document, Mongo, outage_is_unavailability, outcome_of_write
 
 HOLD = 3.0
-"""Seconds for which a slice may be used, from the moment at which it was asked for."""
+"""Seconds for which a lease may be used, counted from the request for it."""
 GRACE = 60.0
-"""Seconds after that within which it may still be settled; then it counts as used."""
+"""Seconds after HOLD within which a lease may still be settled; then all of it counts as used."""
 WANTED_FOR = 2.0
-"""Seconds for which a reservation that found nothing asks the others to give back."""
-LONGEST_GRANT = 100 * 86_400.0
-"""Seconds for which a count that never ends is kept after its last reservation."""
+"""Seconds for which a reservation that got too little asks other gateways to return unused calls."""
+LONGEST_KEPT = 20 * 365 * 86_400.0
+"""Seconds for which a counter is kept after its last reservation, at most: for windows that end later or never."""
 PURGED_LATER = 60.0
-"""Seconds by which the purge is put off at once, so that not every reservation moves it in its index."""
+"""Seconds by which `purge_at` is moved at once, so that not every reservation has to change the TTL index."""
 EDGE = 2
-"""Milliseconds that every moment is put off, because the server's clock shows whole ones."""
+"""Milliseconds added to every time, because the server's clock is truncated to whole milliseconds."""
 MOST = 2**53
-"""Of calls in one interval or window: as many as are counted exactly."""
+"""Largest number of calls in an interval or window: up to here, doubles are exact."""
 LONGEST_PER = 20 * 365 * 86_400.0
-"""Seconds; no call is remembered longer."""
+"""Largest rate interval, in seconds."""
 _NEVER = 10**13
-_TAKEN = 11000
 
 INDEXES = (
     IndexModel("purge_at", name="purge", expireAfterSeconds=0),
@@ -43,24 +46,24 @@ log = structlog.get_logger("store")
 
 
 class Uncountable(Exception):
-    """A counter cannot be written, although the database is there."""
+    """A counter cannot be written, although MongoDB is available; a fault of ours, not an outage."""
 
 
 def has_rate(limits: Limits) -> bool:
-    """Whether there is a limit to the requests in any `per` seconds (as in Tyk, 0 is none)."""
+    """Whether requests in any `per` seconds are limited (as in Tyk, 0 means no limit)."""
     return limits.rate > 0 and limits.per > 0
 
 
 def has_quota(limits: Limits) -> bool:
-    """Whether there is a limit to the requests in one window (as in Tyk, 0 is none)."""
+    """Whether requests in a quota window are limited (as in Tyk, 0 means no limit)."""
     return limits.quota_max > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A slice is asked for: for the calls that wait, or up to `size`, but then of a quarter of what is left at most."""
+    """A request for a lease: for the calls that wait, or up to `size`, but then at most a quarter of what is left."""
 
-    slice_id: str
+    lease_id: str
     limits: Limits
     waiting: int
     size: int
@@ -68,25 +71,26 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of a slice. `uses` are counted calls by the moment (server's, Unix milliseconds) they were made at.
+    """The end of a lease. `used`: how many calls were made. `uses`: the calls that count against the rate, by time.
 
-    A moment may be later than it was, never earlier. `used` is how many calls there were in all.
+    Times are the server's, in Unix milliseconds. They may be too late, never too early: a call must not stop counting
+    before its interval is over.
     """
 
-    slice_id: str
+    lease_id: str
     used: int
     unused: int
     uses: Mapping[int, int]
 
     @property
     def matters(self) -> bool:
-        """Whether the counter says too much until it hears of this."""
+        """Whether the counter shows more calls than were made until it gets this."""
         return bool(self.unused or self.uses or not self.used)
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Slices that end, and then one that is asked for, of one counter."""
+    """One request to a counter: settle leases, then reserve one."""
 
     scope: str
     settlements: Sequence[Settlement]
@@ -94,22 +98,22 @@ class Exchange:
 
 
 class Count:
-    """A counter just after a reservation; moments are the server's, in Unix milliseconds."""
+    """A counter just after a reservation. Times are the server's, in Unix milliseconds."""
 
     def __init__(self, document: Document, reservation: Reservation) -> None:
         self._limits = reservation.limits
         self._held: Sequence[Document] = document["held"]
         self._used: Mapping[str, int] = document.get("used", {})
         self._quota: Document = document.get("quota", {})
-        own = [entry for entry in self._held if entry["id"] == reservation.slice_id]
+        own = [entry for entry in self._held if entry["id"] == reservation.lease_id]
         self.given: int = own[0]["n"] if own else 0
         self.now: int = document["now"]
         self.began: int = own[0]["end"] - _ms(HOLD) - EDGE if own else self.now
-        """When the slice was reserved."""
+        """When the lease was reserved."""
 
     @property
     def rate_left(self) -> int:
-        """Calls that may still be reserved now, as far as the rate goes."""
+        """Calls that the rate still allows to be reserved now."""
         since = self.now - _per(self._limits)
         held: int = sum(entry["n"] for entry in self._held if entry["end"] > since)
         rate: int = self._limits.rate
@@ -118,87 +122,60 @@ class Count:
 
     @property
     def rate_frees_at(self) -> int:
-        """When the first of the calls and slices that count against the rate ceases to."""
+        """When the first of the calls and leases that count against the rate stops counting."""
         ends = chain(map(int, self._used), (entry["end"] for entry in self._held))
         since = self.now - _per(self._limits)
         return min((end for end in ends if end > since), default=since) + _per(self._limits)
 
     @property
     def quota_left(self) -> int:
-        """Calls that may still be reserved in this window."""
+        """Calls that may still be reserved in this quota window."""
         used: int = self._quota.get("used", 0)
         return self._limits.quota_max - used
 
     @property
     def renews_at(self) -> int | None:
-        """When this window ends; None: never."""
+        """When this quota window ends; None for never."""
         since: int | None = self._quota.get("since")
         return None if since is None or not self._limits.quota_renewal_rate else since + _renewal(self._limits)
 
     def others_hold(self, own: frozenset[str]) -> bool:
-        """Whether somebody else has slices that may be given back."""
+        """Whether other gateways hold leases of which they may return calls."""
         return any(entry["end"] > self.now and entry["id"] not in own for entry in self._held)
 
 
 class Counters:
-    """All counters. Exchanges that wait at the same time share round trips; one batch is in flight.
+    """All counters. Exchanges that wait at the same time are batched.
 
-    Each statement is idempotent by the id of its slice, so a batch whose outcome is unknown is repeated as it is.
+    Each statement is idempotent by the id of its lease, so a batch with an unknown outcome is simply repeated.
     """
 
     name = "counters"
 
     def __init__(self, mongo: Mongo, now: Callable[[], object] = lambda: "$$NOW") -> None:
-        """`now` is the time as an expression of the server's."""
+        """`now` returns the aggregation expression for the current time; tests replace it."""
         self._mongo = mongo
         self._now = now
-        self._waiting: list[tuple[Exchange, asyncio.Future[Count | None]]] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._batcher: Batcher[Exchange, Count | None] = Batcher("counters", self._send)
         mongo.want(self.name, INDEXES)
 
     async def exchange(self, exchange: Exchange) -> Count | None:
-        """Settle, then reserve; the counter after the reservation, if one was asked for.
+        """Settle, then reserve. The counter after the reservation, or None if no lease was asked for.
 
-        Raises TemporarilyUnavailable or Uncountable, with the outcome unknown: the slice counts as taken.
+        Raises TemporarilyUnavailable or Uncountable. The outcome is then unknown: assume that the lease was taken.
         """
-        future: asyncio.Future[Count | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((exchange, future))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="counters")
-        return await future
+        return await self._batcher.submit(exchange)
 
-    async def _flush(self) -> None:
+    async def _send(self, exchanges: Sequence[Exchange]) -> Sequence[Count | Exception | None]:
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH_LIMIT], self._waiting[BATCH_LIMIT:]
-                try:
-                    await self._commit(batch)
-                except TemporarilyUnavailable as outage:
-                    # Who came meanwhile was not sent, and need not wait as long again for the same answer.
-                    _refuse(batch + self._waiting, outage)
-                    self._waiting = []
-        finally:
-            self._flusher = None
-
-    async def _commit(self, batch: Sequence[tuple[Exchange, asyncio.Future[Count | None]]]) -> None:
-        exchanges = [exchange for exchange, _ in batch]
-        try:
-            outcomes = await settled(lambda _: self._write(exchanges))
+            return await outcome_of_write(lambda _: self._write(exchanges))
         except TemporarilyUnavailable:
             raise
         except Exception as fault:
             log.error("counters_not_written", error=type(fault).__name__, exc_info=fault)
-            _refuse(batch, Uncountable())
-            return
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if future.done():
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            return [Uncountable() for _ in exchanges]
 
-    async def _write(self, exchanges: Sequence[Exchange]) -> Sequence[Count | Uncountable | None]:
+    async def _write(self, exchanges: Sequence[Exchange]) -> Sequence[Count | Exception | None]:
         # Settlements first: what they give back can be reserved by the same batch.
         statements = [
             (number, _settled(exchange.scope, settlement))
@@ -218,26 +195,25 @@ class Counters:
         ]
 
     async def _update(self, statements: Sequence[tuple[int, Document]]) -> Set[int]:
-        """Which exchanges have a statement that failed. Raises for an outage."""
+        """The exchanges of which a statement failed. Raises for an outage."""
         failed: set[int] = set()
         collection = self._mongo[self.name]
         while statements:
             # The plain command: statements are idempotent, so the driver's session and transaction number only cost.
-            answer = await collection.database.command(
+            reply = await collection.database.command(
                 "update",
                 collection.name,
                 updates=[statement for _, statement in statements],
                 ordered=False,
                 writeConcern=DURABLE,
             )
-            if doubt := answer.get("writeConcernError"):
-                raise WriteConcernError(doubt.get("errmsg", ""), doubt.get("code"), doubt)
+            raise_write_concern_error(reply)
             raced = []
-            for entry in answer.get("writeErrors", ()):
-                failure = OperationFailure(entry.get("errmsg", "write error"), entry["code"])
+            for entry in reply.get("writeErrors", ()):
+                failure = write_error(entry)
                 if is_outage(failure):
                     raise failure
-                if entry["code"] == _TAKEN:  # two made the same counter at once
+                if entry["code"] == DUPLICATE_KEY:  # another gateway created the counter at the same moment
                     raced.append(statements[entry["index"]])
                 else:
                     failed.add(statements[entry["index"]][0])
@@ -255,46 +231,41 @@ class Counters:
     def _reserved(self, scope: str, reservation: Reservation) -> Document:
         limits = reservation.limits
         constants: Document = {
-            "slice_id": reservation.slice_id,
+            "lease_id": reservation.lease_id,
             "waiting": reservation.waiting,
             "size": min(reservation.size, MOST),
             "rate": min(limits.rate, MOST),
             "per": _per(limits) if has_rate(limits) else 0,
             "quota_max": min(limits.quota_max, MOST),
             "renewal": _renewal(limits),
-            "kept": min(_renewal(limits), _ms(LONGEST_GRANT)),
+            "kept": min(_renewal(limits), _ms(LONGEST_KEPT)),
         }
         pipeline = [{"$set": {"now": {"$toLong": self._now()}}}, *_PIPELINES[has_rate(limits), has_quota(limits)]]
         return {"q": {"_id": scope}, "u": pipeline, "c": constants, "upsert": True}
 
     async def wanted(self, since: int) -> Mapping[str, int]:
-        """The counters of which somebody found nothing although others held slices, and when; from `since` on.
+        """The counters of which a gateway got too little while others held leases, and when; after `since`.
 
-        Moments are the server's, in Unix milliseconds. Raises TemporarilyUnavailable.
+        Times are the server's, in Unix milliseconds. Raises TemporarilyUnavailable.
         """
         async with outage_is_unavailability():
             cursor = self._mongo[self.name].find({"wanted": {"$gt": since}}, {"wanted": 1})
             return {document["_id"]: document["wanted"] async for document in cursor}
 
     async def probe(self) -> None:
-        """Return if a majority takes writes. Raises TemporarilyUnavailable."""
+        """Return if a majority acknowledges writes. Raises TemporarilyUnavailable."""
         async with outage_is_unavailability():
             made = [{"$set": {"purge_at": {"$add": ["$$NOW", _ms(GRACE)]}}}]
             await self._mongo[self.name].update_one({"_id": ""}, made, upsert=True)
 
-    async def standings(self, scopes: Mapping[str, Limits]) -> Mapping[str, Standing]:
-        """How each of these stands against its limits; one find for all of them. Raises TemporarilyUnavailable."""
+    async def limit_statuses(self, counted: Sequence[tuple[str, Limits]]) -> Sequence[LimitStatus]:
+        """The status of each counter against the given limits; one find for all. Raises TemporarilyUnavailable."""
         fields = {"quota": 1, "at": {"$toLong": self._now()}}
+        scopes = list({scope for scope, _ in counted})
         async with outage_is_unavailability():
-            found = await self._mongo[self.name].find({"_id": {"$in": list(scopes)}}, fields).to_list(None)
+            found = await self._mongo[self.name].find({"_id": {"$in": scopes}}, fields).to_list(None)
         counters = {document["_id"]: document for document in found}
-        return {scope: _standing(limits, counters.get(scope, {})) for scope, limits in scopes.items()}
-
-
-def _refuse(batch: Sequence[tuple[Exchange, asyncio.Future[Count | None]]], fault: Exception) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(fault)
+        return [_limit_status(limits, counters.get(scope, {})) for scope, limits in counted]
 
 
 def _count(counters: Mapping[str, Document], exchange: Exchange) -> Count | None:
@@ -313,7 +284,7 @@ def _renewal(limits: Limits) -> int:
     return min(limits.quota_renewal_rate * 1000, _NEVER) or _NEVER
 
 
-def _standing(limits: Limits, counter: Document) -> Standing:
+def _limit_status(limits: Limits, counter: Document) -> LimitStatus:
     remaining, renews = limits.quota_max, 0
     quota = counter.get("quota")
     if has_quota(limits) and quota:
@@ -321,7 +292,7 @@ def _standing(limits: Limits, counter: Document) -> Standing:
         if counter["at"] < ends:
             remaining = max(0, limits.quota_max - quota["used"])
             renews = ceil(ends / 1000) if limits.quota_renewal_rate else 0
-    return Standing(
+    return LimitStatus(
         rate=limits.rate,
         per=limits.per,
         quota_max=limits.quota_max,
@@ -331,10 +302,10 @@ def _standing(limits: Limits, counter: Document) -> Standing:
 
 
 def _settled(scope: str, settlement: Settlement) -> Document:
-    """The slice is gone, its uses are counted at their moments, and what was not used is free; once."""
+    """The update that ends a lease: its uses count at their times, and unused calls are free again. Idempotent."""
     fields: Document = {
-        "held": {"$filter": {"input": "$held", "cond": {"$ne": ["$$this.id", "$$slice_id"]}}},
-        # A slice of an earlier window has nothing to give to this one.
+        "held": {"$filter": {"input": "$held", "cond": {"$ne": ["$$this.id", "$$lease_id"]}}},
+        # A lease that was reserved in an earlier quota window returns nothing to this one.
         "quota": {
             "$cond": [
                 {"$eq": [{"$ifNull": ["$ended.since", 0]}, {"$ifNull": ["$quota.since", -1]}]},
@@ -348,16 +319,16 @@ def _settled(scope: str, settlement: Settlement) -> Document:
     }
     for moment, calls in settlement.uses.items():
         fields[f"used.{moment}"] = {"$add": [{"$ifNull": [f"$used.{moment}", 0]}, calls]}
-    own = {"$filter": {"input": "$held", "cond": {"$eq": ["$$this.id", "$$slice_id"]}}}
+    own = {"$filter": {"input": "$held", "cond": {"$eq": ["$$this.id", "$$lease_id"]}}}
     return {
-        "q": {"_id": scope, "held.id": settlement.slice_id},
+        "q": {"_id": scope, "held.id": settlement.lease_id},
         "u": [{"$set": {"ended": {"$first": own}}}, {"$set": fields}, {"$unset": "ended"}],
-        "c": {"slice_id": settlement.slice_id, "calls": settlement.used},
+        "c": {"lease_id": settlement.lease_id, "calls": settlement.used},
     }
 
 
 def _reserving(*, rated: bool, counted: bool) -> Sequence[Document]:
-    """The counter with the slice, where there is anything left, and without what counts no more."""
+    """The pipeline that adds the lease, if any calls are left, and drops what no longer counts."""
     since = {"$subtract": ["$now", "$$per"]}
     held: Document = {
         "$filter": {
@@ -370,15 +341,15 @@ def _reserving(*, rated: bool, counted: bool) -> Sequence[Document]:
     if rated:
         tidy["used"] = _later_than(since)
         lefts.append({"$subtract": ["$$rate", {"$add": [_used(), _held_later_than(since)]}]})
-    over = {"$lte": [{"$add": ["$quota.since", "$$renewal"]}, "$now"]}  # also where there is none yet
+    over = {"$lte": [{"$add": ["$quota.since", "$$renewal"]}, "$now"]}  # also true if there is no window yet
     if counted:
-        # A window begins with a call: not with a slice that is reserved ahead of need.
+        # A quota window begins with a call that waits, not with a lease that is reserved in advance.
         fresh = {"since": "$now", "used": 0}
         tidy["quota"] = {"$cond": [{"$and": [over, {"$gt": ["$$waiting", 0]}]}, fresh, {"$ifNull": ["$quota", {}]}]}
         lefts.append({"$cond": [over, 0, {"$subtract": ["$$quota_max", "$quota.used"]}]})
     share = {"$min": [{"$floor": {"$divide": ["$left", 4]}}, "$$size"]}
     given = {"$toLong": {"$min": ["$left", {"$max": ["$$waiting", share]}]}}
-    entry: Document = {"id": "$$slice_id", "n": "$given", "end": {"$add": ["$now", _ms(HOLD) + EDGE]}}
+    entry: Document = {"id": "$$lease_id", "n": "$given", "end": {"$add": ["$now", _ms(HOLD) + EDGE]}}
     kept: Document = {"$add": ["$now", "$$per", _ms(HOLD + GRACE)]}
     taken: Document = {}
     if counted:
@@ -389,7 +360,7 @@ def _reserving(*, rated: bool, counted: bool) -> Sequence[Document]:
     return [
         {"$set": tidy},
         {"$set": {"left": {"$max": [0, {"$min": lefts}]}}},
-        {"$set": {"given": {"$cond": [{"$in": ["$$slice_id", "$held.id"]}, 0, given]}}},
+        {"$set": {"given": {"$cond": [{"$in": ["$$lease_id", "$held.id"]}, 0, given]}}},
         {
             "$set": {
                 "held": {"$cond": [some, {"$concatArrays": ["$held", [entry]]}, "$held"]},
@@ -403,7 +374,7 @@ def _reserving(*, rated: bool, counted: bool) -> Sequence[Document]:
 
 
 def _later_than(since: Document) -> Document:
-    """The uses after that moment; their keys are all of the same length."""
+    """The uses after that time. Compared as text, which is right because all keys have the same length."""
     later = {
         "$filter": {
             "input": {"$objectToArray": {"$ifNull": ["$used", {}]}},
@@ -422,10 +393,10 @@ def _held_later_than(since: Document) -> Document:
 
 
 def _wanted() -> Document:
-    """Now, where somebody waits in vain for what others may give back; an earlier call for it while it is fresh."""
-    in_vain = {"$and": [{"$lt": ["$given", "$$waiting"]}, {"$gt": [{"$max": "$held.end"}, "$now"]}]}
+    """Expression: set `wanted` when a reservation falls short while other leases are held; keep it while fresh."""
+    falls_short = {"$and": [{"$lt": ["$given", "$$waiting"]}, {"$gt": [{"$max": "$held.end"}, "$now"]}]}
     fresh = {"$gt": ["$wanted", {"$subtract": ["$now", _ms(WANTED_FOR)]}]}
-    return {"$cond": [in_vain, "$now", {"$cond": [fresh, "$wanted", "$$REMOVE"]}]}
+    return {"$cond": [falls_short, "$now", {"$cond": [fresh, "$wanted", "$$REMOVE"]}]}
 
 
 def _put_off(needed: Document) -> Document:

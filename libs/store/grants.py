@@ -1,26 +1,34 @@
-"""Grants: one document each, advanced by compare-and-set on its version."""
+"""Grants: one document for each, changed only by compare-and-set on its version."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import orjson
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, IndexModel
 
 from contracts.clients import Client
-from contracts.grants import Grant, GrantState
+from contracts.events import PendingEvent
+from contracts.grants import Grant, GrantState, IssuedResponse
+from contracts.pages import MOST_PAGES
+from libs.deadlines import IN_FLIGHT_WITHIN
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.oauth.grants import Transition
-from libs.store.ledger import RETENTION, Ledger
-from libs.store.mongo import Document, outage_is_unavailability
+from libs.oauth.grants import Recovery, Transition
+from libs.store.mongo import Document, Mongo, outage_is_unavailability
+from libs.store.optimistic import retry_on_conflict
+from libs.store.outbox_collection import RETENTION, Announce, OutboxCollection, announce_nothing
+from libs.store.response_notes import Note, Notes, ResponseNotes, noted
 
 D = TypeVar("D")
-MOST_DECISIONS = 32
-"""Each decision lost to another writer is one step of that writer's; a grant has no more than a few left to make."""
+MAX_DECISIONS = 32
+"""A decision is lost only if another writer has advanced the grant, and a grant has only a few steps ahead of it."""
+POLL_INTERVAL = 0.025
+"""Seconds between two reads while waiting for the note that another process may write."""
 
 
 def _over_at(grant: Grant) -> datetime:
-    """When the last of the grant's values is dead by age."""
+    """When the last of the grant's code, access and refresh token expires."""
     last = grant.code.expires_at if grant.code is not None else None
     for token in (grant.access, grant.refresh):
         if token is not None and (last is None or token.expires_at > last):
@@ -31,52 +39,121 @@ def _over_at(grant: Grant) -> datetime:
 def _encode(grant: Grant, *, present_only: bool) -> Document:
     document: Document = grant.model_dump(exclude={"grant_id"}, exclude_none=present_only)
     if grant.key_rules is not None:
-        # As JSON text: a session's keys may hold what BSON field names must not.
+        # As JSON text: the keys of a session object are not restricted to what BSON allows in field names.
         document["key_rules"] = orjson.dumps(grant.key_rules)
     document["purge_after"] = _over_at(grant) + RETENTION
     return document
 
 
 def _decode(document: Document) -> Grant:
-    # Others who asked at the same time have the same document.
+    # A copy: other callers of the same batched find have this very document.
     document = {**document, "grant_id": document["_id"]}
     if document.get("key_rules") is not None:
         document["key_rules"] = orjson.loads(document["key_rules"])
     return Grant.model_validate(document)
 
 
-class Grants(Ledger):
-    """All grants, pending, active and over."""
+class End(NamedTuple):
+    """The sort key of the list of live tokens: when the access token expires, then the grant id."""
+
+    expires_at: datetime
+    grant_id: str
+
+
+_BY_END = [("access.expires_at", ASCENDING), ("_id", ASCENDING)]
+_LISTED = dict.fromkeys(("code", "refresh", "used_refresh", "pending"), 0)
+_LIVE = ("client_id", "api_id", "state", "access.revoked", "access.expires_at", "_id", "created_at")
+
+
+def _with_note(grant: Grant, note: Note | None) -> Grant:
+    response = grant.response
+    if note is None or response is None or response.id != note.response_id or response.written_at is not None:
+        return grant
+    return grant.model_copy(update={"response": response.model_copy(update={"written_at": note.at})})
+
+
+class Grants(OutboxCollection):
+    """All grants: pending, active and ended."""
 
     name = "grants"
     counter = "sequence"
-    _stand_in = ""
-    """The last that was found."""
+    _last_found = ""
+    """The id of the last grant that was found, for `dummy_read`."""
     indexes = (
-        IndexModel([("client_id", ASCENDING), ("created_at", DESCENDING)], name="client"),
+        # Covers the list of a client's live tokens in its order, and the search for grants that a revocation must end.
+        IndexModel([(field, ASCENDING) for field in _LIVE], name="live"),
         IndexModel("created_at", name="made"),
     )
+    retired = ("client",)
+
+    def __init__(self, mongo: Mongo, announce: Announce = announce_nothing) -> None:
+        super().__init__(mongo, announce)
+        self._notes = ResponseNotes(self._note)
+
+    async def close(self) -> None:
+        """Write the notes that are not stored yet. Idempotent."""
+        await self._notes.close()
 
     async def read(self, grant_id: str) -> Grant | None:
-        """The grant as it is now; None if it never was, or is long over."""
+        """The grant as it is now; None if it never existed, or was purged after its end."""
+        note = self._notes.get(grant_id)
         document = await self._read(grant_id)
         if document is None:
             return None
-        self._stand_in = grant_id
-        return _decode(document)
+        self._last_found = grant_id
+        return _with_note(_decode(document), self._notes.get(grant_id) or note)
 
-    async def read_in_vain(self) -> None:
-        """The work of `read`, for a value that names no grant: the time does not tell it from one that does."""
-        await self.read(self._stand_in)
+    def note_response_sent(self, grant_id: str, response: IssuedResponse, now: datetime) -> None:
+        """Note that this response was sent to its client. Returns at once; a process that dies may lose the note."""
+        self._notes.add(grant_id, response.id, now)
+
+    async def was_response_sent(self, grant_id: str, response: IssuedResponse) -> bool:
+        """Whether this response was sent, or the grant got another one, within IN_FLIGHT_WITHIN seconds.
+
+        For a second request with the same code or refresh token while the first may still be in flight: reuse is only
+        proven if the first client has got its response.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + IN_FLIGHT_WITHIN
+        while True:
+            grant = await self.read(grant_id)
+            if grant is None or grant.response is None or grant.response.id != response.id:
+                return True
+            if grant.response.written_at is not None:
+                return True
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(POLL_INTERVAL)
+
+    async def clear(self, events: Sequence[PendingEvent]) -> None:
+        """As for every collection; the same write also notes which of the grants' responses were sent."""
+        owners = {event.owner for event in events}
+        notes = self._notes.of(owners)
+        cleared = await self._clear(events, {"response": noted(notes)} if notes else None)
+        # Otherwise another process had cleared an event already, and the note of its grant was not written: keep all
+        # notes, which are then written on their own.
+        if cleared == len(owners):
+            self._notes.written(notes)
+
+    async def _note(self, notes: Notes) -> None:
+        query = {"_id": {"$in": list(notes)}, "response.id": {"$in": [note.response_id for note in notes.values()]}}
+        async with outage_is_unavailability():
+            await self._mongo[self.name].update_many(query, [{"$set": {"response": noted(notes)}}])
+
+    async def dummy_read(self) -> None:
+        """Spend the time of `read` for a token that names no grant, so that timing does not tell the two apart."""
+        await self.read(self._last_found)
 
     async def commit(self, transition: Transition) -> bool:
-        """Write the transition and its event as one; False if the grant is no longer what it was before.
+        """Write the transition and its event in one write; False if another writer has changed the grant meanwhile.
 
-        Raises TemporarilyUnavailable with nothing half-done.
+        Raises TemporarilyUnavailable with the outcome unknown: all of it was written, or nothing.
         """
         grant, before = transition.after, transition.before
         document = _encode(grant, present_only=before is None)
         if before is not None:
+            if grant.response == before.response:
+                del document["response"]  # another process may be noting at this moment that it was sent
             return await self._advance(grant.grant_id, before.version, document, transition.event)
         if transition.event is None:
             raise ValueError("a new grant comes with its event")
@@ -84,46 +161,85 @@ class Grants(Ledger):
         await self._insert(document, transition.event)
         return True
 
-    async def settle(self, grant_id: str, decide: Callable[[Grant | None], D]) -> D:
-        """Read the grant, decide, and commit what was decided; again from the start where another writer was first.
+    async def update_with_retry(self, grant_id: str, decide: Callable[[Grant | None], D]) -> D:
+        """Read the grant, decide, and commit the decision; if another writer was first, start over.
 
-        `decide` returns a Transition, or anything else where there is nothing to write, or raises. Raises the
-        transition's refusal once it is written, and TemporarilyUnavailable.
+        `decide` returns a Transition, a Recovery, or any other value if there is nothing to write; or it raises. It may
+        be called several times, so it must have no side effects. Raises the transition's refusal, but only after the
+        transition is written: a replayed code must end its grant before the client hears of it. Raises
+        TemporarilyUnavailable.
         """
-        for _ in range(MOST_DECISIONS):
+
+        async def attempt() -> tuple[D] | None:
             decision = decide(await self.read(grant_id))
-            if not isinstance(decision, Transition):
-                return decision
-            if await self.commit(decision):
-                if decision.refusal is not None:
-                    raise decision.refusal
-                return decision
-        raise TemporarilyUnavailable("too many changes of one grant at once")
+            transition = decision.mark if isinstance(decision, Recovery) else decision
+            if not isinstance(transition, Transition):
+                return (decision,)
+            if not await self.commit(transition):
+                return None
+            if transition.refusal is not None:
+                raise transition.refusal
+            return (decision,)
+
+        (decision,) = await retry_on_conflict(attempt, attempts=MAX_DECISIONS, exhausted=_too_many_changes)
+        return decision
 
     async def page_of_client(self, client: Client, now: datetime, page: int, size: int) -> tuple[Sequence[Grant], int]:
-        """One page, counted from 1, of the client's grants with a live access token, and how many there are in all.
+        """One page, counted from 1, of the client's grants with a live access token; and how many there are in total.
 
-        The soonest to expire come first; what ended with all others of the client is not among them.
+        The soonest to expire come first; grants that `revoke_all` has ended are not included. Counts no further than
+        one more than MOST_PAGES pages, and returns nothing beyond them. Earlier pages are skipped in the index.
         """
-        query: Document = {
-            "client_id": client.client_id,
-            "api_id": client.api_id,
-            "state": GrantState.ACTIVE,
-            "access.revoked": False,
-            "access.expires_at": {"$gt": now},
-        }
-        if client.revoked_before is not None:
-            query["created_at"] = {"$gt": client.revoked_before}
+        query = _live(client, now)
         async with outage_is_unavailability():
-            collection = self._mongo[self.name]
-            total = await collection.count_documents(query)
-            cursor = collection.find(query).sort([("access.expires_at", 1), ("_id", 1)])
-            documents = await cursor.skip((page - 1) * size).limit(size).to_list(None)
-        return [_decode(document) for document in documents], total
+            collection = self._mongo.indexed(self.name)
+            total = await collection.count_documents(query, limit=MOST_PAGES * size + 1, hint="live")
+            if (page - 1) * size >= min(total, MOST_PAGES * size):
+                return [], total
+            cursor = collection.find(query, {"_id": 1}, hint="live").sort(_BY_END).skip((page - 1) * size)
+            ids = [document["_id"] async for document in cursor.limit(size)]
+            found = await collection.find({"_id": {"$in": ids}}, _LISTED).to_list(None)
+        documents = {document["_id"]: document for document in found}
+        return [_decode(documents[key]) for key in ids if key in documents], total
 
-    async def unended_of_client(self, client_id: str, until: datetime) -> AsyncIterator[Grant]:
-        """Grants of a client, created up to a moment, that no revocation has ended; whatever their age."""
-        query = {"client_id": client_id, "created_at": {"$lte": until}, "state": {"$ne": GrantState.REVOKED}}
+    async def live_of_client(
+        self, client: Client, now: datetime, size: int, after: End | None = None
+    ) -> tuple[Sequence[Grant], bool]:
+        """Up to `size` of the same grants, those that sort after `after`, and whether there are more."""
+        query = _live(client, now)
+        if after is not None and after.expires_at > now:
+            ties = {**query, "access.expires_at": after.expires_at, "_id": {"$gt": after.grant_id}}
+            query = {"$or": [ties, {**query, "access.expires_at": {"$gt": after.expires_at}}]}
         async with outage_is_unavailability():
-            async for document in self._mongo[self.name].find(query):
-                yield _decode(document)
+            cursor = self._mongo.indexed(self.name).find(query, _LISTED, hint="live").sort(_BY_END)
+            documents = await cursor.limit(size + 1).to_list(None)
+        return [_decode(document) for document in documents[:size]], len(documents) > size
+
+    async def unended_of_client(self, client_id: str, until: datetime, batch: int) -> AsyncIterator[Sequence[str]]:
+        """Ids of grants of a client that were created up to `until` and that no revocation has ended, expired or not.
+
+        Read from the index alone, without visiting the ended ones.
+        """
+        unended = [GrantState.PENDING.value, GrantState.ACTIVE.value]
+        query = {"client_id": client_id, "state": {"$in": unended}, "created_at": {"$lte": until}}
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find(query, {"_id": 1}, hint="live", batch_size=batch)
+            while found := await cursor.to_list(batch):
+                yield [document["_id"] for document in found]
+
+
+def _too_many_changes() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable("too many changes of one grant at once")
+
+
+def _live(client: Client, now: datetime) -> Document:
+    query: Document = {
+        "client_id": client.client_id,
+        "api_id": client.api_id,
+        "state": GrantState.ACTIVE.value,
+        "access.revoked": False,
+        "access.expires_at": {"$gt": now},
+    }
+    if client.revoked_before is not None:
+        query["created_at"] = {"$gt": client.revoked_before}
+    return query

@@ -1,40 +1,49 @@
-"""The connection to MongoDB, and how single reads and writes share round trips."""
+"""The connection to MongoDB: client options, write concern, indexes, and what is repeated after an error."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from warnings import catch_warnings, simplefilter
 
+import pymongo
 import structlog
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
-from pymongo import IndexModel
+from pymongo import IndexModel, MongoClient
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
-    ExecutionTimeout,
     OperationFailure,
     PyMongoError,
-    WriteConcernError,
+    ServerSelectionTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
-from pymongo.uri_parser import parse_uri
 
+from libs.deadlines import OPERATION_WITHIN, REPEAT_WRITE_WITHIN
 from libs.oauth.errors import TemporarilyUnavailable
+from libs.store.failures import is_outage
+from libs.store.mongodb_diagnosis import NotAReplicaSet, NotInitiated, brief, sentence
+from libs.supervision import BackgroundTask, LoggedReasons, Supervisor
 
 Document = dict[str, Any]
 Collection = AsyncIOMotorCollection[Document]
 
-OPERATION_TIMEOUT_MS = 4000
-"""No single operation, with the driver's own retry, takes longer."""
-AMBIGUITY_DEADLINE = 6.0
-"""Seconds for which a write whose outcome is unknown is repeated with the same values."""
-BATCH_LIMIT = 512
+OPERATION_TIMEOUT_MS = int(OPERATION_WITHIN * 1000)
+AMBIGUITY_DEADLINE = REPEAT_WRITE_WITHIN
+PING_WITHIN = 1.8
+"""Seconds that MongoDB has to reply to a ping; less than the two seconds that an orchestrator usually waits."""
+INDEXES_WITHIN = 6 * 3600.0
+"""Seconds that building the indexes of a collection may take."""
 MongoError = PyMongoError
-"""Whatever MongoDB or its driver refuses."""
+"""Any error of MongoDB or its driver."""
 DURABLE = {"w": "majority", "j": True}
-_NOT_NOW = frozenset({11600, 11602, 10107, 13435, 189, 91, 7, 6, 89, 9001, 262, 50, 64})
-"""Server codes that mean: interrupted, not primary, shutting down, out of time."""
+"""Write concern: on the disks of a majority, so that no election rolls back a token that a client has already got."""
+REPEAT_READ_WITHIN = 0.2
+"""Seconds for which a read that failed with a transient error is repeated."""
+_NO_SUCH_COLLECTION = 26
+_CONFIGURATION = frozenset({13, 18, 20, 94})
+"""Server error codes: not permitted, wrong password, not a replica set, replica set not initiated."""
 
 log = structlog.get_logger("store")
 
@@ -42,31 +51,27 @@ T = TypeVar("T")
 
 
 class Conflict(Exception):
-    """Something with this key exists already."""
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether this error says that MongoDB is away or in transition, so that a write's outcome is unknown."""
-    if isinstance(error, ConnectionFailure | ExecutionTimeout | WriteConcernError):
-        return True
-    return isinstance(error, OperationFailure) and error.code in _NOT_NOW
+    """A unique key is taken: there is a record with this id, or with this value of another unique field."""
 
 
 @asynccontextmanager
 async def outage_is_unavailability() -> AsyncIterator[None]:
-    """Turn MongoDB being away into TemporarilyUnavailable."""
+    """Turn errors that mean an outage of MongoDB (`is_outage`) into TemporarilyUnavailable."""
     try:
         yield
     except PyMongoError as error:
         if not is_outage(error):
             raise
-        raise TemporarilyUnavailable("the database is not available", detail=str(error)[:200]) from error
+        raise TemporarilyUnavailable("the database is not available", detail=sentence(error)) from error
 
 
-async def settled(write: Callable[[bool], Awaitable[T]]) -> T:
-    """The outcome of a write, repeated with the same values while its outcome is unknown.
+async def outcome_of_write(write: Callable[[bool], Awaitable[T]]) -> T:
+    """The outcome of a write, which is repeated with the same values while its outcome is unknown.
 
-    `write` is told whether it may have been applied before. Raises TemporarilyUnavailable after AMBIGUITY_DEADLINE.
+    If the connection breaks after the write was sent, or the primary steps down, it is not known whether the write was
+    applied. So `write` must be idempotent. Its argument says whether an earlier attempt may have been applied, so that
+    it can tell its own traces from those of another writer. Raises TemporarilyUnavailable after AMBIGUITY_DEADLINE
+    seconds.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + AMBIGUITY_DEADLINE
@@ -78,44 +83,95 @@ async def settled(write: Callable[[bool], Awaitable[T]]) -> T:
             if not is_outage(error):
                 raise
             if loop.time() >= deadline:
-                raise TemporarilyUnavailable("the database is not available", detail=str(error)[:200]) from error
+                raise TemporarilyUnavailable("the database is not available", detail=sentence(error)) from error
         repeated = True
         await asyncio.sleep(0.05)
 
 
-def _require_url(url: str) -> None:
-    """Raises ValueError with a text that quotes nothing of the URL, where a password may be."""
-    if url.startswith("mongodb+srv://"):
-        return  # what it says is in the DNS
+async def retry_read(read: Callable[[], Awaitable[T]]) -> T:
+    """What a read found; repeated for REPEAT_READ_WITHIN seconds if MongoDB returns a transient error.
+
+    A read that got no reply at all is not repeated here: the driver has already done that. Raises the last error.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + REPEAT_READ_WITHIN
+    while True:
+        try:
+            return await read()
+        except PyMongoError as error:
+            if isinstance(error, ConnectionFailure) or not is_outage(error) or loop.time() >= deadline:
+                raise
+        await asyncio.sleep(0.05)
+
+
+def _is_configuration(error: PyMongoError) -> bool:
+    """Whether this error means that the URL, the user or the server is not set up as needed."""
+    return isinstance(error, NotAReplicaSet | NotInitiated) or (
+        isinstance(error, OperationFailure) and error.code in _CONFIGURATION
+    )
+
+
+_URL_EXPECTED = "a mongodb:// or mongodb+srv:// URL is expected, user name and password percent-encoded"
+
+
+def require_url(url: str) -> None:
+    """Raise ValueError for a wrong URL. The text quotes only names of options, because the URL contains a password."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"mongodb", "mongodb+srv"} or not rest:
+        raise ValueError(_URL_EXPECTED)  # the driver would accept `localhost:27017` too
+    if scheme == "mongodb+srv":
+        return  # its hosts and options are in the DNS
     try:
-        parse_uri(url, warn=True)
+        with catch_warnings():
+            simplefilter("error", UserWarning)  # the driver only warns of an unknown option, which is a typo
+            MongoClient(url, connect=False).close()
+    except UserWarning as warning:
+        raise ValueError(f"an option of the URL is wrong: {str(warning).partition('. ')[0]}") from None
+    except OSError as error:
+        raise ValueError(f"a file that the URL names cannot be read: {error.strerror}") from None
     except (PyMongoError, ValueError):
-        raise ValueError(
-            "a mongodb:// or mongodb+srv:// URL is expected, user name and password percent-encoded"
-        ) from None
+        raise ValueError(_URL_EXPECTED) from None
+
+
+def _is_like(wanted: IndexModel, there: Mapping[str, Any] | None) -> bool:
+    """Whether an existing index is the wanted one. `there`: its description as `listIndexes` returns it."""
+    options = dict(wanted.document)
+    del options["name"]
+    key = list(options.pop("key").items())
+    return (
+        there is not None
+        and list(there["key"].items()) == key
+        and all(there.get(option) == value for option, value in options.items())
+    )
 
 
 class Mongo:
-    """One client a process; built unopened. Raises ValueError for a URL that is none."""
+    """The process's one MongoDB client, and the indexes that its collections need. Connects in `open`."""
 
     def __init__(self, url: str, database: str) -> None:
-        _require_url(url)
+        require_url(url)
         self._url = url
         self._database = database
         self._client: AsyncIOMotorClient[Document] | None = None
         self._collections: dict[str, Collection] = {}
-        self._wanted: list[tuple[str, Sequence[IndexModel]]] = []
-        self._preparing: asyncio.Task[None] | None = None
+        self._wanted: list[tuple[str, Sequence[IndexModel], Sequence[str]]] = []
+        self._preparing: BackgroundTask | None = None
         self._prepared = asyncio.Event()
+        self._unprepared = "the indexes are not made yet"
+        """Why the indexes do not exist yet."""
 
-    def want(self, collection: str, indexes: Sequence[IndexModel]) -> None:
-        """Ask for a collection with these indexes; made after `open`, before any load."""
-        self._wanted.append((collection, indexes))
+    def want(self, collection: str, indexes: Sequence[IndexModel], retired: Sequence[str] = ()) -> None:
+        """Declare the indexes of a collection, and names of indexes of earlier releases that are to be dropped.
 
-    async def open(self, *, prepare: bool = True) -> None:
-        """Connect in the background; returns at once even where MongoDB is away. Raises ValueError for a bad URL.
+        Missing ones are created, and retired ones dropped, in the background after `open`; `prepared` waits for it. A
+        user that may do neither waits until another process has done it (ADR 36).
+        """
+        self._wanted.append((collection, indexes, retired))
 
-        Without `prepare` no collection or index is made: for those who look, and are no service.
+    async def open(self, *, prepare: bool = True, supervisor: Supervisor | None = None) -> None:
+        """Connect in the background; returns at once, even if MongoDB is down. Raises ValueError for a bad URL.
+
+        Without `prepare`, no collection and no index is created: for commands that are not a service.
         """
         try:
             self._client = AsyncIOMotorClient(
@@ -134,33 +190,73 @@ class Mongo:
         except (ConfigurationError, PyMongoError, ValueError) as error:
             raise ValueError(f"TOKENWIRE_MONGODB_URL: {error}") from error
         if prepare:
-            self._preparing = asyncio.create_task(self._prepare(), name="mongo-prepare")
+            self._preparing = (supervisor or Supervisor()).start("mongo-prepare", self._prepare)
 
     async def _prepare(self) -> None:
+        logged = LoggedReasons()
         while True:
             try:
-                for name, indexes in self._wanted:
-                    await self._make(name, indexes)
+                await self.make_indexes()
             except PyMongoError as error:
-                log.warning("mongodb_not_ready", error=str(error)[:200])
+                known = is_outage(error) or _is_configuration(error)
+                if not known:
+                    raise
+                self._unprepared = self._sentence(error)
+                if logged.is_new(self._unprepared):
+                    log.warning("mongodb_not_ready", reason=f"TOKENWIRE_MONGODB_URL: {self._unprepared}")
                 await asyncio.sleep(0.5)
             else:
                 self._prepared.set()
                 return
 
-    async def _make(self, name: str, indexes: Sequence[IndexModel]) -> None:
-        if indexes:
-            await self[name].create_indexes(list(indexes))
+    async def make_indexes(self) -> None:
+        """Create the missing indexes of all collections and drop the retired ones. Raises MongoError."""
+        await self._require_replica_set()
+        for name, indexes, retired in self._wanted:
+            await self._make(name, indexes, retired)
+
+    async def _require_replica_set(self) -> None:
+        hello = await self._opened().admin.command("hello")
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            raise NotInitiated if hello.get("isreplicaset") else NotAReplicaSet
+
+    def _opened(self) -> AsyncIOMotorClient[Document]:
+        if self._client is None:
+            raise RuntimeError("Mongo is not open")
+        return self._client
+
+    def _sentence(self, error: PyMongoError) -> str:
+        return sentence(error, self._client.delegate.topology_description if self._client else None)
+
+    async def _make(self, name: str, indexes: Sequence[IndexModel], retired: Sequence[str] = ()) -> None:
+        there = await self._indexes(name)
+        # Only missing ones: the users of the services may not create indexes, not even those that exist.
+        missing = [index for index in indexes if not _is_like(index, there.get(index.document["name"]))]
+        if missing:
+            # Not under the client's own timeout: building an index of a large collection takes minutes.
+            with pymongo.timeout(INDEXES_WITHIN):
+                await self[name].create_indexes(missing)
+        for index in there.keys() & set(retired):
+            await self[name].drop_index(index)
+
+    async def _indexes(self, name: str) -> Mapping[str, Document]:
+        """The indexes of a collection by name, without those that are still being built."""
+        try:
+            reply = await self[name].database.command("listIndexes", name, includeBuildUUIDs=True)
+        except OperationFailure as error:
+            if error.code == _NO_SUCH_COLLECTION:
+                return {}
+            raise
+        return {index["name"]: index for index in reply["cursor"]["firstBatch"] if "buildUUID" not in index}
 
     async def prepared(self) -> None:
-        """Return when collections and indexes exist."""
+        """Return when all indexes exist."""
         await self._prepared.wait()
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
         if self._preparing:
-            self._preparing.cancel()
-            await asyncio.gather(self._preparing, return_exceptions=True)
+            await self._preparing.stop()
             self._preparing = None
         if self._client:
             self._client.close()
@@ -175,12 +271,18 @@ class Mongo:
             collection = self._collections[name] = self._client[self._database][name]
         return collection
 
+    def indexed(self, name: str) -> Collection:
+        """The collection, for queries with a `hint`. Raises TemporarilyUnavailable until the indexes exist."""
+        if not self._prepared.is_set():
+            raise TemporarilyUnavailable(self._unprepared)
+        return self[name]
+
     def majority(self, name: str) -> Collection:
-        """The collection, reading only what cannot be rolled back."""
+        """The collection with read concern majority: returns only data that cannot be rolled back."""
         return self[name].with_options(read_concern=ReadConcern("majority"))
 
     async def time(self) -> datetime:
-        """What the primary's clock says. Raises TemporarilyUnavailable."""
+        """The time of the primary's clock. Raises TemporarilyUnavailable."""
         if self._client is None:
             raise TemporarilyUnavailable("the database is not open")
         async with outage_is_unavailability():
@@ -189,137 +291,17 @@ class Mongo:
         return moment.replace(tzinfo=UTC)
 
     async def ping(self) -> None:
-        """Return if the primary answers and the indexes exist. Raises TemporarilyUnavailable."""
+        """Return if the primary responds and the indexes exist; for `/readyz`. Raises TemporarilyUnavailable."""
         if self._client is None:
             raise TemporarilyUnavailable("the database is not open")
-        async with outage_is_unavailability():
-            await self._client.admin.command("ping")
+        try:
+            async with asyncio.timeout(PING_WITHIN):
+                await self._client.admin.command("ping")
+                if not self._prepared.is_set():
+                    await self._require_replica_set()
+        except TimeoutError:
+            raise TemporarilyUnavailable(self._sentence(ServerSelectionTimeoutError("it does not respond"))) from None
+        except PyMongoError as error:
+            raise TemporarilyUnavailable(self._sentence(error), detail=brief(error)) from error
         if not self._prepared.is_set():
-            raise TemporarilyUnavailable("the indexes are not made yet")
-
-
-class GroupCommit:
-    """Inserts that wait at the same time share one `insert_many`; one batch is in flight, which is the window.
-
-    Each waiter gets the outcome of its own document; a cancelled waiter does not cancel the batch. The documents' ids
-    must be random: a duplicate id in a repeated batch is then the proof that the first attempt was applied.
-    """
-
-    def __init__(self, collection: Callable[[], Collection]) -> None:
-        self._collection = collection
-        self._waiting: list[tuple[Document, asyncio.Future[None]]] = []
-        self._flusher: asyncio.Task[None] | None = None
-
-    async def insert(self, document: Document) -> None:
-        """Return when the document is on a majority. Raises TemporarilyUnavailable, or Conflict for a taken id."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((document, future))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="group-commit")
-        await future
-
-    async def _flush(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH_LIMIT], self._waiting[BATCH_LIMIT:]
-                try:
-                    await self._commit(batch)
-                except TemporarilyUnavailable as outage:
-                    # Who came meanwhile was not sent, and need not wait as long again for the same answer.
-                    self._refuse(batch + self._waiting, outage)
-                    self._waiting = []
-        finally:
-            self._flusher = None
-
-    async def _commit(self, batch: list[tuple[Document, asyncio.Future[None]]]) -> None:
-        documents = [document for document, _ in batch]
-        try:
-            refused = await settled(lambda repeated: self._insert_many(documents, repeated))
-        except TemporarilyUnavailable:
-            raise
-        except Exception as fault:  # noqa: BLE001 - raised where each waits, who would wait for ever else
-            self._refuse(batch, fault)
-            return
-        for index, (_, future) in enumerate(batch):
-            refusal = refused.get(index)
-            if future.done():
-                continue
-            if refusal is None:
-                future.set_result(None)
-            else:
-                future.set_exception(refusal)
-
-    @staticmethod
-    def _refuse(batch: list[tuple[Document, asyncio.Future[None]]], fault: Exception) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(fault)
-
-    async def _insert_many(self, documents: list[Document], repeated: bool) -> dict[int, Exception]:
-        # The plain command: `settled` repeats it, which the random ids make safe, so the driver's session, transaction
-        # number and bookkeeping for each document would only cost.
-        collection = self._collection()
-        answer = await collection.database.command(
-            "insert", collection.name, documents=documents, ordered=False, writeConcern=DURABLE
-        )
-        if doubt := answer.get("writeConcernError"):
-            raise WriteConcernError(doubt.get("errmsg", ""), doubt.get("code"), doubt)
-        return _refused(answer.get("writeErrors", ()), repeated)
-
-
-def _refused(entries: Iterable[Document], repeated: bool) -> dict[int, Exception]:
-    """Which documents were refused, and why; a repeated one that is there already was not. Raises for an outage."""
-    refused: dict[int, Exception] = {}
-    for entry in entries:
-        if entry["code"] != 11000:
-            failure = OperationFailure(entry.get("errmsg", "write error"), entry["code"])
-            if is_outage(failure):
-                raise failure
-            refused[entry["index"]] = failure
-        elif not repeated:
-            refused[entry["index"]] = Conflict("taken")
-    return refused
-
-
-class GroupedFind:
-    """Look-ups by `_id` that wait at the same time share one `$in` find; two finds are in flight at most."""
-
-    def __init__(self, collection: Callable[[], Collection]) -> None:
-        self._collection = collection
-        self._waiting: dict[str, list[asyncio.Future[Document | None]]] = {}
-        self._running: set[asyncio.Task[None]] = set()
-        self._finders = 0
-
-    async def find(self, key: str) -> Document | None:
-        """The document, as it is on the primary. Raises TemporarilyUnavailable."""
-        future: asyncio.Future[Document | None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
-        if self._finders < 2:
-            self._finders += 1
-            task = asyncio.create_task(self._work(), name="grouped-find")
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        return await future
-
-    async def _work(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, {}
-                await self._answer(batch)
-        finally:
-            # In the same turn of the loop that found nobody waiting: who comes next must not count on this one.
-            self._finders -= 1
-
-    async def _answer(self, batch: Mapping[str, list[asyncio.Future[Document | None]]]) -> None:
-        try:
-            async with outage_is_unavailability():
-                found = await self._collection().find({"_id": {"$in": list(batch)}}).to_list(None)
-        except Exception as error:  # noqa: BLE001 - raised where each waits, who would wait for ever else
-            for future in (future for futures in batch.values() for future in futures if not future.done()):
-                future.set_exception(error)
-            return
-        documents = {document["_id"]: document for document in found}
-        for key, futures in batch.items():
-            for future in futures:
-                if not future.done():
-                    future.set_result(documents.get(key))
+            raise TemporarilyUnavailable(self._unprepared)

@@ -1,4 +1,4 @@
-"""Named records — APIs, clients, policies, resource owners, operators — with a tombstone in place of a deleted one."""
+"""Named records: APIs, clients, policies, resource owners, operators. A deleted one leaves a tombstone."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,89 +7,102 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel
+from pymongo import ASCENDING, IndexModel
 
 from contracts.base import Record
 from contracts.events import Event, PendingEvent
-from libs.events import Origin, new_event_id, pending, sequence_text
-from libs.sealing import CannotOpen
-from libs.store.ledger import Ledger
+from contracts.pages import MOST_AT_ONCE, MOST_PAGES, PAGE_SIZE
+from libs.encryption import CannotDecrypt
+from libs.event_encoding import EventContext, new_event_id, pending, sequence_text
+from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.mongo import Conflict, Document, outage_is_unavailability
+from libs.store.optimistic import retry_on_conflict
+from libs.store.outbox_collection import OutboxCollection
 
 TOMBSTONE_RETENTION = timedelta(days=100)
-"""Longer than any grant lives: a record made again under the same name must not revive what ended with the old one."""
-
-PAGE_SIZE = 100
+"""Longer than any grant lives: a record that is created again under the same id must not revive old grants."""
 
 M = TypeVar("M", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[M]):
-    """Some of the records, and how many such pages there are."""
+    """One page of a list."""
 
     records: Sequence[M]
     pages: int
+    """How many pages of PAGE_SIZE there are; MOST_PAGES + 1 if there are more than MOST_PAGES."""
+    next: str | None = None
+    """The id after which the next page begins; None on the last page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """What is left of a deleted record."""
+    """What remains of a deleted record."""
 
     version: int
     deleted_at: datetime
 
 
-class Resealing(NamedTuple):
-    """What became of the sealed values of a record that is not wholly under the current key."""
+class Reencryption(NamedTuple):
+    """The outcome for one record of which some values were not encrypted with the current key."""
 
     key: str
     refusal: str | None = None
-    """Why some are as they were; None: all are under the current key now."""
+    """Why some values could not be re-encrypted; None if all are encrypted with the current key now."""
 
 
-Renew = Callable[[Document], tuple[Document, str | None]]
-"""The fields of a record that are to be sealed anew, and why others cannot be; may raise CannotOpen."""
+Reencrypt = Callable[[Document], tuple[Document, str | None]]
+"""For a record: its fields with re-encrypted values, and why others cannot be. May raise CannotDecrypt."""
 
 
-def event_of(event: type[Event], data: BaseModel, subject: str, word: str, sequence: int, at: Origin) -> PendingEvent:
+def event_of(
+    event: type[Event], data: BaseModel, subject: str, word: str, sequence: int, ctx: EventContext
+) -> PendingEvent:
     """The event of the change that made version `sequence` of the record `subject`, and whose change it was."""
-    if at.actor is not None and "actor" in type(data).model_fields:
-        data = data.model_copy(update={"actor": at.actor})
+    if ctx.actor is not None and "actor" in type(data).model_fields:
+        data = data.model_copy(update={"actor": ctx.actor})
     made = event.model_validate(
         {
-            "id": new_event_id(at.now),
-            "source": at.source,
-            "time": at.now,
+            "id": new_event_id(ctx.now),
+            "source": ctx.source,
+            "time": ctx.now,
             "subject": subject,
             "sequence": sequence_text(sequence),
-            "traceparent": at.traceparent,
+            "traceparent": ctx.traceparent,
             "data": data,
         }
     )
     return pending(made, word, subject)
 
 
-class Records(Ledger, Generic[M]):
-    """One collection of named records."""
+LIVING = IndexModel([("deleted", ASCENDING), ("_id", ASCENDING)], name="living")
+MADE = IndexModel("created_at", name="made")
+
+
+class Records(OutboxCollection, Generic[M]):
+    """A collection of named records."""
+
+    indexes: Sequence[IndexModel] = (LIVING, MADE)
 
     model: type[M]
     key: ClassVar[str]
     """The model's field that is the record's id."""
     as_json: ClassVar[frozenset[str]] = frozenset()
-    """Fields with keys of other people's choosing, kept as JSON text: BSON field names are not free."""
+    """Fields whose keys are chosen by users, stored as JSON text: BSON restricts field names."""
 
     secret: ClassVar[Mapping[str, object]] = {}
-    """What takes the place of secret fields in a tombstone."""
+    """The values that replace secret fields in a tombstone."""
 
-    _stand_in: Document | None = None
-    """The last that was found, to be decoded in place of one that is not."""
+    _last_found: Document | None = None
+    """The last document that was found, which `_get_constant_time` decodes if there is none."""
 
     def _id(self, record: M) -> str:
         identifier: str = getattr(record, self.key)
         return identifier
 
     def _word(self, record: M) -> str:
-        """What ends the routing key of the record's events."""
+        """The last word of the routing key of the record's events."""
         return self._id(record)
 
     def _encode(self, record: M) -> Document:
@@ -105,27 +118,29 @@ class Records(Ledger, Generic[M]):
         return self.model.model_validate(document)
 
     async def get(self, key: str) -> M | None:
-        """The record; None if there is none, or it was deleted."""
+        """The record; None if it does not exist or was deleted."""
         document = await self._read(key)
         return self._decode(document) if document and not document["deleted"] else None
 
-    async def _get_alike(self, key: str) -> M | None:
-        """`get` for what a stranger may ask for: the time does not tell whether there is such a record."""
+    async def _get_constant_time(self, key: str) -> M | None:
+        """`get` for ids that anybody may send: takes the same time whether or not there is such a record."""
         document = await self._read(key)
         if document and not document["deleted"]:
-            self._stand_in = document
+            self._last_found = document
             return self._decode(document)
-        if self._stand_in:
-            self._decode(self._stand_in)
+        if self._last_found:
+            self._decode(self._last_found)
         return None
 
-    async def _list(self, query: Document, skip: int = 0, limit: int = 0) -> Sequence[M]:
+    async def _list(self, query: Document, limit: int = 0, index: str | None = None) -> Sequence[M]:
         async with outage_is_unavailability():
-            cursor = self._mongo[self.name].find({**query, "deleted": False}).sort("_id", 1).skip(skip).limit(limit)
+            living = {**query, "deleted": False}
+            collection = self._mongo.indexed(self.name) if index else self._mongo[self.name]
+            cursor = collection.find(living, hint=index).sort("_id", ASCENDING).limit(limit)
             return [self._decode(document) async for document in cursor]
 
     async def first_unknown(self, keys: Iterable[str]) -> str | None:
-        """The first of these that is no record's id; None if all are."""
+        """The first of these ids that no record has; None if all exist."""
         wanted = list(keys)
         if not wanted:
             return None
@@ -135,72 +150,112 @@ class Records(Ledger, Generic[M]):
         return next((key for key in wanted if key not in known), None)
 
     async def keys(self) -> Sequence[str]:
-        """The id of every record."""
+        """The ids of all records, sorted."""
         async with outage_is_unavailability():
             cursor = self._mongo[self.name].find({"deleted": False}, {"_id": 1}).sort("_id", 1)
             return [document["_id"] async for document in cursor]
 
     async def all(self) -> Sequence[M]:
-        """Every record, by id."""
+        """All records, sorted by id."""
         return await self._list({})
 
-    async def page(self, number: int | None) -> Page[M]:
-        """One page of PAGE_SIZE by id, counted from 1; None: all of them as one."""
-        return await self._page({}, number)
+    async def page(self, number: int | None, after: str | None = None) -> Page[M]:
+        """One page of PAGE_SIZE records sorted by id: those after the id `after`, or page `number`, counted from 1.
 
-    async def _page(self, query: Document, number: int | None) -> Page[M]:
+        Without both, the first MOST_AT_ONCE records as one page. A page after MOST_PAGES is empty, even if `pages` says
+        that there are more. Reads no more records than it returns, however many there are.
+        """
+        return await self._page({}, "living", number, after)
+
+    async def _page(self, query: Document, index: str, number: int | None, after: str | None) -> Page[M]:
+        """`page` of the records that match the query, found through this index, which must be ordered by id."""
+        living = {**query, "deleted": False}
+        if after is not None:
+            pages = await self._pages(living, index)
+            return await self._part({**living, "_id": {"$gt": after}}, index, PAGE_SIZE, pages)
         if number is None:
-            records = await self._list(query)
-            return Page(records, min(1, len(records)))
+            whole = await self._part(living, index, MOST_AT_ONCE)
+            return Page(whole.records, min(1, len(whole.records)), whole.next)
+        pages = await self._pages(living, index)
+        if number > min(pages, MOST_PAGES):
+            return Page((), pages)
+        return await self._part(await self._from_page(living, index, number), index, PAGE_SIZE, pages)
+
+    async def _part(self, query: Document, index: str, size: int, pages: int = 1) -> Page[M]:
         async with outage_is_unavailability():
-            count = await self._mongo[self.name].count_documents({**query, "deleted": False})
-        return Page(await self._list(query, (number - 1) * PAGE_SIZE, PAGE_SIZE), -(-count // PAGE_SIZE))
+            cursor = self._mongo.indexed(self.name).find(query, hint=index).sort("_id", ASCENDING)
+            found = await cursor.limit(size + 1).to_list(None)
+        records = [self._decode(document) for document in found[:size]]
+        return Page(records, pages, self._id(records[-1]) if len(found) > size else None)
+
+    async def _pages(self, query: Document, index: str) -> int:
+        """How many pages there are, counted in the index, up to MOST_PAGES + 1."""
+        async with outage_is_unavailability():
+            collection = self._mongo.indexed(self.name)
+            count = await collection.count_documents(query, limit=MOST_PAGES * PAGE_SIZE + 1, hint=index)
+        return -(-count // PAGE_SIZE)
+
+    async def _from_page(self, query: Document, index: str, number: int) -> Document:
+        """The query for the records from this page on; earlier pages are skipped in the index."""
+        if number == 1:
+            return query
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find(query, {"_id": 1}, hint=index).sort("_id", ASCENDING)
+            found = await cursor.skip((number - 1) * PAGE_SIZE).limit(1).to_list(None)
+        return {**query, "_id": {"$gte": found[0]["_id"]} if found else {"$in": []}}
 
     async def _tombstone(self, key: str) -> Tombstone | None:
         document = await self._read(key)
         return Tombstone(document["version"], document["deleted_at"]) if document and document["deleted"] else None
 
-    async def _resealed(self, renew: Renew) -> AsyncIterator[Resealing]:
-        """What became of every record whose sealed values are not all under the current key.
+    async def _reencrypt(self, reencrypt: Reencrypt) -> AsyncIterator[Reencryption]:
+        """Re-encrypt every record that has values not encrypted with the current key; one outcome for each.
 
-        A record keeps its version and gets no event: what it says is what it said. Whoever changes it at the same time
-        writes under the current key, too, and is seen by the compare-and-set.
+        A record keeps its version and gets no event, because its content does not change. A request that changes the
+        record at the same time advances the version, so the compare-and-set here fails and the record is read again.
         """
         last = ""
         while documents := await self._after(last):
             last = documents[-1]["_id"]
             for document in documents:
-                if (outcome := await self._resealed_one(document, renew)) is not None:
+                if (outcome := await self._reencrypt_one(document, reencrypt)) is not None:
                     yield outcome
 
-    async def _resealed_one(self, document: Document, renew: Renew) -> Resealing | None:
-        current: Document | None = document
-        while current and not current["deleted"]:
+    async def _reencrypt_one(self, document: Document, reencrypt: Reencrypt) -> Reencryption | None:
+        key, current = document["_id"], document
+
+        async def attempt() -> tuple[Reencryption | None] | None:
+            nonlocal current
+            if not current or current["deleted"]:
+                return (None,)
             try:
-                fields, refusal = renew(current)
-            except CannotOpen as reason:
+                fields, refusal = reencrypt(current)
+            except CannotDecrypt as reason:
                 fields, refusal = {}, str(reason)
             if not fields:
-                return Resealing(current["_id"], refusal) if refusal else None
-            if await self._advance(current["_id"], current["version"], fields, None):
-                return Resealing(current["_id"], refusal)
-            current = await self._read(current["_id"])
-        return None
+                return (Reencryption(key, refusal) if refusal else None,)
+            if await self._advance(key, current["version"], fields, None):
+                return (Reencryption(key, refusal),)
+            current = await self._read(key) or {}
+            return None
+
+        (outcome,) = await retry_on_conflict(attempt, exhausted=_too_many_changes)
+        return outcome
 
     async def _after(self, key: str) -> Sequence[Document]:
         async with outage_is_unavailability():
             cursor = self._mongo[self.name].find({"_id": {"$gt": key}, "deleted": False}).sort("_id", 1)
             return await cursor.limit(PAGE_SIZE).to_list(None)
 
-    def _event(self, event: type[Event], data: BaseModel, record: M, at: Origin) -> PendingEvent:
-        return event_of(event, data, self._id(record), self._word(record), record.version, at)
+    def _event(self, event: type[Event], data: BaseModel, record: M, ctx: EventContext) -> PendingEvent:
+        return event_of(event, data, self._id(record), self._word(record), record.version, ctx)
 
-    async def _add(self, record: M, event: type[Event], data: BaseModel, at: Origin) -> M:
-        """A new record with its event, in place of its tombstone where there is one. Raises Conflict if it exists."""
+    async def _add(self, record: M, event: type[Event], data: BaseModel, ctx: EventContext) -> M:
+        """Insert a record with its event, or replace its tombstone. Raises Conflict if the record exists."""
         tombstone = await self._tombstone(self._id(record))
         if tombstone:
-            record = self._made_again(record, tombstone)
-        pending_event = self._event(event, data, record, at)
+            record = self._recreated(record, tombstone)
+        pending_event = self._event(event, data, record, ctx)
         document = {**self._encode(record), "last_event": pending_event.id}
         if tombstone is None:
             await self._insert_named({"_id": self._id(record), **document}, pending_event)
@@ -210,32 +265,36 @@ class Records(Ledger, Generic[M]):
             raise Conflict(self._id(record))
         return record
 
-    def _made_again(self, record: M, tombstone: Tombstone) -> M:
-        """The record as it goes on where the deleted one of the same id ended."""
+    def _recreated(self, record: M, tombstone: Tombstone) -> M:
+        """The record, continuing the versions of the deleted one with the same id, so that caches see an increase."""
         return record.model_copy(update={"version": tombstone.version + 1})
 
     async def _change(
-        self, before: M, changes: dict[str, object], event: type[Event], data: BaseModel, at: Origin
+        self, before: M, changes: dict[str, object], event: type[Event], data: BaseModel, ctx: EventContext
     ) -> M | None:
-        """The record with the changes and their event; None if it is no longer as it was before. Raises Conflict."""
+        """Write the changes with their event. The new record; None if another writer was first. Raises Conflict."""
         changed = tuple(sorted(name for name, value in changes.items() if value != getattr(before, name)))
         data = data.model_copy(update={"changed": changed})
-        after = before.model_copy(update={**changes, "version": before.version + 1, "updated_at": at.now})
-        pending_event = self._event(event, data, after, at)
+        after = before.model_copy(update={**changes, "version": before.version + 1, "updated_at": ctx.now})
+        pending_event = self._event(event, data, after, ctx)
         document = {**self._encode(after), "last_event": pending_event.id}
         done = await self._advance(self._id(after), before.version, document, pending_event)
         return after if done else None
 
-    async def _remove(self, before: M, event: type[Event], data: BaseModel, at: Origin) -> bool:
-        """A tombstone in place of the record; whether it was still as before."""
+    async def _remove(self, before: M, event: type[Event], data: BaseModel, ctx: EventContext) -> bool:
+        """Replace the record with a tombstone; False if another writer was first."""
         after = before.model_copy(update={"version": before.version + 1})
-        pending_event = self._event(event, data, after, at)
+        pending_event = self._event(event, data, after, ctx)
         fields = {
             **self.secret,
             "version": after.version,
             "deleted": True,
-            "deleted_at": at.now,
+            "deleted_at": ctx.now,
             "last_event": pending_event.id,
-            "purge_after": at.now + TOMBSTONE_RETENTION,
+            "purge_after": ctx.now + TOMBSTONE_RETENTION,
         }
         return await self._advance(self._id(after), before.version, fields, pending_event)
+
+
+def _too_many_changes() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable("too many changes of one record at once")

@@ -1,16 +1,16 @@
-"""Resource owners."""
+"""Resource owners: the users of the password grant."""
 
 from collections.abc import Mapping
 from typing import ClassVar
 
 from contracts.events import ResourceOwnerCreated, ResourceOwnerData, ResourceOwnerDeleted, ResourceOwnerUpdated
 from contracts.resource_owners import ResourceOwner
-from libs.events import Origin
+from libs.event_encoding import EventContext
 from libs.store.records import Records
 
 
 class ResourceOwners(Records[ResourceOwner]):
-    """Every user of the password grant."""
+    """All resource owners."""
 
     name = "resource_owners"
     model = ResourceOwner
@@ -19,21 +19,26 @@ class ResourceOwners(Records[ResourceOwner]):
     secret: ClassVar[Mapping[str, object]] = {"password_hash": ""}
 
     def _word(self, record: ResourceOwner) -> str:
-        # A user name is not one word of a routing key.
+        # User names may contain dots and spaces, which a word of a routing key may not; and they are personal data.
         return "user"
 
     async def get(self, key: str) -> ResourceOwner | None:
-        """The user; None if there is none, or it was deleted. The time does not tell."""
-        return await self._get_alike(key)
+        """The user; None if there is none, or it was deleted. Takes the same time in each case."""
+        return await self._get_constant_time(key)
 
-    async def add(self, owner: ResourceOwner, at: Origin) -> ResourceOwner:
-        """The resource owner stored. Raises Conflict."""
-        return await self._add(owner, ResourceOwnerCreated, ResourceOwnerData(username=owner.username), at)
+    async def without_password(self, username: str) -> ResourceOwner | None:
+        """The user without the password hash, which must not stay in memory."""
+        owner = await self.get(username)
+        return owner.model_copy(update={"password_hash": ""}) if owner else None
 
-    async def edit(self, owner: ResourceOwner, changes: dict[str, object], at: Origin) -> ResourceOwner | None:
-        """The resource owner with the changes; None if it changed in between."""
-        return await self._change(owner, changes, ResourceOwnerUpdated, ResourceOwnerData(username=owner.username), at)
+    async def add(self, owner: ResourceOwner, ctx: EventContext) -> ResourceOwner:
+        """Store a new resource owner. Raises Conflict."""
+        return await self._add(owner, ResourceOwnerCreated, ResourceOwnerData(username=owner.username), ctx)
 
-    async def delete(self, owner: ResourceOwner, at: Origin) -> bool:
-        """The user gone; whether it was still as given."""
-        return await self._remove(owner, ResourceOwnerDeleted, ResourceOwnerData(username=owner.username), at)
+    async def edit(self, owner: ResourceOwner, changes: dict[str, object], ctx: EventContext) -> ResourceOwner | None:
+        """Change the resource owner; None if another writer was first."""
+        return await self._change(owner, changes, ResourceOwnerUpdated, ResourceOwnerData(username=owner.username), ctx)
+
+    async def delete(self, owner: ResourceOwner, ctx: EventContext) -> bool:
+        """Delete the user; False if another writer was first."""
+        return await self._remove(owner, ResourceOwnerDeleted, ResourceOwnerData(username=owner.username), ctx)

@@ -1,21 +1,22 @@
-"""Every collection of the system over one connection."""
+"""All collections of the system over one connection."""
 
 from dataclasses import dataclass
 
-from libs.sealing import KeyRing
+from libs.encryption import KEY_BYTES, KeyRing
 from libs.store.apis import Apis
 from libs.store.attempts import Attempts
+from libs.store.audit_log import AuditLog
 from libs.store.clients import Clients
 from libs.store.counters import Counters
 from libs.store.deliveries import Deliveries
-from libs.store.events import RecordedEvents
 from libs.store.grants import Grants
-from libs.store.ledger import Announce, Ledger
 from libs.store.mongo import Mongo
 from libs.store.operators import Operators
+from libs.store.outbox_collection import Announce, OutboxCollection, announce_nothing
 from libs.store.policies import Policies
+from libs.store.reconciliation_results import ReconciliationResults
+from libs.store.recorded_events import RecordedEvents
 from libs.store.resource_owners import ResourceOwners
-from libs.store.trail import Trail
 from libs.store.usage import Usage
 
 
@@ -34,12 +35,13 @@ class Store:
     events: RecordedEvents
     usage: Usage
     counters: Counters
-    trail: Trail
+    audit_log: AuditLog
+    reconciliation_results: ReconciliationResults
     attempts: Attempts
 
     @property
-    def ledgers(self) -> tuple[Ledger, ...]:
-        """Every collection whose records carry events."""
+    def outbox_collections(self) -> tuple[OutboxCollection, ...]:
+        """The collections whose records carry events."""
         return (
             self.grants,
             self.apis,
@@ -52,7 +54,7 @@ class Store:
 
     @classmethod
     def over(cls, mongo: Mongo, keys: KeyRing, announce: Announce) -> "Store":
-        """The collections over this connection; `announce` hears of every committed event."""
+        """The collections over this connection; `announce` is called with every committed event."""
         usage = Usage(mongo)
         return cls(
             mongo=mongo,
@@ -66,6 +68,18 @@ class Store:
             events=RecordedEvents(mongo, usage),
             usage=usage,
             counters=Counters(mongo),
-            trail=Trail(mongo),
+            audit_log=AuditLog(mongo),
+            reconciliation_results=ReconciliationResults(mongo),
             attempts=Attempts(mongo),
         )
+
+
+async def make_indexes(url: str, database: str) -> None:
+    """Create the missing indexes of every collection, and drop those of earlier releases. Raises MongoError."""
+    mongo = Mongo(url, database)
+    Store.over(mongo, KeyRing({0: bytes(KEY_BYTES)}, 0), announce_nothing)  # nothing is encrypted here
+    await mongo.open(prepare=False)
+    try:
+        await mongo.make_indexes()
+    finally:
+        await mongo.close()

@@ -1,117 +1,76 @@
-"""Compare-and-sets on single records that share round trips."""
+"""Compare-and-set updates of single records that share round trips."""
 
-import asyncio
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
+from operator import attrgetter
+from typing import NamedTuple
 
 from contracts.events import PendingEvent
-from libs.oauth.errors import TemporarilyUnavailable
-from libs.store.ledger import PURGE_AT, entry_of
-from libs.store.mongo import BATCH_LIMIT, Collection, Document, settled
+from libs.store.batcher import Batcher
+from libs.store.failures import raise_write_concern_error, write_error
+from libs.store.mongo import DURABLE, Collection, Document, outcome_of_write
+from libs.store.outbox_collection import PURGE_AT, entry_of
 
 
 class Change(NamedTuple):
-    """What becomes of a record that is still at `version`; the next version has it."""
+    """New values for a record, applied only if it is still at `version`; its next version has them."""
 
     key: str
     version: int
     fields: Mapping[str, object]
-    """New values; `purge_at` follows from `purge_after` and from whether an event waits to be published."""
+    """New values. `purge_at` is derived: from `purge_after`, and from whether an event waits to be published."""
     event: PendingEvent | None = None
     appended: Mapping[str, Document] | None = None
-    """New last elements of lists."""
+    """For each list, the element to append."""
 
 
-@dataclass(slots=True)
-class _Waiter:
-    change: Change
-    stamp: str
-    future: asyncio.Future[bool]
+def batched_updates(collection: Callable[[], Collection], lists: Mapping[str, int]) -> Batcher[Change, bool]:
+    """Applies changes. `submit` returns whether the record was still at the expected version, and is changed now.
 
+    It raises TemporarilyUnavailable with the outcome unknown. `lists`: the fields that can be appended to, and how many
+    of their latest elements are kept.
 
-class GroupUpdate:
-    """Changes that wait at the same time share one statement; one is in flight, which is the window.
-
-    A statement of its own for each change costs the server twice as much, and as a retryable write three times. So each
-    change leaves a stamp in its record: where the server's count does not say that all were applied, or an attempt's
-    outcome is unknown and it is repeated, the stamps say which were.
+    One update statement for each change would cost the server twice as much, and three times as a retryable write. So
+    a batch is one statement, and each change leaves a stamp in its record. The stamps say which changes were applied if
+    the server's count does not say "all", or if the batch is repeated because the outcome of an attempt is unknown.
     """
+    pipeline = _pipeline(lists)
 
-    def __init__(self, collection: Callable[[], Collection], lists: Mapping[str, int]) -> None:
-        """`lists` are the fields that can be appended to, and how many of the latest elements are kept."""
-        self._collection = collection
-        self._pipeline = _pipeline(lists)
-        self._waiting: list[_Waiter] = []
-        self._flusher: asyncio.Task[None] | None = None
+    async def send(changes: Sequence[Change]) -> Sequence[bool]:
+        # Before the first attempt: a repeated one must find its own stamps.
+        stamped = [(change, new_stamp()) for change in changes]
+        applied = await outcome_of_write(lambda _: _write(collection(), stamped, pipeline))
+        return [applied is None or stamp in applied for _, stamp in stamped]
 
-    async def apply(self, change: Change) -> bool:
-        """Whether the record was still as the change expects it, and is changed now.
+    # A statement gives each record one change, so two changes of one record never share a batch.
+    return Batcher("batched-updates", send, unique_key=attrgetter("key"))
 
-        Raises TemporarilyUnavailable, with the outcome unknown.
-        """
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiter(change, new_stamp(), future))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="group-update")
-        return await future
 
-    async def _flush(self) -> None:
-        try:
-            while self._waiting:
-                await self._commit(self._next_batch())
-        finally:
-            self._flusher = None
-
-    def _next_batch(self) -> Sequence[_Waiter]:
-        """Some of those who wait; two changes of one record are never in the same batch."""
-        batch: dict[str, _Waiter] = {}
-        left: list[_Waiter] = []
-        for waiter in self._waiting:
-            if len(batch) < BATCH_LIMIT and waiter.change.key not in batch:
-                batch[waiter.change.key] = waiter
-            else:
-                left.append(waiter)
-        self._waiting = left
-        return list(batch.values())
-
-    async def _commit(self, batch: Sequence[_Waiter]) -> None:
-        try:
-            applied = await settled(lambda _: self._write(batch))
-        except (PyMongoError, TemporarilyUnavailable) as error:
-            for waiter in batch:
-                if not waiter.future.done():
-                    waiter.future.set_exception(error)
-            return
-        for waiter in batch:
-            if not waiter.future.done():
-                waiter.future.set_result(applied is None or waiter.stamp in applied)
-
-    async def _write(self, batch: Sequence[_Waiter]) -> set[str] | None:
-        """The stamps of the changes that were applied; None: all."""
-        collection = self._collection()
-        keys = [waiter.change.key for waiter in batch]
-        reply = await collection.database.command(
-            "update",
-            collection.name,
-            updates=[
-                {
-                    "q": {"_id": {"$in": keys}},
-                    "u": [{"$set": {"change": _chosen(keys, batch)}}, *self._pipeline],
-                    "multi": True,
-                }
-            ],
-            writeConcern=collection.write_concern.document,
-        )
-        _raise_what_failed(reply)
-        if reply["nModified"] == len(batch):
-            return None
-        found = await collection.find({"_id": {"$in": keys}}, {"stamp": 1}).to_list(None)
-        return {document["stamp"] for document in found if "stamp" in document}
+async def _write(
+    collection: Collection, stamped: Sequence[tuple[Change, str]], pipeline: Sequence[Document]
+) -> set[str] | None:
+    """The stamps of the changes that were applied; None: all of them."""
+    keys = [change.key for change, _ in stamped]
+    reply = await collection.database.command(
+        "update",
+        collection.name,
+        updates=[
+            {
+                "q": {"_id": {"$in": keys}},
+                "u": [{"$set": {"change": _chosen(keys, stamped)}}, *pipeline],
+                "multi": True,
+            }
+        ],
+        writeConcern=DURABLE,
+    )
+    raise_write_concern_error(reply)
+    for entry in reply.get("writeErrors", ()):
+        raise write_error(entry)
+    if reply["nModified"] == len(stamped):
+        return None
+    found = await collection.find({"_id": {"$in": keys}}, {"stamp": 1}).to_list(None)
+    return {document["stamp"] for document in found if "stamp" in document}
 
 
 _PROCESS = os.urandom(8).hex()
@@ -119,21 +78,20 @@ _numbers = itertools.count()
 
 
 def new_stamp() -> str:
-    """What marks a record as changed by this very update; unique, and no secret."""
+    """A unique mark for one update, which the records it changed carry afterwards; not a secret."""
     return f"{_PROCESS}.{os.getpid()}.{next(_numbers)}"
 
 
-def _chosen(keys: Sequence[str], batch: Sequence[_Waiter]) -> Document:
-    """An expression for the change that is meant for the record at hand."""
-    changes = [_encode(waiter) for waiter in batch]
+def _chosen(keys: Sequence[str], stamped: Sequence[tuple[Change, str]]) -> Document:
+    """Expression: the change that is meant for the record that the server is updating."""
+    changes = [_encode(change, stamp) for change, stamp in stamped]
     return {"$arrayElemAt": [{"$literal": changes}, {"$indexOfArray": [{"$literal": keys}, "$_id"]}]}
 
 
-def _encode(waiter: _Waiter) -> Document:
-    change = waiter.change
+def _encode(change: Change, stamp: str) -> Document:
     encoded: Document = {
         "from": change.version,
-        "fields": {**change.fields, "version": change.version + 1, "stamp": waiter.stamp},
+        "fields": {**change.fields, "version": change.version + 1, "stamp": stamp},
     }
     if change.event is not None:
         encoded["event"] = entry_of(change.event)
@@ -143,7 +101,7 @@ def _encode(waiter: _Waiter) -> Document:
 
 
 def _pipeline(lists: Mapping[str, int]) -> list[Document]:
-    """The record with the change, where it is at the version that the change is for; otherwise as it is."""
+    """Applies the change to a record that is at the expected version, and leaves any other record as it is."""
     appended: Document = {
         name: {"$slice": [_with_last(name, f"$change.appended.{name}"), -kept]} for name, kept in lists.items()
     }
@@ -159,14 +117,6 @@ def _pipeline(lists: Mapping[str, int]) -> list[Document]:
 
 
 def _with_last(name: str, element: str) -> Document:
-    """The list with the element at its end, if there is one."""
+    """Expression: the list with the element appended, or the list alone if there is no element."""
     new: Document = {"$cond": [{"$ifNull": [element, False]}, [element], []]}
     return {"$concatArrays": [{"$ifNull": [f"${name}", []]}, new]}
-
-
-def _raise_what_failed(reply: Document) -> None:
-    concern: dict[str, Any] | None = reply.get("writeConcernError")
-    if concern:
-        raise WriteConcernError(concern.get("errmsg", "not on a majority"), concern.get("code"), concern)
-    for failed in reply.get("writeErrors", ()):
-        raise OperationFailure(failed.get("errmsg", "write error"), failed["code"], failed)

@@ -1,1 +1,1 @@
-"""Reads API definitions, Tyk OAS and Tyk Classic: bytes in, a contract out."""
+"""Reads API definitions in the formats Tyk OAS and Tyk Classic into contracts.apis.Api."""

@@ -1,27 +1,36 @@
 """Reads a Tyk Classic definition, bare or as `api_definition` in the Dashboard's wrapper."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from pydantic import SecretStr
 
 from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings, TokenLocation
-from libs.tyk import cors
-from libs.tyk.access import (
+from contracts.guards import Unsupported
+from libs.tyk import cors_members
+from libs.tyk.authentication import (
     AUTHORIZE_TYPES,
-    Access,
+    NO_SCOPES,
+    Authentication,
     TokenwireSettings,
     notifications,
     oauth_settings,
     tokenwire_settings,
+    with_accepted,
 )
-from libs.tyk.document import json_text
+from libs.tyk.classic_guards import classic_guards
+from libs.tyk.classic_members import CLASSIC
+from libs.tyk.definition_text import json_text
+from libs.tyk.import_notes import ImportNotes
+from libs.tyk.members import report
 from libs.tyk.part import Part
 from libs.tyk.transforms import classic_headers, classic_versioning
 
 _WRAPPER = "api_definition"
+_OWN = "tokenwire"
 _ACCESS_TYPES = (*GrantType, "assertion", "__implicit")
-"""What Tyk knows; the last two are not offered here."""
+"""The access types of Tyk; the last two are not supported here."""
 _OTHER_METHODS = (
     "use_basic_auth",
     "use_openid",
@@ -35,59 +44,83 @@ _OTHER_METHODS = (
 
 
 def read_classic(
-    document: Any, *, api_id: str, now: datetime, created_at: datetime | None = None, version: int = 1
+    document: Any,
+    *,
+    api_id: str,
+    now: datetime,
+    created_at: datetime | None = None,
+    version: int = 1,
+    accept_unsupported: bool = False,
+    notes: ImportNotes | None = None,
 ) -> Api:
     """The API that the document defines, under its own id if it names one, else under `api_id`.
 
     Without any method of authentication it takes the Auth Token method, as in Tyk; `use_keyless` is a keyless API.
-    Raises InvalidDefinition.
+    What is not used goes to `notes`. Raises InvalidDefinition; UnsupportedDefinition where a part that protects the
+    API is not enforced here, unless that is accepted.
     """
+    notes = ImportNotes() if notes is None else notes
     whole = Part.whole(document)
     definition = whole.part(_WRAPPER) if whole.has(_WRAPPER) else whole
-    access = _access(definition)
+    tokenwire = tokenwire_settings(definition, _OWN)
+    access = _access(definition, tokenwire, notes)
     proxy = definition.part("proxy")
+    name, listen_path = definition.required_name("name"), proxy.listen_path("listen_path")
     own_id = definition.public_id("api_id", api_id)
-    added, removed = classic_headers(definition)
+    added, removed = classic_headers(definition, notes)
+    versioning = classic_versioning(definition)
+    guards = classic_guards(definition, listen_path, notes)
+    report(definition.members, CLASSIC, definition.path, notes)
+    unsupported = notes.accepted(everything=accept_unsupported, paths=tokenwire.accepted_unsupported)
     return Api(
         api_id=own_id,
         version=version,
-        name=definition.required_name("name"),
+        name=name,
         org_id=definition.name("org_id"),
         active=definition.flag("active", default=True),
-        listen_path=proxy.listen_path("listen_path"),
+        listen_path=listen_path,
         strip_listen_path=proxy.flag("strip_listen_path"),
         upstream_url=proxy.required_url("target_url"),
         strip_authorization_data=definition.flag("strip_auth_data"),
         token_location=access.token_location,
-        versioning=classic_versioning(definition),
+        versioning=versioning,
         request_headers=added,
         removed_request_headers=removed,
-        cors=cors.cors(definition.part("CORS"), cors.CLASSIC),
+        method_override=tokenwire_settings(definition, "tokenwire").method_override,
+        cors=cors_members.cors(definition.part("CORS"), cors_members.CLASSIC),
         oauth=access.oauth,
         auth_token=access.auth_token,
+        guards=guards,
+        unsupported=unsupported,
         format=DefinitionFormat.CLASSIC,
-        definition=SecretStr(json_text(_with_id(whole, own_id))),
+        definition=SecretStr(json_text(_kept(whole, own_id, unsupported))),
         created_at=created_at or now,
         updated_at=now,
     )
 
 
-def _with_id(whole: Part, api_id: str) -> dict[str, Any]:
+def _kept(whole: Part, api_id: str, unsupported: Collection[Unsupported]) -> dict[str, Any]:
     if whole.has(_WRAPPER):
-        return {**whole.members, _WRAPPER: {**whole.members[_WRAPPER], "api_id": api_id}}
-    return {**whole.members, "api_id": api_id}
+        definition = with_accepted(whole.members[_WRAPPER], _OWN, unsupported)
+        return {**whole.members, _WRAPPER: {**definition, "api_id": api_id}}
+    return {**with_accepted(whole.members, _OWN, unsupported), "api_id": api_id}
 
 
-def _access(definition: Part) -> Access:
-    tokenwire = tokenwire_settings(definition, "tokenwire")
+def _access(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -> Authentication:
     if definition.flag("use_keyless"):
-        return Access()
+        return Authentication()
     configs = definition.part("auth_configs")
     if definition.flag("use_oauth2"):
         location = _token_location(configs.part("oauth"))
-        return Access(_oauth(definition, tokenwire), definition.flag("use_standard_auth"), location)
+        auth_token = definition.flag("use_standard_auth")
+        if auth_token and _token_location(_auth_token_config(definition, configs)) != location:
+            notes.refuse(
+                definition.path_of("use_standard_auth"),
+                "a second token, which a call would have to carry in another place than the one of OAuth",
+            )
+        return Authentication(_oauth(definition, tokenwire, notes), auth_token, location)
     _require_auth_token(definition)
-    return Access(None, True, _token_location(_auth_token_config(definition, configs)))
+    return Authentication(None, True, _token_location(_auth_token_config(definition, configs)))
 
 
 def _require_auth_token(definition: Part) -> None:
@@ -104,14 +137,15 @@ def _auth_token_config(definition: Part, configs: Part) -> Part:
     return configs.part("authToken") if configs.has("authToken") else definition.part("auth")
 
 
-def _oauth(definition: Part, tokenwire: TokenwireSettings) -> OAuthSettings:
+def _oauth(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -> OAuthSettings:
     meta = definition.part("oauth_meta")
     access_types = meta.choices("allowed_access_types", _ACCESS_TYPES)
     settings = oauth_settings(
         flows={grant_type for grant_type in GrantType if grant_type in access_types},
         authorize_types=meta.choices("allowed_authorize_types", AUTHORIZE_TYPES),
         refresh_token=GrantType.REFRESH_TOKEN in access_types,
-        login_url=meta.url("auth_login_redirect"),
+        scopes=(),
+        login_url=meta.url("auth_login_redirect", fragment=True),
         notifications=notifications(definition.part("notifications"), "oauth_on_keychange_url", "shared_secret"),
         tokenwire=tokenwire,
     )
@@ -120,6 +154,8 @@ def _oauth(definition: Part, tokenwire: TokenwireSettings) -> OAuthSettings:
             "allowed_access_types",
             "authorization_code (with authorize type code), client_credentials or password is expected",
         )
+    if not settings.scopes:
+        notes.warn(f"{definition.path_of(_OWN)}.scopes", f"no scopes are declared, {NO_SCOPES}")
     return settings
 
 

@@ -1,6 +1,6 @@
 """Reads a Tyk OAS definition: an OpenAPI 3 document with Tyk's extension."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,33 +8,44 @@ from typing import Any
 from pydantic import SecretStr
 
 from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings, TokenLocation
-from libs.tyk import cors
-from libs.tyk.access import (
+from contracts.guards import Unsupported
+from libs.tyk import cors_members
+from libs.tyk.authentication import (
     AUTHORIZE_TYPES,
-    Access,
+    NO_SCOPES,
+    Authentication,
     TokenwireSettings,
+    declared_scopes,
     notifications,
     oauth_settings,
     tokenwire_settings,
+    with_accepted,
 )
-from libs.tyk.document import json_text
-from libs.tyk.errors import InvalidDefinition
+from libs.tyk.definition_text import json_text
+from libs.tyk.import_notes import ImportNotes
+from libs.tyk.invalid_definition import InvalidDefinition
+from libs.tyk.members import report
+from libs.tyk.oas_guards import oas_guards, operations_of
+from libs.tyk.oas_members import AUTH_TOKEN_SCHEME, DECLARED_SCHEME, DOCUMENT, ISSUING_SCHEME
 from libs.tyk.part import Part
 from libs.tyk.transforms import oas_headers, oas_versioning
 
 _EXTENSION = "x-tyk-api-gateway"
+_OWN = "x-tokenwire"
 _FLOWS = {
     "authorizationCode": GrantType.AUTHORIZATION_CODE,
     "clientCredentials": GrantType.CLIENT_CREDENTIALS,
     "password": GrantType.PASSWORD,
 }
+_DECLARING = (*_FLOWS, "implicit", "deviceAuthorization")
+"""OpenAPI flows whose scopes count as declared, whether Tokenwire supports the flow or not."""
 _ISSUED_ELSEWHERE = ("providers", "scopeCheck", "tokenExchange", "protectedResourceMetadata")
-"""Settings of the schemes by which Tyk accepts another server's tokens."""
+"""Settings with which Tyk accepts tokens of another server."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """An enabled security scheme: as OpenAPI declares it, and Tyk's settings of the same name."""
+    """An enabled security scheme: its OpenAPI declaration, and Tyk's settings of the same name."""
 
     declared: Part
     settings: Part
@@ -49,26 +60,63 @@ class _Scheme:
         return self.declared.members.get("type") == "apiKey"
 
 
-def read_oas(document: Any, *, api_id: str, now: datetime, created_at: datetime | None = None, version: int = 1) -> Api:
-    """The API that the document defines, under its own id if it names one, else under `api_id`.
+@dataclass(frozen=True, slots=True)
+class _Requirement:
+    """One alternative in `security`: all of its schemes are required together."""
+
+    part: Part
+    schemes: dict[str, _Scheme]
+
+    @property
+    def scoped(self) -> list[str]:
+        """The schemes for which it requires scopes."""
+        return [name for name in self.schemes if self.part.texts(name)]
+
+    def others(self, location: TokenLocation) -> list[str]:
+        """The schemes that an access token in this location does not satisfy."""
+        return [
+            name
+            for name, scheme in self.schemes.items()
+            if not (scheme.issues_tokens or (scheme.is_auth_token and _auth_token_location(scheme) == location))
+        ]
+
+
+def read_oas(
+    document: Any,
+    *,
+    api_id: str,
+    now: datetime,
+    created_at: datetime | None = None,
+    version: int = 1,
+    accept_unsupported: bool = False,
+    notes: ImportNotes | None = None,
+) -> Api:
+    """Read the API that the document defines. `api_id` is its id unless the document has one.
 
     The first scheme in `security` that issues tokens here is the API's OAuth; the first of type apiKey is its Auth
-    Token method; other schemes are kept in the text and not enforced. No authentication, or a disabled one, is a
-    keyless API. Raises InvalidDefinition.
+    Token method. Without authentication the API is keyless. Parts without effect are reported to `notes`. Raises
+    InvalidDefinition, and UnsupportedDefinition if a protection is not enforced here (for example a second scheme that
+    calls must also satisfy), unless that is accepted.
     """
+    notes = ImportNotes() if notes is None else notes
     whole = Part.whole(document)
     extension = _extension(whole)
     info, server, upstream = extension.part("info"), extension.part("server"), extension.part("upstream")
-    access = _access(whole, server)
+    tokenwire = tokenwire_settings(whole, _OWN)
+    access = _access(whole, server, tokenwire, notes)
+    name, listen_path = info.required_name("name"), server.part("listenPath").listen_path("value")
     own_id = info.public_id("id", api_id)
-    added, removed = oas_headers(extension)
+    added, removed = oas_headers(extension, notes)
+    guards = oas_guards(whole, extension, listen_path, notes)
+    report(whole.members, DOCUMENT, "", notes)
+    unsupported = notes.accepted(everything=accept_unsupported, paths=tokenwire.accepted_unsupported)
     return Api(
         api_id=own_id,
         version=version,
-        name=info.required_name("name"),
+        name=name,
         org_id=info.name("orgId"),
         active=info.part("state").flag("active", default=True),
-        listen_path=server.part("listenPath").listen_path("value"),
+        listen_path=listen_path,
         strip_listen_path=server.part("listenPath").flag("strip"),
         upstream_url=upstream.required_url("url"),
         strip_authorization_data=server.part("authentication").flag("stripAuthorizationData"),
@@ -76,11 +124,14 @@ def read_oas(document: Any, *, api_id: str, now: datetime, created_at: datetime 
         versioning=oas_versioning(info),
         request_headers=added,
         removed_request_headers=removed,
-        cors=cors.cors(extension.part("middleware").part("global").part("cors"), cors.OAS),
+        method_override=tokenwire_settings(whole, "x-tokenwire").method_override,
+        cors=cors_members.cors(extension.part("middleware").part("global").part("cors"), cors_members.OAS),
         oauth=access.oauth,
         auth_token=access.auth_token,
+        guards=guards,
+        unsupported=unsupported,
         format=DefinitionFormat.OAS,
-        definition=SecretStr(json_text(_with_id(whole.members, own_id))),
+        definition=SecretStr(json_text(_kept(whole.members, own_id, unsupported))),
         created_at=created_at or now,
         updated_at=now,
     )
@@ -94,41 +145,117 @@ def _extension(whole: Part) -> Part:
     return whole.part(_EXTENSION)
 
 
-def _with_id(document: dict[str, Any], api_id: str) -> dict[str, Any]:
+def _kept(document: dict[str, Any], api_id: str, unsupported: Collection[Unsupported]) -> dict[str, Any]:
+    document = with_accepted(document, _OWN, unsupported)
     extension = document[_EXTENSION]
     return {**document, _EXTENSION: {**extension, "info": {**extension["info"], "id": api_id}}}
 
 
-def _access(whole: Part, server: Part) -> Access:
-    tokenwire = tokenwire_settings(whole, "x-tokenwire")
+def _access(whole: Part, server: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -> Authentication:
     if not server.has("authentication"):
-        return Access()
+        for part in (whole, *(operation for _, _, operation in operations_of(whole))):
+            if any(requirement.members for requirement in part.parts("security")):
+                path = server.path_of("authentication")
+                notes.warn(part.path_of("security"), f"not used, since there is no {path}: calls need no token")
+        return Authentication()
     authentication = server.part("authentication")
     if not authentication.has("enabled"):
         raise authentication.wrong("enabled", "true or false is expected")
     if not authentication.flag("enabled"):
-        return Access()
-    return _protected(list(_enabled_schemes(whole, authentication)), authentication, tokenwire)
+        return Authentication()
+    requirements = list(_requirements(whole, authentication, notes))
+    _note_operations(whole, notes)
+    compliant = authentication.text("securityProcessingMode") == "compliant"
+    return _protected(requirements, authentication, tokenwire, notes, compliant=compliant)
 
 
-def _enabled_schemes(whole: Part, authentication: Part) -> Iterator[_Scheme]:
+def _requirements(whole: Part, authentication: Part, notes: ImportNotes) -> Iterator[_Requirement]:
+    """The alternatives of the document's `security`, each with those of its schemes that are enabled."""
     declared = whole.part("components").part("securitySchemes")
     settings = authentication.part("securitySchemes")
-    named = dict.fromkeys(name for requirement in whole.parts("security") for name in requirement.members)
-    for name in named:
-        if settings.part(name).flag("enabled"):
-            yield _Scheme(declared.part(name), settings.part(name))
+    for requirement in whole.parts("security"):
+        schemes: dict[str, _Scheme] = {}
+        for name in requirement.members:
+            if settings.part(name).flag("enabled"):
+                schemes[name] = _Scheme(declared.part(name), settings.part(name))
+            else:
+                notes.warn(requirement.path_of(name), f"not used, since {settings.path_of(name)} is not enabled")
+        yield _Requirement(requirement, schemes)
 
 
-def _protected(schemes: list[_Scheme], authentication: Part, tokenwire: TokenwireSettings) -> Access:
+def _protected(
+    requirements: list[_Requirement],
+    authentication: Part,
+    tokenwire: TokenwireSettings,
+    notes: ImportNotes,
+    *,
+    compliant: bool,
+) -> Authentication:
+    schemes = [scheme for requirement in requirements for scheme in requirement.schemes.values()]
     oauth = next((scheme for scheme in schemes if scheme.issues_tokens), None)
     auth_token = next((scheme for scheme in schemes if scheme.is_auth_token), None)
-    if oauth is not None:
-        location = _token_location(oauth.settings)
-        return Access(_oauth(oauth, tokenwire), auth_token is not None, location)
-    if auth_token is not None:
-        return Access(None, True, _auth_token_location(auth_token))
-    raise _unprotected(authentication)
+    first = oauth or auth_token
+    if first is None:
+        raise _unprotected(authentication)
+    location = _auth_token_location(first) if oauth is None else _token_location(oauth.settings)
+    _note_others(requirements, first, location, notes, compliant=compliant)
+    for scheme, members in ((oauth, ISSUING_SCHEME), (auth_token, AUTH_TOKEN_SCHEME)):
+        if scheme is not None:
+            report(scheme.settings.members, members, scheme.settings.path, notes)
+            report(scheme.declared.members, DECLARED_SCHEME, scheme.declared.path, notes)
+    return Authentication(_oauth(oauth, tokenwire, notes) if oauth else None, auth_token is not None, location)
+
+
+def _note_others(
+    requirements: list[_Requirement], used: _Scheme, location: TokenLocation, notes: ImportNotes, *, compliant: bool
+) -> None:
+    """Refuse the schemes that a call would have to satisfy as well, and scopes that the token would have to have; warn
+    of those that would do in its place.
+
+    In Tyk's mode `compliant` all requirements are alternatives, as in OpenAPI; in its other mode one of them counts.
+    """
+    asking = [requirement for requirement in requirements if used in requirement.schemes.values()]
+    enforced = asking if compliant else asking[:1]
+    is_enough = any(not requirement.others(location) and not requirement.scoped for requirement in enforced)
+    for requirement in requirements:
+        for name in requirement.others(location):
+            path = requirement.part.path_of(name)
+            if requirement in enforced and not is_enough:
+                notes.refuse(path, "a second authentication method, which a call would have to pass besides the token")
+            else:
+                notes.warn(path, "not used; it does not take the place of an access token here")
+        for name in requirement.scoped:
+            path = requirement.part.path_of(name)
+            if requirement in enforced and not is_enough:
+                notes.refuse(path, "scopes that a token would have to have")
+            else:
+                notes.warn(path, "its scopes are not used, since another requirement asks for none")
+
+
+def _note_operations(whole: Part, notes: ImportNotes) -> None:
+    """Refuse an operation's own `security` that demands something else than the document's; warn where it demands
+    nothing, since calls still need a token.
+    """
+    common = _demands(whole)
+    for _, _, operation in operations_of(whole):
+        own = _demands(operation) if operation.has("security") else common
+        if own == common:
+            continue
+        if own - {frozenset()}:
+            notes.refuse(operation.path_of("security"), "a security of its own, other than the document's")
+        else:
+            notes.warn(
+                operation.path_of("security"),
+                "not used; the document's security counts, unless ignoreAuthentication opens the operation",
+            )
+
+
+def _demands(part: Part) -> frozenset[frozenset[tuple[str, frozenset[str]]]]:
+    """The alternatives of `security`, each with its schemes and their scopes."""
+    return frozenset(
+        frozenset((name, frozenset(requirement.texts(name))) for name in requirement.members)
+        for requirement in part.parts("security")
+    )
 
 
 def _unprotected(authentication: Part) -> InvalidDefinition:
@@ -140,13 +267,14 @@ def _unprotected(authentication: Part) -> InvalidDefinition:
     )
 
 
-def _oauth(scheme: _Scheme, tokenwire: TokenwireSettings) -> OAuthSettings:
+def _oauth(scheme: _Scheme, tokenwire: TokenwireSettings, notes: ImportNotes) -> OAuthSettings:
     flows = scheme.declared.part("flows")
     settings = oauth_settings(
         flows={grant_type for flow, grant_type in _FLOWS.items() if flows.has(flow)},
         authorize_types=scheme.settings.choices("allowedAuthorizeTypes", AUTHORIZE_TYPES),
         refresh_token=scheme.settings.flag("refreshToken"),
-        login_url=scheme.settings.url("authLoginRedirect"),
+        scopes=[scope for flow in _DECLARING for scope in declared_scopes(flows.part(flow))],
+        login_url=scheme.settings.url("authLoginRedirect", fragment=True),
         notifications=notifications(scheme.settings.part("notifications"), "onKeyChangeUrl", "sharedSecret"),
         tokenwire=tokenwire,
     )
@@ -154,6 +282,8 @@ def _oauth(scheme: _Scheme, tokenwire: TokenwireSettings) -> OAuthSettings:
         raise scheme.declared.wrong(
             "flows", "authorizationCode (with authorize type code), clientCredentials or password is expected"
         )
+    if not settings.scopes:
+        notes.warn(flows.path, f"no flow declares scopes, {NO_SCOPES}")
     return settings
 
 
@@ -169,7 +299,7 @@ def _token_location(settings: Part) -> TokenLocation:
 
 
 def _auth_token_location(scheme: _Scheme) -> TokenLocation:
-    """OpenAPI's own place (`in`, `name`), beside the sources that Tyk's settings add."""
+    """OpenAPI's own place (`in`, `name`), and the sources that Tyk's settings add."""
     sources = _token_location(scheme.settings)
     place = scheme.declared.text("in")
     if place not in TokenLocation.model_fields:

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from libs.tyk.errors import InvalidDefinition
-from libs.tyk.values import MAX_DEPTH, object_of, real_number, whole_number
+from libs.tyk.invalid_definition import InvalidDefinition
+from libs.tyk.json_values import MAX_DEPTH, object_of, real_number, whole_number
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -37,7 +37,7 @@ def read_yaml(text: str) -> Any:
         raise
     except (yaml.YAMLError, ValueError, OverflowError):
         # The scanner's own conversions (escapes, directives) raise the latter two.
-        raise InvalidDefinition("not YAML: a character or an escape that cannot stand there") from None
+        raise InvalidDefinition("not YAML: a character or an escape that is not allowed there") from None
 
 
 def _only_document(events: Iterator[yaml.Event]) -> Any:

@@ -1,1 +1,1 @@
-"""Authorization requests and codes: where the browser starts, and what the identity server asks for."""
+"""The authorization endpoint, authorization codes for identity servers, and the server metadata."""

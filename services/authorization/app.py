@@ -2,33 +2,32 @@
 
 from aiohttp import web
 
-from libs.access import Access
-from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
+from libs.access import OperatorAuthenticator
+from libs.http.operations import add_operations, operations_of
+from libs.runtime import Deps, new_application, new_deps
 from services.authorization.authorize import AuthorizeEndpoint
-from services.authorization.code import CodeEndpoint
+from services.authorization.authorize_client import CodeEndpoint
 from services.authorization.metadata import MetadataEndpoint
 from services.authorization.settings import AuthorizationSettings
+
+OPERATIONS = operations_of(CodeEndpoint, AuthorizeEndpoint, MetadataEndpoint)
 
 
 def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -> None:
     """Put the authorization endpoints on the application."""
     authorize = AuthorizeEndpoint(deps.catalog, settings.public_url)
     code = CodeEndpoint(
-        Access(deps.catalog, deps.throttle),
         deps.catalog,
         deps.store.grants,
-        deps.codec,
-        lambda: deps.origin("authorization"),
+        deps.token_format,
+        lambda: deps.event_context("authorization"),
         settings.public_url,
         settings.oauth_error_status,
     )
     metadata = MetadataEndpoint(deps.catalog, settings.public_url)
-    both_slashes(app, "POST", "/api/apis/oauth/{api_id}/authorize-client", code.for_api)
-    both_slashes(app, "POST", "/api/apis/{api_id}/authorize-client", code.for_api)
-    both_slashes(app, "POST", f"/{PLACE}/tyk/oauth/authorize-client", code.for_path)
-    both_slashes(app, "GET", f"/{PLACE}/oauth/authorize", authorize.get)
-    both_slashes(app, "POST", f"/{PLACE}/oauth/authorize", authorize.post)
-    both_slashes(app, "GET", "/.well-known/oauth-authorization-server/{place:(?s:.+?)}", metadata.get)
+    access = OperatorAuthenticator(deps.catalog, deps.throttle)
+    for endpoint in (code, authorize, metadata):
+        add_operations(app, endpoint, access.require)
     deps.outbox.watch(deps.store.grants)
 
 

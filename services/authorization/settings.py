@@ -2,12 +2,12 @@
 
 from pydantic import Field
 
-from libs.settings import Settings
+from libs.settings import OAuthErrorStatus, Settings
 
 
 class AuthorizationSettings(Settings):
-    """What the authorization service needs beside the common settings."""
+    """The authorization service's own settings, in addition to the common ones."""
 
-    oauth_error_status: int | None = Field(
-        None, ge=400, le=499, description="One status for every OAuth error (403: as Tyk); unset: as RFC 6749 says."
+    oauth_error_status: OAuthErrorStatus = Field(
+        None, description="403: every OAuth error has this status, as in Tyk; unset: as RFC 6749 says."
     )

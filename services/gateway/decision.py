@@ -1,19 +1,27 @@
-"""May this call pass? The one decision behind every door of the gateway."""
+"""The access decision: whether a call to a protected API is admitted.
 
-from collections.abc import Callable, Collection, Mapping
+The reverse proxy (`proxy`) and forward authentication (`verify`) both use it, so they cannot disagree.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 from contracts.apis import Api
 from contracts.clients import Client
-from libs.catalog import Catalog
+from libs.catalog import Catalog, SeveralApis
 from libs.policies import counted_under
-from services.gateway.limits import Limiter
-from services.gateway.outcomes import UNLIMITED, Exceeded, Kind, Ticket
-from services.gateway.paths import readings
-from services.gateway.presented import Call, presented_token
+from services.gateway.access_rights import Right, Rights
+from services.gateway.bearer_token import bearer_token
+from services.gateway.calls import Call
+from services.gateway.guards.chain import NO_GUARDS, GuardChain
+from services.gateway.guards.guard_input import requested_hosts
+from services.gateway.injected_headers import injected_headers
+from services.gateway.rate_limit_result import UNLIMITED, Exceeded, LimitKind, QuotaState
+from services.gateway.rate_limiter import RateLimiter
 from services.gateway.refusals import (
     AMBIGUOUS,
     API_DISALLOWED,
@@ -22,47 +30,50 @@ from services.gateway.refusals import (
     NO_API,
     QUOTA,
     RATE_LIMIT,
+    TOO_MANY_READINGS,
     UNCOUNTED,
     UNKNOWN_TOKEN,
     URL_DISALLOWED,
     Denial,
 )
-from services.gateway.rights import Right, Rights
 from services.gateway.token_grants import TokenGrant, TokenGrants
-from services.gateway.usage import UsageCounter
-from services.gateway.versions import requested_version
+from services.gateway.usage_counter import UsageCounter
+from services.gateway.versions import requested_versions
 
-_OVER = {Kind.RATE: RATE_LIMIT, Kind.QUOTA: QUOTA, Kind.UNAVAILABLE: UNCOUNTED}
+_OVER = {LimitKind.RATE: RATE_LIMIT, LimitKind.QUOTA: QUOTA, LimitKind.UNAVAILABLE: UNCOUNTED}
 
 
-class Bearer(NamedTuple):
-    """Who holds a living access token."""
+class TokenHolder(NamedTuple):
+    """The grant and the client behind a valid access token."""
 
     grant: TokenGrant
     client: Client
 
 
 class Admitted(NamedTuple):
-    """A call that may pass, and in whose name; grant None on an API that asks for no token."""
+    """The call is admitted. `grant` is None if no token was needed."""
 
     api: Api
     grant: TokenGrant | None = None
     injected: Mapping[str, str] = MappingProxyType({})
-    """Headers that the upstream gets."""
-    figures: Ticket = UNLIMITED
-    """What is left of its quota."""
+    """Headers that the API definition sets; with an empty value, the upstream must not get a header of this name."""
+    quota: QuotaState = UNLIMITED
+    """For the `X-RateLimit-*` response headers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A living access token, and the APIs that it opens, the issuing one first."""
+class TokenAccess:
+    """A valid access token's grant, and the APIs that the token opens, starting with the one that issued it."""
 
     grant: TokenGrant
     apis: tuple[Api, ...]
 
 
-class _Case:
-    """What is known of a call so far: whom it is counted for, however it ends."""
+class _UsageLabels:
+    """The API and client that the usage counters attribute the call to; filled in as soon as each is known.
+
+    Both are ids of existing records, never text from the request: a caller could otherwise create endless counters.
+    """
 
     __slots__ = ("api_id", "client_id")
 
@@ -73,97 +84,131 @@ class _Case:
 
 @dataclass(frozen=True, slots=True)
 class AccessDecision:
-    """Decides from what this process knows of tokens, clients and policies; a hit waits for nothing."""
+    """Decides about calls, from cached tokens, clients and policies; with everything cached there is no I/O."""
 
     catalog: Catalog
     tokens: TokenGrants
     rights: Rights
-    limiter: Limiter
+    limiter: RateLimiter
     usage: UsageCounter
     now: Callable[[], datetime]
+    guards: GuardChain
+    """Checks of API definitions besides the token."""
 
-    async def decide(self, call: Call) -> Admitted | Denial:
-        """Admitted, and counted against the grant's limits; or why not."""
-        case = _Case()
-        outcome = await self._decide(call, case)
+    async def decide(self, call: Call, api: Api | Denial | None = None) -> Admitted | Denial:
+        """Admit the call and count it against the limits of its grant, or say why it is refused.
+
+        `api` is the result of `requested_api`, if the caller has it already.
+        """
+        labels = _UsageLabels()
+        outcome = await self._decide(call, labels, api)
         if isinstance(outcome, Denial):
-            self.usage.refused(case.api_id, case.client_id, outcome.reason)
+            self.usage.refused(labels.api_id, labels.client_id, outcome.reason)
         elif outcome.grant is not None:
             self.usage.verified(outcome.api.api_id, outcome.grant.client_id)
         return outcome
 
-    async def _decide(self, call: Call, case: _Case) -> Admitted | Denial:
-        paths = readings(call.path)
-        api = await self.addressed(paths)
+    async def _decide(self, call: Call, labels: _UsageLabels, api: Api | Denial | None) -> Admitted | Denial:
+        # The order is part of the behaviour (a caller sees the first refusal) and of the security:
+        # 1. API and host. An internal API must look as if it did not exist, whatever else is wrong with the call.
+        # 2. The definition's own checks. A blocked address or path learns nothing about the validity of its token.
+        # 3. Token, then rights: only the holder of a valid token learns what it may do.
+        # 4. Limits last: a refused call must not use up anybody's quota. The grant's limits come before the API's, so
+        #    that a caller over its own limit does not use up the limit that all callers share.
+        api = api or await self.requested_api(call)
         if isinstance(api, Denial):
             return api
-        case.api_id = api.api_id
-        if api.oauth is None and not api.auth_token:
-            return Admitted(api)
-        token = presented_token(call, api.token_location, bare=api.auth_token)
+        labels.api_id = api.api_id
+        guard_result = NO_GUARDS if api.guards is None else self.guards.check(api, call)
+        if isinstance(guard_result, Denial):
+            return guard_result
+        if guard_result.needs_no_token or (api.oauth is None and not api.auth_token):
+            return await self.guards.count(guard_result) or Admitted(api, injected=injected_headers(api, {}))
+        token = bearer_token(call, api.token_location, bare=api.auth_token)
         if isinstance(token, Denial):
             return token
-        bearer = await self.bearer(token, case)
-        if isinstance(bearer, Denial):
-            return bearer
-        right = await self.rights.of(bearer.grant, bearer.client, api)
+        holder = await self.token_holder(token, labels)
+        if isinstance(holder, Denial):
+            return holder
+        right = await self.rights.of(holder.grant, holder.client, api)
         if isinstance(right, Denial):
             return right
-        refusal = _refusal(right, call, api, paths)
+        refusal = _refusal(right, call, api)
         if refusal is not None:
             return refusal
-        # Last, since a call that is refused counts for nothing.
-        limits, scope = right.access.limits, counted_under(bearer.grant.grant_id, api.api_id, right.access)
+        limits, scope = right.access.limits, counted_under(holder.grant.counter, api.api_id, right.access)
         counted = self.limiter.take(scope, limits) or await self.limiter.reserve(scope, limits)
         if isinstance(counted, Exceeded):
-            return replace(_OVER[counted.kind], retry_after=counted.retry_after, figures=counted.figures)
-        return Admitted(api, bearer.grant, right.injected, counted)
+            return replace(_OVER[counted.kind], retry_after=counted.retry_after, quota=counted.quota)
+        refusal = None if guard_result is NO_GUARDS else await self.guards.count(guard_result)
+        return refusal or Admitted(api, holder.grant, right.injected, counted)
 
-    async def addressed(self, paths: Collection[str]) -> Api | Denial:
-        """The API that the call goes to, whichever way the proxy in front reads the path."""
-        first, *others = paths
-        api = await self.catalog.api_serving(first)
-        for path in others:
-            other = await self.catalog.api_serving(path)
-            if other is not api and (other is None or api is None or other.api_id != api.api_id):
-                return AMBIGUOUS
-        return api if api is not None and api.active else NO_API
+    async def admit_without_token(self, call: Call, admitted: Admitted) -> Admitted | Denial:
+        """Admit a CORS preflight for the upstream, unless a check of the API definition refuses it."""
+        guard_result = self.guards.check(admitted.api, call)
+        return guard_result if isinstance(guard_result, Denial) else await self.guards.count(guard_result) or admitted
 
-    async def bearer(self, token: str, case: _Case | None = None) -> Bearer | Denial:
-        """Who holds an access token that is alive."""
-        grant = self.tokens.held(token) or await self.tokens.read(token)
+    async def requested_api(self, call: Call) -> Api | Denial:
+        """The API that the call is for. AMBIGUOUS if servers on the way could read the path as one of another API."""
+        paths = call.paths
+        if not paths:
+            return TOO_MANY_READINGS
+        try:
+            api = await self.catalog.api_serving(paths)
+        except SeveralApis:
+            return AMBIGUOUS
+        if api is None or not api.active:
+            return NO_API
+        return api if api.guards is None else self.guards.host_refusal(api, partial(requested_hosts, call)) or api
+
+    async def token_holder(self, token: str, labels: _UsageLabels | None = None) -> TokenHolder | Denial:
+        """The grant and client of an access token; a Denial if it is unknown, revoked or expired."""
+        grant = self.tokens.cached(token) or await self.tokens.read(token)
         if grant is None:
             return UNKNOWN_TOKEN
-        if case is not None:
-            case.client_id = grant.client_id
-        client = self.catalog.held_client(grant.client_id) or await self.catalog.client(grant.client_id)
+        if labels is not None:
+            labels.client_id = grant.client_id
+        client = self.catalog.cached_client(grant.client_id) or await self.catalog.client(grant.client_id)
         if client is None:
             return CLIENT_GONE
+        # `revoked_before` revokes all of a client's tokens with one write; the grants are ended one by one afterwards.
         if not grant.live or (client.revoked_before is not None and grant.created_at <= client.revoked_before):
             return UNKNOWN_TOKEN
-        return EXPIRED if grant.expires_at <= self.now() else Bearer(grant, client)
+        return EXPIRED if grant.expires_at <= self.now() else TokenHolder(grant, client)
 
-    async def standing(self, token: str) -> Standing | Denial:
-        """Where some call with this token would be admitted, limits aside: nothing is counted."""
-        bearer = await self.bearer(token)
-        if isinstance(bearer, Denial):
-            return bearer
-        reachable = await self._reachable(bearer)
-        opened = [api for api in reachable if isinstance(await self.rights.of(bearer.grant, bearer.client, api), Right)]
-        return Standing(bearer.grant, tuple(opened)) if opened else API_DISALLOWED
+    async def token_access(self, token: str) -> TokenAccess | Denial:
+        """The APIs on which some call with this token would be admitted, limits aside; nothing is counted."""
+        holder = await self.token_holder(token)
+        if isinstance(holder, Denial):
+            return holder
+        reachable = await self._reachable(holder)
+        opened = [api for api in reachable if isinstance(await self.rights.of(holder.grant, holder.client, api), Right)]
+        return TokenAccess(holder.grant, tuple(opened)) if opened else API_DISALLOWED
 
-    async def _reachable(self, bearer: Bearer) -> list[Api]:
-        """The active APIs that ask for a token and are the issuing one, or named in a policy."""
-        grant = bearer.grant
-        policies = [await self.catalog.policy(policy_id) for policy_id in grant.policy_ids or bearer.client.policy_ids]
-        named = {api_id for policy in policies if policy for api_id in policy.access_rights}
+    async def _reachable(self, holder: TokenHolder) -> list[Api]:
+        """The candidates: active APIs that need a token and issued this one, or that a policy names."""
+        grant = holder.grant
+        named = await self.rights.named_apis(grant, holder.client)
         apis = [await self.catalog.api(api_id) for api_id in (grant.api_id, *sorted(named - {grant.api_id}))]
-        return [api for api in apis if api and api.active and (api.oauth or api.auth_token)]
+        asking = (api for api in apis if api and api.active and (api.oauth or api.auth_token))
+        return [api for api in asking if not self.guards.is_unreachable(api)]
 
 
-def _refusal(right: Right, call: Call, api: Api, paths: Collection[str]) -> Denial | None:
-    """Why this very call is not among what the right opens, if so."""
+def _refusal(right: Right, call: Call, api: Api) -> Denial | None:
+    """Why the right does not cover this call's version, method or path; None if it does.
+
+    Every reading of the call must be covered: the upstream may read it in any of these ways.
+    """
     access = right.access
-    if access.versions and api.versioning and not access.allows_version(requested_version(call, api, api.versioning)):
-        return API_DISALLOWED
-    return None if access.allows(call.method, paths) else URL_DISALLOWED
+    if api.versioning:
+        versions = requested_versions(call, api, api.versioning)
+        if isinstance(versions, Denial):
+            return versions
+        if not all(map(access.allows_version, versions)):
+            return API_DISALLOWED
+    if not access.lists_urls:
+        return None
+    for method in call.methods(overridable=api.method_override):
+        if not access.allows(method, call.paths):
+            return URL_DISALLOWED
+    return None

@@ -1,4 +1,4 @@
-"""POST /oauth/introspect: what a token is, for who may know (RFC 7662)."""
+"""POST /oauth/introspect: token introspection (RFC 7662)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,60 +6,90 @@ from datetime import datetime
 
 from aiohttp import web
 
-from contracts.apis import Api
+from contracts.apis import Api, GrantType
 from contracts.clients import Client
+from contracts.error_bodies import OAuthErrorBody
 from contracts.grants import Grant
 from contracts.introspection import Introspection, IntrospectionRequest, TokenUse
+from contracts.operations import FORM, JSON, Caller, Operation, RequestBody, ResponseSpec
 from contracts.operators import Operator, Permission
-from libs.access import Access, ClientAccess, is_public, permits
+from libs.access import ClientAuthenticator, OperatorAuthenticator, permits
 from libs.catalog import Catalog
-from libs.http.errors import NO_STORE, json_bytes
 from libs.http.forms import read_parameters
+from libs.http.operations import error_responses, operation
+from libs.http.responses import NO_STORE, json_bytes
+from libs.oauth.client_auth import is_public
 from libs.oauth.errors import AccessDenied, InvalidClient, InvalidRequest
-from libs.oauth.grants import is_revoked_with, live_refresh_token
-from libs.oauth.issuer import issuer_of
-from libs.oauth.tokens import Handle, TokenCodec, TokenKind, public_token_id
+from libs.oauth.grants import is_revoked_with_client, live_refresh_token
+from libs.oauth.issuer_url import issuer_of
+from libs.oauth.token_formats import PresentedToken, TokenFormat, TokenKind, public_token_id
+from libs.policies import is_holder
 from libs.store.grants import Grants
 from services.gateway.decision import AccessDecision
 from services.gateway.refusals import Denial
 from services.gateway.token_grants import TokenGrant
 
-Asker = Operator | Client
+Requester = Operator | Client
 INACTIVE = Introspection(active=False)
-"""For a token that is not active and for one that the caller may not know alike (RFC 7662 §2.2)."""
+"""The response for inactive tokens, and the same for tokens that the caller may not know about (RFC 7662 §2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntrospectionEndpoint:
-    """An operator learns of every token, a client of its own, a resource server of those that open its API."""
+    """Operators may introspect every token, clients their own, and resource servers those that open their API."""
 
-    access: Access
-    clients: ClientAccess
+    access: OperatorAuthenticator
+    clients: ClientAuthenticator
     introspector: "Introspector"
 
+    @operation(
+        Operation(
+            method="POST",
+            path="/oauth/introspect",
+            name="introspect",
+            tag="Introspection",
+            summary="Introspect a token",
+            description="State and properties of an access or refresh token (RFC 7662), for operators with `read`, "
+            "the client "
+            "that owns the token, and resource servers of an API that it opens. Does not count as a call.",
+            caller=Caller.CLIENT_OR_OPERATOR,
+            permission=Permission.READ,
+            body=RequestBody(model=IntrospectionRequest, media_types=(FORM, JSON), fields=("token",)),
+            responses={
+                200: ResponseSpec(
+                    description="The token's properties; only `active: false` if it is not active or the caller may "
+                    "not see it.",
+                    models=(Introspection,),
+                ),
+                **error_responses(OAuthErrorBody, 400, 401, 403, 413, 429, 503),
+            },
+        )
+    )
     async def introspect(self, http_request: web.Request) -> web.Response:
-        """What the token is; nothing is counted against its limits."""
-        request = IntrospectionRequest.model_validate(await read_parameters(http_request))
-        asker = await self._asker(http_request, request)
+        """Introspect the token; this does not count against its limits."""
+        request = IntrospectionRequest.model_validate(
+            await read_parameters(http_request, IntrospectionRequest.model_fields)
+        )
+        requester = await self._authenticate(http_request, request)
         if not request.token:
             raise InvalidRequest("token is missing")
-        body = (await self.introspector.introspect(request.token, asker)).model_dump_json(exclude_none=True)
+        body = (await self.introspector.introspect(request.token, requester)).model_dump_json(exclude_none=True)
         return json_bytes(body.encode(), headers=NO_STORE)
 
-    async def _asker(self, http_request: web.Request, request: IntrospectionRequest) -> Asker:
-        """Whoever the request proves to come from. Raises InvalidClient, InvalidRequest, AccessDenied."""
+    async def _authenticate(self, http_request: web.Request, request: IntrospectionRequest) -> Requester:
+        """Authenticate the caller. Raises InvalidClient, InvalidRequest or AccessDenied."""
         authorization = http_request.headers.get("Authorization")
         if authorization is None or authorization.partition(" ")[0].lower() == "basic":
             client = await self.clients.authenticate(authorization, request)
             if is_public(client):
                 raise InvalidClient("client authentication failed", detail="a public client")
             return client
-        operator = await self.access.holder(http_request)
+        operator = await self.access.authenticate(http_request)
         if operator is None:
-            raise InvalidClient("neither a client nor an operator is known by these credentials")
+            raise InvalidClient("no client or operator has these credentials")
         if request.client_secret or request.secret:
             # RFC 6749 §2.3: "MUST NOT use more than one authentication method in each request".
-            raise InvalidRequest("the credentials of an operator and of a client do not go together")
+            raise InvalidRequest("send the credentials of an operator or of a client, not both")
         if not permits(operator, Permission.READ):
             raise AccessDenied(f"the operator lacks the permission '{Permission.READ}'")
         return operator
@@ -67,36 +97,36 @@ class IntrospectionEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Introspector:
-    """Says how access and refresh tokens stand now."""
+    """Looks up access and refresh tokens."""
 
     decision: AccessDecision
     catalog: Catalog
     grants: Grants
-    codec: TokenCodec
+    token_format: TokenFormat
     now: Callable[[], datetime]
     public_url: str
 
-    async def introspect(self, token: str, asker: Asker) -> Introspection:
-        """What the token is, if it is active and this is for the asker to know; whatever a hint says of its kind."""
-        if token.startswith(TokenKind.REFRESH.value):
-            presented = self.codec.read(TokenKind.REFRESH, token)
+    async def introspect(self, token: str, requester: Requester) -> Introspection:
+        """The state of the token, if this caller may know it. `token_type_hint` is ignored: tokens have prefixes."""
+        if self.token_format.kind_of(token) is TokenKind.REFRESH:
+            presented = self.token_format.read(TokenKind.REFRESH, token)
             is_read = presented is not None
-            found = await self._refresh_token(presented, asker)
+            found = await self._refresh_token(presented, requester)
         else:
-            is_read = self.decision.tokens.must_be_read(token)
-            found = await self._access_token(token, asker)
+            is_read = self.decision.tokens.needs_read(token)
+            found = await self._access_token(token, requester)
         if not found.active and not is_read:
-            # One look-up in each case: the time does not tell a token that is dead from a value that never was one.
-            await self.grants.read_in_vain()
+            # One read in every case: the response time must not tell a dead token from one that was never issued.
+            await self.grants.dummy_read()
         return found
 
-    async def _access_token(self, token: str, asker: Asker) -> Introspection:
-        standing = await self.decision.standing(token)
-        if isinstance(standing, Denial):
+    async def _access_token(self, token: str, requester: Requester) -> Introspection:
+        access = await self.decision.token_access(token)
+        if isinstance(access, Denial):
             return INACTIVE
-        grant = standing.grant
-        opened = tuple(api.api_id for api in standing.apis)
-        if not (_is_theirs(grant, asker) or _is_opened_by(opened, asker)):
+        grant = access.grant
+        opened = tuple(api.api_id for api in access.apis)
+        if not (_is_theirs(grant, requester) or _is_opened_by(opened, requester)):
             return INACTIVE
         return self._active(
             grant,
@@ -109,17 +139,26 @@ class Introspector:
             jti=public_token_id(grant.grant_id, grant.generation),
         )
 
-    async def _refresh_token(self, presented: Handle | None, asker: Asker) -> Introspection:
+    async def _refresh_token(self, presented: PresentedToken | None, requester: Requester) -> Introspection:
         grant = await self.grants.read(presented.grant_id) if presented else None
-        if presented is None or grant is None or not _is_theirs(grant, asker):
+        if presented is None or grant is None or not _is_theirs(grant, requester):
             return INACTIVE
         client = await self.catalog.client(grant.client_id)
         refresh = live_refresh_token(grant, presented)
-        if client is None or is_revoked_with(grant, client) or refresh is None or refresh.expires_at <= self.now():
+        if (
+            client is None
+            or is_revoked_with_client(grant, client)
+            or refresh is None
+            or refresh.expires_at <= self.now()
+        ):
             return INACTIVE
         api = await self.catalog.api(grant.api_id)
         if api is None or not api.active or api.oauth is None or not api.oauth.refresh_token:
             return INACTIVE
+        if grant.grant_type is GrantType.PASSWORD and grant.subject is not None:
+            owner = await self.catalog.resource_owner(grant.subject)
+            if not is_holder(owner, grant.password_since or grant.created_at):
+                return INACTIVE
         return self._active(
             grant,
             api,
@@ -147,12 +186,12 @@ class Introspector:
         )
 
 
-def _is_theirs(grant: Grant | TokenGrant, asker: Asker) -> bool:
-    return isinstance(asker, Operator) or asker.client_id == grant.client_id
+def _is_theirs(grant: Grant | TokenGrant, requester: Requester) -> bool:
+    return isinstance(requester, Operator) or requester.client_id == grant.client_id
 
 
-def _is_opened_by(opened: tuple[str, ...], asker: Asker) -> bool:
-    return isinstance(asker, Client) and asker.resource_server and asker.api_id in opened
+def _is_opened_by(opened: tuple[str, ...], requester: Requester) -> bool:
+    return isinstance(requester, Client) and requester.resource_server and requester.api_id in opened
 
 
 def _unix(moment: datetime) -> int:

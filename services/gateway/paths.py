@@ -1,4 +1,8 @@
-"""A path as whoever forwards the call may read it: proxies differ, and the call goes where theirs leads."""
+"""Readings of a path: every path that some proxy or server may make of the one that was sent.
+
+Servers differ in what they decode, merge and resolve. The decision is made for all readings, so that an upstream which
+reads a path differently from the gateway never serves something that the caller may not access (ADR 15).
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,52 +11,71 @@ from urllib.parse import unquote
 from contracts.apis import Api
 
 ORIGIN_FORM = re.compile(r"/[\x21\x22\x24-\x7e]*")
-"""Path and query as a request line has them (RFC 9112 §3.2.1)."""
+"""Path and query of a request line (RFC 9112 §3.2.1)."""
 _CLEAR = re.compile(r"(/[^/.%;\\][^/%;\\]*)*/?")
-"""No empty segment, none that begins with a dot, no parameter, nothing encoded: every proxy reads it alike."""
+"""A path that every server reads in the same way: no empty segments, leading dots, parameters or encoded characters."""
 _PARAMETER = re.compile(r";[^/]*")
-"""What follows the semicolon is a parameter of its segment to some servers, which take `..;x` for `..`."""
-_DECODINGS = 3
-"""A chain of proxies may decode more than once."""
+"""A path parameter: some servers drop it, and then treat `..;x` as `..`."""
+_SLASHES = re.compile("/{2,}")
+_MOST_READINGS = 128
+_MOST_TEXT = 32 * 1024
+"""Characters of all readings of one path together: bounds the time that one path can cost."""
 
 
 def readings(path: str) -> frozenset[str]:
-    """The path, and all that it is once decoded, its backslashes taken for slashes, `//`, `.` and `..` resolved."""
+    """Every path that some chain of servers may make of this one, including the path itself.
+
+    They may, in any order and repeatedly: decode it, replace backslashes by slashes, merge repeated slashes, drop
+    parameters (`;x`), and resolve `.` and `..`. Empty if there are too many: over 128, or over 32 KiB together.
+    """
     if _CLEAR.fullmatch(path):
-        return frozenset({path})
-    spelled = _spellings(path)
-    return frozenset(spelled | {_resolved(spelling) for spelling in spelled})
+        return frozenset((path,))
+    found, text = {path: None}, len(path)
+    for known in (waiting := [path]):
+        for other in _read_otherwise(known):
+            if other in found:
+                continue
+            text += len(other)
+            if len(found) == _MOST_READINGS or text > _MOST_TEXT:
+                return frozenset()
+            found[other] = None
+            waiting.append(other)
+    return frozenset(found)
 
 
 def below(path: str, api: Api) -> str:
-    """What follows the listen path of the API in the path, or its id: empty, or begun with a slash."""
-    place = api.listen_path if f"{path}/".startswith(api.listen_path) else f"/{api.api_id}/"
-    return path[len(place) - 1 :]
+    """The part of the path after the API's listen path (or its id): empty, or starting with a slash."""
+    prefix = api.listen_path if f"{path}/".startswith(api.listen_path) else f"/{api.api_id}/"
+    return path[len(prefix) - 1 :]
 
 
 def leads_out(path: str) -> bool:
-    """Whether the path, in some reading, climbs above the place that it is appended to."""
-    return not _CLEAR.fullmatch(path) and any(_climbs(spelling) for spelling in _spellings(path))
+    """Whether some reading of the path climbs out of the upstream's base path, or the path has too many readings."""
+    if _CLEAR.fullmatch(path):
+        return False
+    found = readings(path)
+    return not found or any(map(_climbs, found))
 
 
-def _spellings(path: str) -> set[str]:
-    spelled = set(_decoded(path))
-    spelled |= {spelling.replace("\\", "/") for spelling in spelled}
-    merged = spelled | {re.sub("/+", "/", spelling) for spelling in spelled}
-    return merged | {_PARAMETER.sub("", spelling) for spelling in merged}
-
-
-def _decoded(path: str) -> Iterator[str]:
-    for _ in range(_DECODINGS + 1):
-        yield path
-        path = unquote(path)
+def _read_otherwise(path: str) -> Iterator[str]:
+    if "%" in path:
+        yield unquote(path)
+    if "\\" in path:
+        yield path.replace("\\", "/")
+    if "//" in path:
+        yield _SLASHES.sub("/", path)
+    if ";" in path:
+        yield _PARAMETER.sub("", path)
+    if "/." in path:
+        yield _resolved(path)
 
 
 def _resolved(path: str) -> str:
     kept: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
-            kept = kept[:-1] if len(kept) > 1 else kept
+            if len(kept) > 1:
+                kept.pop()
         elif segment != ".":
             kept.append(segment)
     return "/".join(kept)

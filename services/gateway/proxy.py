@@ -1,4 +1,4 @@
-"""The reverse proxy: a call to a protected API that may pass goes to its upstream, and the answer comes back."""
+"""The reverse proxy: forwards admitted calls to the upstream of their API and relays the response."""
 
 import re
 from collections.abc import Mapping
@@ -6,135 +6,117 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import structlog
-from aiohttp import ClientResponse, hdrs, web
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from contracts.apis import RESERVED_PATHS
-from contracts.operations import OPERATIONS
+from contracts.apis import OWN_PATHS_OF_AN_API, RESERVED_PATHS
 from libs.http.context import current
-from libs.http.cors import answer_headers, preflight_headers
-from libs.oauth.errors import InvalidRequest
+from services.gateway.calls import received_call
 from services.gateway.decision import AccessDecision, Admitted
-from services.gateway.destinations import destination, place
-from services.gateway.headers import UPGRADE, VIA, Introduction, answered_headers
-from services.gateway.outcomes import UNLIMITED, rate_limit_headers
-from services.gateway.paths import ORIGIN_FORM, readings
-from services.gateway.presence import given_up_without_caller
-from services.gateway.presented import Call
+from services.gateway.disconnect import cancel_on_disconnect
+from services.gateway.preflights import preflight_outcome
+from services.gateway.rate_limit_result import UNLIMITED, rate_limit_headers
 from services.gateway.refusals import LEADS_OUT, Denial
-from services.gateway.relay import relay
+from services.gateway.relay import UpstreamResponse, drop_default_content_type, relay
 from services.gateway.tunnels import Tunnels
 from services.gateway.upstream import LOOP, NOT_HTTP, Failure, Upstream
+from services.gateway.upstream_headers import UPGRADE, VIA, UpstreamHeaders, response_headers
+from services.gateway.upstream_urls import log_path, upstream_url
 
 TEMPLATE = "/{path}"
 PASSES = 3
-"""How often a call may pass through a Tokenwire before it is taken for one that goes in a circle."""
-_UNDER_AN_API = sorted(
-    {operation.path.removeprefix("/{place}") for operation in OPERATIONS if operation.path.startswith("/{place}/")}
-)
+"""How many `Via` entries of Tokenwire's a call may carry; with more it is considered a loop and refused with 508."""
 _NOT_RESERVED = f"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED_PATHS)))})(?:/|\\Z))"
-_NOT_OURS = f"(?!.*(?:{'|'.join(map(re.escape, _UNDER_AN_API))})/?\\Z)"
+_NOT_OURS = f"(?!.*(?:{'|'.join(map(re.escape, sorted(OWN_PATHS_OF_AN_API)))})/?\\Z)"
 ROUTE = f"/{{path:(?s:{_NOT_RESERVED}{_NOT_OURS}.*)}}"
-"""Every path but those that Tokenwire itself answers, in whichever process and whatever the method."""
+"""Every path except those of Tokenwire's own endpoints, in whichever service, for any method.
+
+They are not forwarded even by a gateway that runs alone: a path must mean the same in every deployment.
+"""
 
 log = structlog.get_logger("proxy")
 
 
-def made_call(request: web.Request) -> Call:
-    """The call as it came. Raises InvalidRequest where its target is neither in origin-form nor in absolute-form."""
-    target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
-    if not ORIGIN_FORM.fullmatch(target):
-        raise InvalidRequest("the target is not a path with a query (RFC 9112 §3.2.1)")
-    path, _, query = target.partition("?")
-    return Call(request.method, path, query, request.headers, lambda: request.cookies)
-
-
-async def once_admitted(_: web.Request) -> None:
-    """`Expect: 100-continue` is answered when there is an upstream that takes the body (RFC 9110 §10.1.1)."""
+async def defer_continue(_: web.Request) -> None:
+    """Do not respond to `Expect: 100-continue` until there is an upstream connection (RFC 9110 §10.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyEndpoint:
-    """The way through the gateway."""
+    """Forwards the calls that the access decision admits."""
 
     decision: AccessDecision
-    introduction: Introduction
+    upstream_headers: UpstreamHeaders
     upstream: Upstream
     tunnels: Tunnels
 
     def add_to(self, app: web.Application) -> None:
-        """Answer every call that Tokenwire itself does not."""
-        app.router.add_route(hdrs.METH_ANY, ROUTE, self.forward, expect_handler=once_admitted)
+        """Register the route for every path that no other endpoint of Tokenwire has."""
+        app.router.add_route(hdrs.METH_ANY, ROUTE, self.forward, expect_handler=defer_continue)
+        app.on_response_prepare.append(drop_default_content_type)
         app.cleanup_ctx.append(self.upstream.run)
         app.on_shutdown.append(self.tunnels.stop)
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
-        """The upstream's answer to a call that may pass; else the refusal, or what is wrong with the upstream."""
+        """The upstream's response if the call is admitted; otherwise the refusal, or an error about the upstream."""
+        # The access log must not show the path: it may carry a token or personal data of a protected API.
         current().shown_path = TEMPLATE
-        call = made_call(request)
-        preflight = await self._cross_origin(request, call) if "Origin" in request.headers else None
+        # From here on only `call` is used for the decision and the forwarded request, so that the two cannot differ.
+        call = received_call(request)
+        # Only a call from another origin can be a preflight, so only then is the API looked up before the decision.
+        api = await self.decision.requested_api(call) if hdrs.ORIGIN in request.headers else None
+        preflight = preflight_outcome(call, api) if api else None
         if isinstance(preflight, web.Response):
             return _without_body(request, preflight)
-        outcome = preflight or await self.decision.decide(call)
+        if preflight is not None:
+            # Passed on to the upstream. A browser sends a preflight without credentials, so no token is required.
+            outcome: Admitted | Denial = await self.decision.admit_without_token(call, preflight)
+        else:
+            outcome = await self.decision.decide(call, api)
         if isinstance(outcome, Denial):
             return _without_body(request, outcome.response())
-        current().shown_path = place(outcome.api)
-        url = destination(call, outcome)
+        current().shown_path = log_path(outcome.api)
+        url = upstream_url(call, outcome)
         if url is None:
             return _without_body(request, LEADS_OUT.response())
-        headers = self.introduction.headers(request, outcome)
+        headers = self.upstream_headers.build(request, call, outcome)
         if upgrades := wants_websocket(request):
             headers.update(UPGRADE)
-        with given_up_without_caller(request):
-            answer = LOOP if _comes_again(headers) else await self.upstream.ask(request, url, headers)
-            if isinstance(answer, Failure):
-                return _failed(request, outcome, answer)
-            async with answer:
-                return await self._answered(request, outcome, answer, upgrades=upgrades)
+        with cancel_on_disconnect(request):
+            upstream_response = LOOP if _is_loop(headers) else await self.upstream.send(request, url, headers)
+            if isinstance(upstream_response, Failure):
+                return _failed(request, outcome, upstream_response)
+            async with upstream_response:
+                return await self._respond(request, outcome, upstream_response, upgrades=upgrades)
 
-    async def _cross_origin(self, request: web.Request, call: Call) -> web.Response | Admitted | None:
-        """The answer to a browser's preflight, or whose upstream is to give it; None for what is none.
-
-        A preflight has no credentials, and asks for nothing but what the definition says.
-        """
-        api = await self.decision.addressed(readings(call.path))
-        if isinstance(api, Denial) or api.cors is None:
-            return None
-        if request.method == hdrs.METH_OPTIONS and "Access-Control-Request-Method" in request.headers:
-            if api.cors.options_passthrough:
-                return Admitted(api)
-            return web.Response(status=HTTPStatus.NO_CONTENT, headers=preflight_headers(api.cors, request.headers))
-        current().answer_headers = answer_headers(api.cors, request.headers["Origin"], request.method)
-        return None
-
-    async def _answered(
-        self, request: web.Request, admitted: Admitted, answer: ClientResponse, *, upgrades: bool
+    async def _respond(
+        self, request: web.Request, admitted: Admitted, upstream_response: UpstreamResponse, *, upgrades: bool
     ) -> web.StreamResponse:
-        headers = answered_headers(answer)
-        if admitted.figures is not UNLIMITED:
-            headers.update(rate_limit_headers(admitted.figures))
-        if (ours := current().answer_headers) is not None:
-            _allow_origin(headers, ours)
-        if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
-            return await relay(request, answer, headers)
-        upstream = answer.connection.protocol if answer.connection else None
+        headers = response_headers(upstream_response)
+        if admitted.quota is not UNLIMITED:
+            headers.update(rate_limit_headers(admitted.quota))
+        if (cors_headers := current().cors_headers) is not None:
+            _replace_cors_headers(headers, cors_headers)
+        if upstream_response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            return await relay(request, upstream_response, headers)
+        upstream = upstream_response.connection.protocol if upstream_response.connection else None
         if not upgrades or upstream is None:
             return _failed(request, admitted, NOT_HTTP)
-        return await self.tunnels.join(request, answer, upstream, headers)
+        return await self.tunnels.join(request, upstream_response, upstream, headers)
 
 
-def _allow_origin(headers: CIMultiDict[str], ours: Mapping[str, str]) -> None:
-    """The definition says what scripts may do, in place of the upstream; what the upstream varies by stays."""
+def _replace_cors_headers(headers: CIMultiDict[str], cors_headers: Mapping[str, str]) -> None:
+    """Replace the upstream's CORS headers by those of the API definition; the upstream's `Vary` values stay."""
     for name in [name for name in headers if name.lower().startswith("access-control-")]:
         headers.popall(name, None)
     varied = headers.popall("Vary", [])
-    headers.update(ours)
+    headers.update(cors_headers)
     for value in varied:
         headers.add("Vary", value)
 
 
 def wants_websocket(request: web.Request) -> bool:
-    """Whether the call asks for a WebSocket (RFC 6455 §4.1). No other protocol is switched to."""
+    """Whether the call is a WebSocket handshake (RFC 6455 §4.1); the gateway switches to no other protocol."""
     options = ",".join(request.headers.getall("Connection", ())).lower().split(",")
     return (
         request.method == "GET"
@@ -144,17 +126,20 @@ def wants_websocket(request: web.Request) -> bool:
     )
 
 
-def _comes_again(headers: CIMultiDict[str]) -> bool:
+def _is_loop(headers: CIMultiDict[str]) -> bool:
     return ",".join(headers.getall("Via")).count(VIA) > PASSES
 
 
 def _failed(request: web.Request, admitted: Admitted, failure: Failure) -> web.Response:
-    log.warning("call_not_answered", reason=failure.reason, api_id=admitted.api.api_id, request_id=current().request_id)
+    log.warning("upstream_failed", reason=failure.reason, api_id=admitted.api.api_id, request_id=current().request_id)
     return _without_body(request, failure.response())
 
 
 def _without_body(request: web.Request, response: web.Response) -> web.Response:
-    """The response to a call whose body nobody has read: what is left of it must not be read as the next call."""
+    """Close the connection after this response if the request body was not read.
+
+    Otherwise the rest of the body would be read as the next request on the connection (request smuggling).
+    """
     if not request.content.is_eof():
         response.force_close()
     return response

@@ -4,28 +4,31 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from libs.settings import Settings
+from libs.outbound.ssrf import DEFAULT_DENY
+from libs.settings import DENYLIST_DESCRIPTION, Denylist, Settings
 
 
 class OnFailure(StrEnum):
-    """What becomes of a call that cannot be counted."""
+    """What happens to calls with limits while the counters are unreachable."""
 
     ALLOW = "allow"
     DENY = "deny"
 
 
 class GatewaySettings(Settings):
-    """What the gateway needs beside the common settings."""
+    """The common settings and those of the gateway."""
 
     limits_on_failure: OnFailure = Field(
-        OnFailure.ALLOW, description="allow or deny: calls with limits while the counters cannot be reached."
+        OnFailure.ALLOW,
+        description="allow or deny: calls that have limits, while the counters are unreachable.",
     )
+    upstream_deny: Denylist = Field(DEFAULT_DENY, description=DENYLIST_DESCRIPTION)
     upstream_connect_timeout: float = Field(
-        5, gt=0, le=60, description="Seconds that a connection to an upstream may take."
+        5, gt=0, le=60, description="Seconds within which a connection to an upstream must be established."
     )
     upstream_timeout: float = Field(
         60,
         gt=0,
         le=3600,
-        description="Seconds for which an upstream may neither take what is sent nor begin to answer.",
+        description="Seconds for which an upstream may neither read the request nor begin to respond.",
     )

@@ -1,7 +1,8 @@
-"""The grants behind access tokens as this process knows them: read once, kept until the bus says they changed.
+"""Cache of the grants behind access tokens, invalidated by events from the bus.
 
-With the bus up a change is seen within milliseconds; without it an entry is trusted for `ttl` seconds. What is dead is
-remembered too, since it never lives again.
+While the bus is up, a revocation takes effect within milliseconds; an entry is read again after `ttl` seconds in any
+case. While the bus is silent, an entry is used for TRUSTED_IN_SILENCE seconds only. Dead tokens are cached as well:
+they never become valid again, and each call with one would otherwise cost a read.
 """
 
 import time
@@ -11,24 +12,26 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from sys import intern
 
+from contracts.apis import GrantType
 from contracts.grants import Grant
-from libs.bus.port import Delivery, Exchange, Mode, Subscription
-from libs.bus.subjects import tell
+from libs.bus.invalidation import invalidate
+from libs.bus.port import Delivery, Exchange, Mode, Pulse, Subscription
+from libs.catalog import TRUSTED_IN_SILENCE
 from libs.oauth.grants import live_access_token
-from libs.oauth.tokens import Handle, TokenCodec, TokenKind
-from libs.policies import KeyRules
+from libs.oauth.token_formats import PresentedToken, TokenFormat, TokenKind
+from libs.policies import KeyRules, counter_of
 from libs.store.grants import Grants
 from libs.telemetry import CACHED_TOKENS
 
 SIZE = 100_000
-"""Tokens kept; at most a kilobyte each."""
+"""Cached tokens; at most 1 KB each."""
 _ENDS_TOKENS = ("token.refresh.", "token.revoked.", "grant.revoked.")
 _KEYS = tuple(f"{start}#" for start in _ENDS_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What an access token stands for, in little room."""
+    """What the gateway has to know about an access token and its grant."""
 
     grant_id: str
     generation: int
@@ -36,17 +39,22 @@ class TokenGrant:
     client_id: str
     subject: str | None
     scope: str | None
-    policy_ids: tuple[str, ...]
+    resource_owner: str | None
+    """User whose password the grant was issued for (password grant); None for other grants."""
+    owner_since: datetime
+    """When that password was set."""
+    counter: str
+    """Name of the counter for its calls (`libs.policies.counter_of`)."""
     rules: KeyRules | None
     created_at: datetime
     issued_at: datetime
     expires_at: datetime
     live: bool
-    """False: over before its time, for ever."""
+    """False: revoked or replaced by a refresh; it never becomes valid again."""
 
 
-def token_grant(grant: Grant, presented: Handle) -> TokenGrant:
-    """The grant as far as this access token of it is concerned."""
+def token_grant(grant: Grant, presented: PresentedToken) -> TokenGrant:
+    """The part of the grant that concerns this access token."""
     access = live_access_token(grant, presented)
     return TokenGrant(
         grant_id=grant.grant_id,
@@ -55,7 +63,9 @@ def token_grant(grant: Grant, presented: Handle) -> TokenGrant:
         client_id=intern(grant.client_id),
         subject=grant.subject,
         scope=access.scope if access else None,
-        policy_ids=grant.policy_ids,
+        resource_owner=grant.subject if grant.grant_type is GrantType.PASSWORD else None,
+        owner_since=grant.password_since or grant.created_at,
+        counter=intern(counter_of(grant.api_id, grant.client_id, grant.subject)),
         rules=KeyRules.model_validate(grant.key_rules) if access and grant.key_rules is not None else None,
         created_at=grant.created_at,
         issued_at=access.issued_at if access else grant.created_at,
@@ -64,8 +74,10 @@ def token_grant(grant: Grant, presented: Handle) -> TokenGrant:
     )
 
 
-class _Reading:
-    """A read under way; what it brings is not kept once something was heard of the grant."""
+class _PendingRead:
+    """A database read in progress. If an event about the grant arrives meanwhile, its result must not be cached:
+    it may be from before the change, and no second event would correct it.
+    """
 
     __slots__ = ("stale",)
 
@@ -74,104 +86,116 @@ class _Reading:
 
 
 class TokenGrants:
-    """Tokens and their grants, bounded in number and age. One a process."""
+    """The cache, bounded in entries and age; one per process."""
 
     def __init__(
         self,
         grants: Grants,
-        codec: TokenCodec,
+        token_format: TokenFormat,
         ttl: float,
         size: int = SIZE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._grants = grants
-        self._codec = codec
+        self._token_format = token_format
         self._ttl = ttl
+        self._shortened = max(0.0, ttl - TRUSTED_IN_SILENCE)
         self._size = size
         self._clock = clock
+        self._pulse = Pulse(clock)
         self._entries: OrderedDict[str, tuple[float, TokenGrant]] = OrderedDict()
         self._tokens: dict[str, str] = {}
-        """Of each grant that is kept, the token under which it is."""
-        self._readings: dict[str, set[_Reading]] = {}
+        """Cached token by grant id."""
+        self._reads: dict[str, set[_PendingRead]] = {}
 
-    def held(self, token: str) -> TokenGrant | None:
-        """The token's grant, if it is here and fresh; nothing is read or waited for."""
+    def cached(self, token: str) -> TokenGrant | None:
+        """The token's grant if it is in the cache and fresh; no I/O."""
         entry = self._entries.get(token)
-        if entry is None or entry[0] <= self._clock():
+        if entry is None:
+            return None
+        now = self._clock()
+        if entry[0] <= now + (self._shortened if now > self._pulse.silent_from else 0.0):
             return None
         self._entries.move_to_end(token)
         return entry[1]
 
-    def must_be_read(self, token: str) -> bool:
-        """Whether MongoDB has to be asked for the token's grant."""
-        if self.held(token) is not None:
+    def needs_read(self, token: str) -> bool:
+        """Whether `read` would ask MongoDB for this token."""
+        if self.cached(token) is not None:
             return False
-        presented = self._codec.read(TokenKind.ACCESS, token)
+        presented = self._token_format.read(TokenKind.ACCESS, token)
         return presented is not None and self._successor(presented) is None
 
     async def read(self, token: str) -> TokenGrant | None:
-        """The token's grant as MongoDB has it now; None where this server issued no such token, or it is long over.
+        """Read the token's grant from MongoDB; None if no such token was issued, or its grant was purged.
 
-        A forged token costs no read. Raises TemporarilyUnavailable.
+        A forged token costs no read: its tag is checked first. Raises TemporarilyUnavailable.
         """
-        presented = self._codec.read(TokenKind.ACCESS, token)
+        presented = self._token_format.read(TokenKind.ACCESS, token)
         if presented is None:
             return None
         if successor := self._successor(presented):
             return replace(successor, generation=presented.generation, live=False)
-        reading = _Reading()
-        readings = self._readings.setdefault(presented.grant_id, set())
-        readings.add(reading)
+        read = _PendingRead()
+        reads = self._reads.setdefault(presented.grant_id, set())
+        reads.add(read)
         try:
             grant = await self._grants.read(presented.grant_id)
         finally:
-            readings.discard(reading)
-            if not readings:
-                self._readings.pop(presented.grant_id, None)
+            reads.discard(read)
+            if not reads:
+                self._reads.pop(presented.grant_id, None)
         if grant is None:
             return None
         found = token_grant(grant, presented)
-        if not reading.stale:
+        if not read.stale:
             self._keep(token, found)
         return found
 
-    def forget(self) -> None:
-        """Trust nothing: something may have changed unheard."""
+    def clear(self) -> None:
+        """Drop everything: events may have been missed."""
         self._entries.clear()
         self._tokens.clear()
-        for readings in self._readings.values():
-            for reading in readings:
-                reading.stale = True
+        for reads in self._reads.values():
+            for read in reads:
+                read.stale = True
         CACHED_TOKENS.set(0)
 
     def changed(self, key: str, subject: str) -> None:
-        """Forget what an event with this routing key and subject says has changed."""
+        """Drop the grant that an event with this routing key and subject (its id) changes."""
         if key.startswith(_ENDS_TOKENS):
             token = self._tokens.pop(subject, None)
             if token is not None:
                 self._entries.pop(token, None)
-            for reading in self._readings.get(subject, ()):
-                reading.stale = True
+            for read in self._reads.get(subject, ()):
+                read.stale = True
 
-    async def heard(self, delivery: Delivery) -> None:
-        """Another process changed a grant; where it is not said which, none is trusted. Raises Drop."""
-        tell(delivery, self.changed, self.forget)
+    async def on_event(self, delivery: Delivery) -> None:
+        """Handle an event from another process; an event that names no grant drops everything. Raises Drop."""
+        invalidate(delivery, self.changed, self.clear)
 
     def subscription(self) -> Subscription:
-        """To all that ends an access token."""
+        """The subscription to every event that ends access tokens."""
         return Subscription(
-            "token-grants", Exchange.EVENTS, _KEYS, self.heard, Mode.BROADCAST, prefetch=256, on_gap=self.forget
+            "token-grants",
+            Exchange.EVENTS,
+            _KEYS,
+            self.on_event,
+            Mode.BROADCAST,
+            prefetch=256,
+            on_gap=self.clear,
+            pulse=self._pulse,
         )
 
-    def _successor(self, presented: Handle) -> TokenGrant | None:
-        """What is known of a younger token of the same grant, which the presented one ended for."""
-        kept = self.held(self._tokens.get(presented.grant_id, ""))
+    def _successor(self, presented: PresentedToken) -> TokenGrant | None:
+        """The cached entry of a newer token of the same grant: it proves that the presented token was replaced."""
+        kept = self.cached(self._tokens.get(presented.grant_id, ""))
         return kept if kept is not None and kept.generation > presented.generation else None
 
     def _keep(self, token: str, grant: TokenGrant) -> None:
         former = self._tokens.get(grant.grant_id)
         if former is not None and former != token:
-            # One token of a grant is kept: the youngest, which alone may be live.
+            # Only the newest token of a grant is cached: no other can be valid.
             if self._entries[former][1].generation > grant.generation:
                 return
             del self._entries[former]

@@ -1,7 +1,7 @@
-"""Upgraded connections: what either end of a WebSocket sends goes to the other as it is, until one of them ends.
+"""WebSocket tunnels: copies bytes between the caller and the upstream until one of them closes the connection.
 
-Frames are passed on piece by piece and never put together, so a message may have any size, and extensions, ping, pong
-and close codes are the two ends' own affair.
+Frames are copied piece by piece and never assembled, so a message may have any size, and extensions, ping, pong and
+close codes stay between the two ends (ADR 10).
 """
 
 import asyncio
@@ -9,27 +9,31 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
+import structlog
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
-from services.gateway.frames import Frames, close_frame
-from services.gateway.headers import UPGRADE
-from services.gateway.relay import begun
+from libs.supervision import error_fields
+from services.gateway.relay import relayed_response
+from services.gateway.upstream_headers import UPGRADE
+from services.gateway.websocket_frames import FrameTracker, close_frame
 
-HELD = 64 * 1024
-"""Bytes that wait for a slow end before the other is made to wait."""
-GOODBYE_WITHIN = 2.0
-"""Seconds in which both ends are to answer a Close."""
+BUFFER_LIMIT = 64 * 1024
+"""Bytes buffered for a slow receiver; at twice as many the sender's socket is not read any more."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that both ends have to reply to a Close frame when the gateway stops."""
+
+log = structlog.get_logger("gateway")
 
 
-class _Arriving:
-    """What an upgraded connection brings, for the server's and the client's protocol of aiohttp alike."""
+class _RawParser:
+    """Stands in for a WebSocket parser of aiohttp's: what the connection receives goes into a stream, unparsed."""
 
     def __init__(self, protocol: BaseProtocol) -> None:
-        self.stream = aiohttp.StreamReader(protocol, HELD, loop=asyncio.get_running_loop())
+        self.stream = aiohttp.StreamReader(protocol, BUFFER_LIMIT, loop=asyncio.get_running_loop())
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         self.stream.feed_data(data)
@@ -40,90 +44,94 @@ class _Arriving:
 
 
 @dataclass(slots=True)
-class Way:
+class _Direction:
     """One direction of a tunnel."""
 
     source: aiohttp.StreamReader
     write: Callable[[bytes], Awaitable[None]]
     masked: bool
-    """It leads to the upstream."""
-    frames: Frames = field(default_factory=Frames)
-    ending: bool = False
-    ended: bool = False
+    """True towards the upstream: frames from a client are masked (RFC 6455 §5.3)."""
+    frames: FrameTracker = field(default_factory=FrameTracker)
+    stopping: bool = False
+    closed: bool = False
+    """A Close frame was written: nothing else may be."""
 
-    async def carry(self) -> None:
-        """Return when the source has ended, or has answered the Close."""
+    async def copy(self) -> None:
+        """Copy until the source ends, or until it replies to our Close frame."""
         while data := await self.source.readany():
-            if not self.ended:
-                data = await self._passed_on(data)
-            if self.ended:
+            if not self.closed:
+                data = await self._pass_on(data)
+            if self.closed:
+                # Read on without copying: the other end's Close frame is still to come.
                 self.frames.follow(data)
                 if self.frames.closing:
                     return
 
-    async def say_goodbye(self) -> None:
-        """Close is sent as soon as the frame under way is whole, and nothing after it."""
-        self.ending = True
-        if self.frames.between:
+    async def stop(self) -> None:
+        """Send Close as soon as the current frame is complete, and nothing after it."""
+        self.stopping = True
+        if self.frames.at_boundary:
             await self._close()
 
-    async def _passed_on(self, data: bytes) -> bytes:
-        """What is left over because the way has ended before it."""
-        position = self.frames.follow(data, to_boundary=self.ending)
+    async def _pass_on(self, data: bytes) -> bytes:
+        """Write the data. While stopping only up to the end of the current frame; the rest is returned."""
+        position = self.frames.follow(data, to_boundary=self.stopping)
         await self.write(data[:position])
-        if self.ending and self.frames.between:
+        if self.stopping and self.frames.at_boundary:
             await self._close()
         return data[position:]
 
     async def _close(self) -> None:
-        self.ended = True
+        self.closed = True
         if not self.frames.closing:
             await self.write(close_frame(masked=self.masked))
 
 
 class Tunnels:
-    """The upgraded connections of this process."""
+    """The WebSocket tunnels of this process."""
 
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
 
     async def stop(self, _: web.Application) -> None:
-        """Both ends of every tunnel are told 1001, and it ends."""
+        """Close every tunnel with code 1001 (going away) to both ends."""
         self._stopping.set()
 
     async def join(
         self,
         request: web.Request,
-        answer: aiohttp.ClientResponse,
+        upstream_response: aiohttp.ClientResponse,
         upstream: ResponseHandler,
         headers: CIMultiDict[str],
     ) -> web.StreamResponse:
-        """The caller's connection and the upstream's are one, until either ends."""
+        """Send 101 to the caller and copy in both directions; return when either end has closed its connection."""
         headers.update(UPGRADE)
-        response = begun(request, answer, headers)
+        response = relayed_response(request, upstream_response, headers)
         response.force_close()
         await response.prepare(request)
-        from_caller, from_upstream = _Arriving(request.protocol), _Arriving(upstream)
-        request.protocol.set_parser(from_caller)  # type: ignore[arg-type]  # it needs no more of one
+        from_caller, from_upstream = _RawParser(request.protocol), _RawParser(upstream)
+        request.protocol.set_parser(from_caller)  # type: ignore[arg-type]  # only feed_data and feed_eof are called
         upstream.set_parser(from_upstream, from_upstream.stream)
-        if not upstream.connected:  # it ended while the caller was told, and nobody says so again
+        if not upstream.connected:  # it closed while the response was sent, so feed_eof will not be called any more
             from_upstream.feed_eof()
         to_upstream = StreamWriter(upstream, asyncio.get_running_loop())
-        await self._carry(
-            Way(from_caller.stream, to_upstream.write, masked=True),
-            Way(from_upstream.stream, response.write, masked=False),
+        await self._copy(
+            _Direction(from_caller.stream, to_upstream.write, masked=True),
+            _Direction(from_upstream.stream, response.write, masked=False),
         )
         return response
 
-    async def _carry(self, *ways: Way) -> None:
-        carrying = [asyncio.create_task(way.carry()) for way in ways]
+    async def _copy(self, *directions: _Direction) -> None:
+        copying = [asyncio.create_task(direction.copy()) for direction in directions]
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({*carrying, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not any(task.done() for task in carrying):
-                await asyncio.gather(*(way.say_goodbye() for way in ways), return_exceptions=True)
-                await asyncio.wait(carrying, timeout=GOODBYE_WITHIN)
+            await asyncio.wait({*copying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not any(task.done() for task in copying):
+                await asyncio.gather(*(direction.stop() for direction in directions), return_exceptions=True)
+                await asyncio.wait(copying, timeout=CLOSE_TIMEOUT)
         finally:
-            for task in (*carrying, stopping):
+            for task in (*copying, stopping):
                 task.cancel()
-            await asyncio.gather(*carrying, stopping, return_exceptions=True)
+            for outcome in await asyncio.gather(*copying, stopping, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, OSError | aiohttp.ClientError):
+                    log.warning("tunnel_failed", **error_fields(outcome))

@@ -1,81 +1,90 @@
-"""The upstream's side of a call: how it is asked, how long it may take, and what is said where it does not answer."""
+"""Sends calls to upstreams: with which timeouts, and which error the caller gets if no response comes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from weakref import WeakSet
+from typing import cast
 
 import aiohttp
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
 from multidict import CIMultiDict
 from yarl import URL
 
-from libs.http.errors import NO_STORE, json_bytes
+from libs.http.responses import NO_STORE, json_bytes
+from libs.outbound.connector import MAX_HEADER_BYTES, MAX_HEADERS, OutboundConnector
+from libs.outbound.resolver import ThreadPoolResolver
+from libs.outbound.ssrf import DeniedAddress, Network, all_but
+from services.gateway.relay import UpstreamResponse
 
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
-
-IDLE_SECONDS = 4.0
-"""How long an unused connection is kept: less than servers do, so that a POST rarely meets one that is being closed."""
-LONGEST_HEADER = 16 * 1024
-"""Bytes of one header, or of the status line."""
-MOST_HEADERS = 256
-CALLER_WITHIN = 60.0
-"""Seconds for which a caller may pause in the middle of its body; what the edge allows."""
+KEEPALIVE = 4.0
+"""Seconds for which an idle connection is kept. Common servers keep theirs for longer, which matters: a POST sent on a
+connection that the server is just closing cannot be repeated."""
+CALLER_IDLE_TIMEOUT = 60.0
+"""Seconds for which a caller may pause in the middle of its body; the reverse proxy in `edge/` allows as much."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One way in which there is no answer."""
+    """Why there is no response from the upstream, and what the caller gets instead."""
 
     reason: str
+    """For the log."""
     status: int
     message: str
 
     def response(self) -> web.Response:
-        """What the caller gets instead."""
+        """The error response for the caller."""
         return json_bytes(orjson.dumps({"error": self.message}), self.status, dict(NO_STORE))
 
 
+DENIED = Failure("denied_address", 502, "The upstream's address is not allowed")
 UNREACHABLE = Failure("unreachable", 502, "The upstream cannot be reached")
-BROKE_OFF = Failure("broke_off", 502, "The upstream broke off before it answered")
-NOT_HTTP = Failure("not_http", 502, "The upstream's answer is not HTTP")
-CALLER_TOO_SLOW = Failure("caller_too_slow", 408, "The body did not come in time")
-TOO_SLOW = Failure("too_slow", 504, "The upstream did not answer in time")
-LOOP = Failure("loop", 508, "The call came here before: the upstream leads back")
+BROKE_OFF = Failure("broke_off", 502, "The upstream closed the connection before it responded")
+NOT_HTTP = Failure("not_http", 502, "The upstream's response is not HTTP")
+MALFORMED = Failure("malformed", 502, "The upstream's response has malformed or contradictory headers")
+HEAD_TOO_LARGE = Failure(
+    "head_too_large",
+    502,
+    f"The upstream's response has a header over {MAX_HEADER_BYTES // 1024} KiB, or more than {MAX_HEADERS} headers",
+)
+CALLER_TOO_SLOW = Failure("caller_too_slow", 408, "The request body did not arrive in time")
+TOO_SLOW = Failure("too_slow", 504, "The upstream did not respond in time")
+LOOP = Failure("loop", 508, "Loop detected: the upstream sends the call back to this gateway")
 
 
-class Outgoing:
-    """A call's body on its way to the upstream, piece by piece as the caller sends it."""
+class RequestBody:
+    """Streams the body of a call to the upstream, and moves the deadline with each piece.
 
-    def __init__(self, request: web.Request, limit: asyncio.Timeout, patience: float) -> None:
+    Two parties can stall: the caller (while the next piece is awaited) and the upstream (while a piece is written, and
+    after the last one). Each has its own timeout, so the one `asyncio.timeout` is rescheduled at every change of turn.
+    """
+
+    def __init__(self, request: web.Request, limit: asyncio.Timeout, timeout: float) -> None:
         self._request = request
         self.limit = limit
-        self._patience = patience
+        self._timeout = timeout
         self.over = False
-        """Nobody waits for the beginning of the answer any more."""
+        """True once the response has begun or the attempt has ended: the timeout must not be touched any more."""
         self.awaits_upstream = True
         self.fault: Exception | None = None
-        """What was wrong with the body as it came; the upstream is not to blame."""
+        """What was wrong with the caller's body: the upstream is not to blame for it."""
 
     def wait(self, *, for_upstream: bool) -> None:
-        """The upstream's turn, or the caller's; each of them is bounded."""
+        """Restart the timeout for the party whose turn it is."""
         if not self.over and not self.limit.expired():
             self.awaits_upstream = for_upstream
             now = asyncio.get_running_loop().time()
-            self.limit.reschedule(now + (self._patience if for_upstream else CALLER_WITHIN))
+            self.limit.reschedule(now + (self._timeout if for_upstream else CALLER_IDLE_TIMEOUT))
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body; begun when there is a connection to send it on."""
+        """The body piece by piece; aiohttp's client asks for the first one when it has a connection."""
         self.wait(for_upstream=False)
         if self._request.headers.get("Expect", "").lower() == "100-continue":
             await self._request.writer.write(_CONTINUE)
-            self._request.writer.output_size = 0  # as aiohttp's own: the response has not begun
+            self._request.writer.output_size = 0  # as aiohttp's own handler does: the response has not begun
         try:
             async for piece in self._request.content.iter_any():
                 self.wait(for_upstream=True)
@@ -87,94 +96,93 @@ class Outgoing:
         self.wait(for_upstream=True)
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Hands out no kept connection on which something came that nobody asked for.
-
-    It would be taken for the answer to the call, and be another caller's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(limit=0, ttl_dns_cache=10, keepalive_timeout=IDLE_SECONDS)
-        self._used: WeakSet[ResponseHandler] = WeakSet()
-
-    async def connect(
-        self, req: aiohttp.ClientRequest, traces: "list[Trace]", timeout: aiohttp.ClientTimeout
-    ) -> "Connection":
-        """A new connection, or a kept one that has been silent."""
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            if protocol is None or protocol not in self._used:
-                break
-            if not protocol.should_close:
-                return connection
-            connection.close()
-        if protocol is not None:
-            self._used.add(protocol)
-        return connection
-
-
 class Upstream:
-    """Asks upstreams, over connections that are kept for the next call."""
+    """HTTP client for upstreams; connections are kept and reused."""
 
-    def __init__(self, connect_timeout: float, timeout: float) -> None:
+    def __init__(self, connect_timeout: float, timeout: float, denied: Sequence[Network]) -> None:
         self._connecting = aiohttp.ClientTimeout(total=None, connect=connect_timeout, ceil_threshold=connect_timeout)
-        self._patience = timeout
+        self._timeout = timeout
+        self._denied = denied
         self._session: aiohttp.ClientSession | None = None
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """Open as long as the application."""
+        """Cleanup context: the session is open while the application runs."""
         self._session = aiohttp.ClientSession(
-            connector=_Connector(),
+            # The denylist is checked for the address that the socket connects to, not for the name (SSRF).
+            connector=OutboundConnector(
+                keepalive=KEEPALIVE, sockets=all_but(self._denied), resolver=ThreadPoolResolver()
+            ),
+            response_class=UpstreamResponse,
+            # One caller's cookies must never reach the upstream with another caller's call.
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._connecting,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             auto_decompress=False,
             trust_env=False,
-            max_line_size=LONGEST_HEADER,
-            max_field_size=LONGEST_HEADER,
-            max_headers=MOST_HEADERS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
         )
         yield
         await self._session.close()
 
-    async def ask(self, request: web.Request, url: URL, headers: CIMultiDict[str]) -> aiohttp.ClientResponse | Failure:
-        """The beginning of the answer. Raises RequestPayloadError where the caller's body is malformed.
+    async def send(self, request: web.Request, url: URL, headers: CIMultiDict[str]) -> UpstreamResponse | Failure:
+        """Send the call; the upstream's status and headers, or why there are none.
 
-        What was lost with its connection is sent again, once, where its method is idempotent and no body has begun
-        (RFC 9110 §9.2.2).
+        Raises RequestPayloadError if the caller's body is malformed. If a kept connection turns out to be closed,
+        aiohttp repeats the call once, provided that its method is idempotent and no body was begun (RFC 9110 §9.2.2).
         """
-        outgoing = Outgoing(request, asyncio.timeout(None), self._patience)
+        body = RequestBody(request, asyncio.timeout(None), self._timeout)
         try:
-            async with outgoing.limit:
-                outgoing.wait(for_upstream=True)
-                return await self._send(request, url, headers, outgoing)
+            async with body.limit:
+                body.wait(for_upstream=True)
+                return await self._request(request, url, headers, body)
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as fault:
             if request.transport is None:
-                raise asyncio.CancelledError from fault  # nobody is there to be answered
-            if isinstance(outgoing.fault, web.RequestPayloadError):
-                raise outgoing.fault from None
-            if outgoing.limit.expired() and not outgoing.awaits_upstream:
+                raise asyncio.CancelledError from fault  # the caller is gone
+            if isinstance(body.fault, web.RequestPayloadError):
+                raise body.fault from None
+            if body.limit.expired() and not body.awaits_upstream:
                 return CALLER_TOO_SLOW
             return _failure(fault)
         finally:
-            outgoing.over = True
+            body.over = True
 
-    async def _send(
-        self, request: web.Request, url: URL, headers: CIMultiDict[str], outgoing: Outgoing
-    ) -> aiohttp.ClientResponse:
+    async def _request(
+        self, request: web.Request, url: URL, headers: CIMultiDict[str], body: RequestBody
+    ) -> UpstreamResponse:
         if self._session is None:
             raise RuntimeError("the application does not run")
-        body = outgoing.pieces() if request.body_exists else None
-        return await self._session.request(request.method, url, headers=headers, data=body, allow_redirects=False)
+        data = body.pieces() if request.body_exists else None
+        # Redirects are the caller's to follow: followed here, they would lead past the access decision.
+        response = await self._session.request(request.method, url, headers=headers, data=data, allow_redirects=False)
+        return cast("UpstreamResponse", response)
 
 
 def _failure(fault: Exception) -> Failure:
     match fault:
         case TimeoutError():
             return TOO_SLOW
+        case aiohttp.ClientConnectorError() if isinstance(fault.os_error, DeniedAddress):
+            return DENIED
         case aiohttp.ClientConnectorError() | aiohttp.InvalidURL() | RuntimeError():
-            return UNREACHABLE  # RuntimeError is uvloop's word for some faults of addresses
-        case aiohttp.ClientResponseError() | ValueError():
+            return UNREACHABLE  # uvloop raises RuntimeError for some unusable addresses
+        case aiohttp.ClientResponseError():
+            return _parse_failure(fault)
+        case ValueError():
             return NOT_HTTP
     return BROKE_OFF
+
+
+def _parse_failure(fault: BaseException | None) -> Failure:
+    """The failure for an error of aiohttp's parser, which is somewhere in the chain of causes."""
+    while fault is not None:
+        match fault:
+            case LineTooLong():
+                return HEAD_TOO_LARGE
+            case BadStatusLine():
+                return NOT_HTTP
+            case BadHttpMessage():
+                return HEAD_TOO_LARGE if fault.message.startswith("Too many headers") else MALFORMED
+        fault = fault.__cause__
+    return NOT_HTTP

@@ -1,1 +1,1 @@
-"""The Dashboard API: APIs, client apps, policies, resource owners, operators."""
+"""The management API (Tyk's Dashboard API): APIs, client apps, policies, users, operators, audit log, analytics."""

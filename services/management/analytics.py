@@ -1,4 +1,4 @@
-"""GET /api/analytics/clients: what the client apps did, and what was done for them."""
+"""GET /api/analytics/clients: usage by client app, API and period."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,48 +7,56 @@ from datetime import datetime, timedelta
 
 from aiohttp import web
 
+from contracts.operations import Parameters
 from contracts.operators import Permission
-from contracts.usage import UsageQuery
-from libs.access import Access
-from libs.http.errors import BadRequest
-from libs.runtime import both_slashes
+from contracts.usage import UsageQuery, UsageReport
+from libs.http.error_responses import BadRequest
+from libs.http.operations import operator_operation
+from libs.http.pages import link_to_next
 from libs.store.usage import Usage, hour_of
-from services.management.answers import as_it_is
+from services.management.success_responses import as_it_is, list_of
 
-USUAL = timedelta(days=1)
-"""How far back it goes where nobody says."""
-ANSWER_WITHIN = 20.0
-"""Seconds; whoever is in front waits for no more than 30."""
+DEFAULT_LENGTH = timedelta(days=1)
+"""Default length of the report."""
+TIMEOUT = 20.0
+"""Seconds. Below the 30 seconds after which the edge gives up on a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analytics:
-    """For operators with `read`."""
+    """Reads what the gateway and the recorder have counted."""
 
-    access: Access
     usage: Usage
     now: Callable[[], datetime]
 
-    def add_to(self, app: web.Application) -> None:
-        """Routes, with and without trailing slash."""
-        both_slashes(app, "GET", "/api/analytics/clients", self.clients)
-
+    @operator_operation(
+        "GET",
+        "/api/analytics/clients",
+        "getClientUsage",
+        Permission.READ,
+        tag="Analytics",
+        summary="Get usage by client",
+        description="How many tokens were issued, refreshed and revoked, and how many calls the gateway admitted and "
+        "refused: by client app, API, and hour, day or in total.",
+        parameters=Parameters(model=UsageQuery),
+        response=list_of(UsageReport),
+        errors=(400,),
+    )
     async def clients(self, request: web.Request) -> web.Response:
         """GET /api/analytics/clients?api_id=…&client_id=…&from=…&to=…&per=…"""
-        await self.access.require(request, Permission.READ)
         query = _query(request)
         until = query.until or self.now()
-        since = query.since or until - USUAL
+        since = query.since or until - DEFAULT_LENGTH
         if since >= until:
-            raise BadRequest("from: a moment before `to` is expected")
+            raise BadRequest("from: must be before `to`")
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with asyncio.timeout(TIMEOUT):
                 found = await self.usage.sums(query, hour_of(since), until)
         except TimeoutError:
             raise BadRequest(
-                "this is too much for one answer: a shorter time from `from` to `to`, or an API or a client is expected"
+                "the report is too large: choose a shorter time between `from` and `to`, or name an API or a client"
             ) from None
-        return as_it_is(found.model_dump_json(by_alias=True).encode())
+        return as_it_is(found.model_dump_json(by_alias=True).encode(), link_to_next(request, found.next))
 
 
 def _query(request: web.Request) -> UsageQuery:

@@ -1,101 +1,223 @@
 """/api/apis and /api/apis/oas: import, list, read, replace, delete."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 
-from contracts.apis import Api, DefinitionFormat
+from contracts.apis import Api, ApiList, DefinitionFormat, ImportQuery
+from contracts.error_bodies import Envelope
+from contracts.operations import JSON, YAML, Parameters, RequestBody, ResponseSpec
 from contracts.operators import Permission
-from libs.access import Access, permits
-from libs.events import Origin
-from libs.http.errors import BadRequest, NotFound, Taken
-from libs.runtime import both_slashes
+from libs.access import permits
+from libs.event_encoding import EventContext
+from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Taken
+from libs.http.operations import operator_of, operator_operation
 from libs.store.apis import Apis
 from libs.store.mongo import Conflict
-from services.management.answers import as_it_is, enveloped, page_number, shown
-from services.management.definitions import dashboard_entry, definition_of, definition_text, read_api
-from services.management.documents import read_text
-from services.management.races import settled
+from libs.store.optimistic import retry_on_conflict
+from services.management.definitions import Imported, dashboard_entry, definition_of, definition_text, read_api
+from services.management.request_bodies import read_text
+from services.management.success_responses import PAGE, Listed, as_it_is, enveloped, is_true, list_of, listed, shown
+
+_API, _OAS_API = "/api/apis/{api_id}", "/api/apis/oas/{api_id}"
+_IMPORT = Parameters(model=ImportQuery)
+_ANY_DEFINITION = RequestBody(
+    media_types=(JSON, YAML), description="A Tyk OAS or Tyk Classic definition, bare or wrapped in `api_definition`."
+)
+_OAS_DEFINITION = RequestBody(media_types=(JSON, YAML), description="A Tyk OAS definition.")
+_IMPORTED = ResponseSpec(description="API imported.", models=(Envelope,))
+_REPLACED = ResponseSpec(description="API definition replaced.", models=(Envelope,))
+_DELETED = ResponseSpec(description="API deleted.", models=(Envelope,))
+_DEFINITION = ResponseSpec(description="The definition.")
+_IMPORT_RESULT = (
+    "`Meta` is the API's id, or an object with `api_id` and `warnings` if parts of the definition have no effect here. "
+    "A definition with protections that are not enforced is refused, unless `accept_unsupported=true`."
+)
+_MASKED = "Secrets are masked unless the operator has `write`."
 
 
 @dataclass(frozen=True, slots=True)
 class ApiEndpoints:
-    """APIs. What GET gives is what was imported, with its id; operators without `write` see its secrets masked."""
+    """APIs. GET returns the definition as it was imported, plus its id; without `write`, secrets are masked."""
 
-    access: Access
     apis: Apis
-    origin: Callable[[], Origin]
+    event_context: Callable[[], EventContext]
 
-    def add_to(self, app: web.Application) -> None:
-        """Routes, with and without trailing slash."""
-        both_slashes(app, "POST", "/api/apis", self.add)
-        both_slashes(app, "GET", "/api/apis", self.list)
-        both_slashes(app, "POST", "/api/apis/oas", self.add_oas)
-        both_slashes(app, "GET", "/api/apis/oas", self.list_oas)
-        both_slashes(app, "GET", "/api/apis/oas/{api_id}", self.get_oas)
-        both_slashes(app, "PUT", "/api/apis/oas/{api_id}", self.replace_oas)
-        both_slashes(app, "DELETE", "/api/apis/oas/{api_id}", self.delete)
-        both_slashes(app, "GET", "/api/apis/{api_id}", self.get)
-        both_slashes(app, "PUT", "/api/apis/{api_id}", self.replace)
-        both_slashes(app, "DELETE", "/api/apis/{api_id}", self.delete)
-
+    @operator_operation(
+        "POST",
+        "/api/apis",
+        "importApi",
+        Permission.WRITE,
+        tag="APIs",
+        summary="Import an API",
+        description=f"The body is a Tyk OAS or Tyk Classic definition. {_IMPORT_RESULT}",
+        parameters=_IMPORT,
+        body=_ANY_DEFINITION,
+        response=_IMPORTED,
+        errors=(409,),
+    )
     async def add(self, request: web.Request) -> web.Response:
         """POST /api/apis: Classic, bare or wrapped, or OAS."""
         return await self._add(request, oas_only=False)
 
+    @operator_operation(
+        "POST",
+        "/api/apis/oas",
+        "importOasApi",
+        Permission.WRITE,
+        tag="APIs",
+        summary="Import an API from a Tyk OAS definition",
+        description=_IMPORT_RESULT,
+        parameters=_IMPORT,
+        body=_OAS_DEFINITION,
+        response=_IMPORTED,
+        errors=(409,),
+    )
     async def add_oas(self, request: web.Request) -> web.Response:
         """POST /api/apis/oas: OAS as JSON or YAML."""
         return await self._add(request, oas_only=True)
 
+    @operator_operation(
+        "GET",
+        "/api/apis",
+        "listApis",
+        Permission.READ,
+        tag="APIs",
+        summary="List APIs",
+        description="Every API in the Dashboard's format: Classic definitions in full, OAS definitions as a summary. "
+        f"{_MASKED}",
+        parameters=PAGE,
+        response=list_of(ApiList),
+        errors=(400,),
+    )
     async def list(self, request: web.Request) -> web.Response:
-        """GET /api/apis: every API, in the Dashboard's shape."""
-        with_secrets = await self._reads_secrets(request)
-        page = await self.apis.page(page_number(request))
-        entries = [dashboard_entry(api, with_secrets=with_secrets) for api in page.records]
-        return shown({"apis": entries, "pages": page.pages})
+        """GET /api/apis: every API, in the Dashboard's format."""
+        with_secrets = _reads_secrets(request)
+        page = await listed(request, self.apis.page)
+        return _shown(page, [dashboard_entry(api, with_secrets=with_secrets) for api in page.records])
 
+    @operator_operation(
+        "GET",
+        "/api/apis/oas",
+        "listOasApis",
+        Permission.READ,
+        tag="APIs",
+        summary="List Tyk OAS definitions",
+        description=f"The definitions of all APIs that were imported as Tyk OAS. {_MASKED}",
+        parameters=PAGE,
+        response=list_of(ApiList),
+        errors=(400,),
+    )
     async def list_oas(self, request: web.Request) -> web.Response:
         """GET /api/apis/oas: the OAS definitions."""
-        with_secrets = await self._reads_secrets(request)
-        page = await self.apis.page_of_format(DefinitionFormat.OAS, page_number(request))
-        entries = [definition_of(api, with_secrets=with_secrets) for api in page.records]
-        return shown({"apis": entries, "pages": page.pages})
+        with_secrets = _reads_secrets(request)
+        page = await listed(request, partial(self.apis.page_of_format, DefinitionFormat.OAS))
+        return _shown(page, [definition_of(api, with_secrets=with_secrets) for api in page.records])
 
+    @operator_operation(
+        "GET",
+        _API,
+        "getApi",
+        Permission.READ,
+        tag="APIs",
+        summary="Get an API definition",
+        description=f"Returns the definition as it was imported, plus its id. {_MASKED}",
+        response=_DEFINITION,
+        errors=(404,),
+    )
     async def get(self, request: web.Request) -> web.Response:
-        """GET /api/apis/{api_id}: what was imported, in whichever language."""
-        with_secrets = await self._reads_secrets(request)
+        """GET /api/apis/{api_id}: the imported definition, OAS or Classic."""
+        with_secrets = _reads_secrets(request)
         return as_it_is(definition_text(await self._named(request), with_secrets=with_secrets))
 
+    @operator_operation(
+        "GET",
+        _OAS_API,
+        "getOasApi",
+        Permission.READ,
+        tag="APIs",
+        summary="Get a Tyk OAS definition",
+        description=f"Returns the definition as it was imported, plus its id; 400 for a Tyk Classic API. {_MASKED}",
+        response=_DEFINITION,
+        errors=(400, 404),
+    )
     async def get_oas(self, request: web.Request) -> web.Response:
         """GET /api/apis/oas/{api_id}: the OAS definition."""
-        with_secrets = await self._reads_secrets(request)
+        with_secrets = _reads_secrets(request)
         api = await self._named(request)
         if api.format is not DefinitionFormat.OAS:
-            raise BadRequest("this API is defined in Tyk Classic; it is read at /api/apis/{api_id}")
+            raise BadRequest("this is a Tyk Classic API; read it at /api/apis/{api_id}")
         return as_it_is(definition_text(api, with_secrets=with_secrets))
 
+    @operator_operation(
+        "PUT",
+        _API,
+        "replaceApi",
+        Permission.WRITE,
+        tag="APIs",
+        summary="Replace an API definition",
+        description=f"The body is a Tyk OAS or Tyk Classic definition. Clients and tokens stay. {_IMPORT_RESULT}",
+        parameters=_IMPORT,
+        body=_ANY_DEFINITION,
+        response=_REPLACED,
+        errors=(404, 409),
+    )
     async def replace(self, request: web.Request) -> web.Response:
-        """PUT /api/apis/{api_id}: another definition, in either language."""
+        """PUT /api/apis/{api_id}: replace the definition, OAS or Classic."""
         return await self._replace(request, oas_only=False)
 
+    @operator_operation(
+        "PUT",
+        _OAS_API,
+        "replaceOasApi",
+        Permission.WRITE,
+        tag="APIs",
+        summary="Replace an API with a Tyk OAS definition",
+        description=f"Clients and tokens stay. {_IMPORT_RESULT}",
+        parameters=_IMPORT,
+        body=_OAS_DEFINITION,
+        response=_REPLACED,
+        errors=(404, 409),
+    )
     async def replace_oas(self, request: web.Request) -> web.Response:
-        """PUT /api/apis/oas/{api_id}: another definition, in OAS."""
+        """PUT /api/apis/oas/{api_id}: replace the definition, OAS only."""
         return await self._replace(request, oas_only=True)
 
+    @operator_operation(
+        "DELETE",
+        _API,
+        "deleteApi",
+        Permission.WRITE,
+        tag="APIs",
+        summary="Delete an API",
+        description="Deletes the API at once; its client apps are deleted and their tokens revoked shortly after.",
+        response=_DELETED,
+        errors=(404, 409),
+    )
+    @operator_operation(
+        "DELETE",
+        _OAS_API,
+        "deleteOasApi",
+        Permission.WRITE,
+        tag="APIs",
+        summary="Delete an API by its OAS path",
+        description="The same as deleteApi.",
+        response=_DELETED,
+        errors=(404, 409),
+    )
     async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /api/apis/{api_id}; its clients and their grants follow by reaction."""
-        await self.access.require(request, Permission.WRITE)
+        """DELETE /api/apis/{api_id}; its clients and their grants are deleted in the background."""
 
         async def attempt() -> bool:
-            return await self.apis.delete(await self._named(request), self.origin())
+            return await self.apis.delete(await self._named(request), self.event_context())
 
-        await settled(attempt)
+        await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("API deleted")
-
-    async def _reads_secrets(self, request: web.Request) -> bool:
-        return permits(await self.access.require(request, Permission.READ), Permission.WRITE)
 
     async def _named(self, request: web.Request) -> Api:
         api = await self.apis.get(request.match_info["api_id"])
@@ -104,36 +226,51 @@ class ApiEndpoints:
         return api
 
     async def _add(self, request: web.Request, *, oas_only: bool) -> web.Response:
-        await self.access.require(request, Permission.WRITE)
-        api = await self._read(request, secrets.token_hex(16), oas_only=oas_only)
+        api, warnings = await self._read(request, secrets.token_hex(16), oas_only=oas_only)
         try:
-            await self.apis.register(api, self.origin())
+            await self.apis.register(api, self.event_context())
         except Conflict:
             raise await self._taken(api) from None
-        return enveloped("API created", api.api_id, api.api_id)
+        return enveloped("API created", _meta(api.api_id, warnings), api.api_id)
 
     async def _replace(self, request: web.Request, *, oas_only: bool) -> web.Response:
-        await self.access.require(request, Permission.WRITE)
         api_id = (await self._named(request)).api_id
-        after = await self._read(request, api_id, oas_only=oas_only)
+        after, warnings = await self._read(request, api_id, oas_only=oas_only)
         if after.api_id != api_id:
-            raise BadRequest(f"the definition names another API id than the path, which says '{api_id}'")
+            raise BadRequest(f"the definition has another API id than the path ('{api_id}')")
 
         async def attempt() -> Api | None:
-            return await self.apis.replace(await self._named(request), after, self.origin())
+            return await self.apis.replace(await self._named(request), after, self.event_context())
 
         try:
-            await settled(attempt)
+            await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         except Conflict:
             raise await self._taken(after) from None
-        return enveloped("API updated", api_id, api_id)
+        return enveloped("API updated", _meta(api_id, warnings), api_id)
 
-    async def _read(self, request: web.Request, api_id: str, *, oas_only: bool) -> Api:
+    async def _read(self, request: web.Request, api_id: str, *, oas_only: bool) -> Imported:
         body, content_type = await read_text(request), request.headers.get("Content-Type")
-        return read_api(body, content_type, api_id=api_id, now=self.origin().now, oas_only=oas_only)
+        accepted = is_true(request, "accept_unsupported")
+        now = self.event_context().now
+        read = partial(read_api, api_id=api_id, now=now, oas_only=oas_only, accept_unsupported=accepted)
+        return await asyncio.to_thread(read, body, content_type)  # a large one would block the event loop
 
     async def _taken(self, api: Api) -> Taken:
         other = await self.apis.at(api.listen_path.strip("/"))
         if other is not None and other.api_id != api.api_id:
             return Taken(f"the listen path {api.listen_path} is taken by the API '{other.api_id}'")
         return Taken(f"the API id '{api.api_id}' is taken")
+
+
+def _reads_secrets(request: web.Request) -> bool:
+    return permits(operator_of(request), Permission.WRITE)
+
+
+def _meta(api_id: str, warnings: list[str]) -> str | dict[str, object]:
+    """The API id, as in Tyk's Dashboard, or an object with the id and the warnings."""
+    return {"api_id": api_id, "warnings": warnings} if warnings else api_id
+
+
+def _shown(page: Listed[Api], entries: list[dict[str, Any]]) -> web.Response:
+    following = {} if page.next is None else {"next": page.next}
+    return shown({"apis": entries, "pages": page.pages, **following}, page.headers)

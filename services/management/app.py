@@ -1,68 +1,70 @@
-"""The wiring of the management service."""
+"""The wiring of the management API; the process (services/management/__main__.py) adds reconciliation."""
 
 from aiohttp import web
 
-from libs.access import Access
-from libs.events import Origin
+from libs.access import OperatorAuthenticator
+from libs.event_encoding import EventContext
+from libs.http.operations import add_operations, operations_of
 from libs.passwords import PasswordHasher
-from libs.runtime import Deps, new_application, new_deps
+from libs.runtime import Deps
 from services.management.analytics import Analytics
 from services.management.apis import ApiEndpoints
-from services.management.audit import Audit
-from services.management.balance import Auditor
-from services.management.bootstrap import Bootstrap
+from services.management.audit_log import AuditLogEndpoint
+from services.management.bootstrap_operator import BootstrapOperator
+from services.management.client_cleanup import ClientCleanup
 from services.management.clients import ClientEndpoints
-from services.management.events import EventStream
-from services.management.listeners import Listeners
+from services.management.event_stream import EventStream
 from services.management.operators import OperatorEndpoints
 from services.management.policies import PolicyEndpoints
-from services.management.reactions import Reactions
-from services.management.recorder import Recorder
+from services.management.registration_retries import RegistrationRetries
 from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
-from services.management.trail import TrailEndpoint
+from services.management.stream_subscribers import StreamSubscribers
+
+OPERATIONS = operations_of(
+    ApiEndpoints,
+    ClientEndpoints,
+    PolicyEndpoints,
+    ResourceOwnerEndpoints,
+    OperatorEndpoints,
+    EventStream,
+    Analytics,
+    AuditLogEndpoint,
+)
 
 
 def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> None:
     """Put the management API on the application."""
-    access, store = Access(deps.catalog, deps.throttle), deps.store
+    access, store = OperatorAuthenticator(deps.catalog, deps.throttle), deps.store
     passwords = PasswordHasher()
-    listeners = Listeners()
+    subscribers = StreamSubscribers()
 
-    def origin() -> Origin:
-        return deps.origin("management")
+    def event_context() -> EventContext:
+        return deps.event_context("management")
 
     async def close_passwords(_app: web.Application) -> None:
         passwords.close()
 
-    seal_secrets = settings.client_secrets is ClientSecrets.STORED
-    ApiEndpoints(access, store.apis, origin).add_to(app)
-    ClientEndpoints(access, store, deps.keys, origin, seal_secrets).add_to(app)
-    PolicyEndpoints(access, store.policies, store.apis, origin).add_to(app)
-    ResourceOwnerEndpoints(access, store.resource_owners, store.policies, passwords, origin).add_to(app)
-    OperatorEndpoints(access, store.operators, origin).add_to(app)
-    events = EventStream(access, listeners)
-    events.add_to(app)
-    Audit(access, Auditor(store, deps.bus, deps.now), deps.now).add_to(app)
-    Analytics(access, store.usage, deps.now).add_to(app)
-    TrailEndpoint(access, store.trail).add_to(app)
+    retrievable_secrets = settings.client_secrets is ClientSecrets.STORED
+    retries = RegistrationRetries(store.clients, deps.keys)
+    events = EventStream(access, subscribers)
+    for endpoint in (
+        ApiEndpoints(store.apis, event_context),
+        ClientEndpoints(store, deps.keys, event_context, retrievable_secrets, retries),
+        PolicyEndpoints(store.policies, store.apis, event_context),
+        ResourceOwnerEndpoints(store.resource_owners, store.policies, passwords, event_context),
+        OperatorEndpoints(store.operators, event_context),
+        events,
+        Analytics(store.usage, deps.now),
+        AuditLogEndpoint(store.audit_log),
+    ):
+        add_operations(app, endpoint, access.require)
     app.on_shutdown.append(events.stop)
     app.on_cleanup.append(close_passwords)
-    bootstrap = Bootstrap(settings.bootstrap_operator_key, store.operators, origin)
-    app.cleanup_ctx.append(bootstrap.running)
+    bootstrap = BootstrapOperator(settings.bootstrap_operator_key, store.operators, event_context)
+    bootstrap.add_to(app, deps.supervisor)
     deps.health.register("bootstrap operator", bootstrap.ping)
-    deps.bus.subscribe(Reactions(store.apis, store.clients, deps.now).subscription())
-    deps.bus.subscribe(listeners.subscription())
-    recorder = Recorder(store.events, store.trail)
-    deps.bus.subscribe(recorder.subscription())
-    app.cleanup_ctx.append(recorder.running)
+    deps.bus.subscribe(ClientCleanup(store.apis, store.clients, deps.now).subscription())
+    deps.bus.subscribe(subscribers.subscription())
     for collection in (store.apis, store.clients, store.policies, store.resource_owners, store.operators):
         deps.outbox.watch(collection)
-
-
-def create_app(settings: ManagementSettings, deps: Deps | None = None) -> web.Application:
-    """The management service alone."""
-    deps = deps or new_deps(settings, "management")
-    app = new_application(settings, deps)
-    install(app, settings, deps)
-    return app

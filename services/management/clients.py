@@ -1,8 +1,11 @@
-"""/api/apis/oauth/{api_id}[/{client_id}]: client apps are registered, listed, read, edited, rotated, deleted."""
+"""/api/apis/oauth/{api_id}[/{client_id}]: register, list, read, update and delete client apps, rotate their secrets."""
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -14,81 +17,160 @@ from contracts.clients import (
     ClientEdit,
     ClientList,
     ClientRegistration,
+    ClientSecret,
     OAuthClient,
     SecretRotation,
 )
+from contracts.error_bodies import Envelope
+from contracts.operations import RequestBody, ResponseSpec
 from contracts.operators import Operator, Permission
 from libs import client_secrets
-from libs.access import Access, is_public, permits
-from libs.events import Origin
-from libs.http.errors import BadRequest, NotFound, Taken
+from libs.access import permits
+from libs.encryption import CannotDecrypt, KeyRing
+from libs.event_encoding import EventContext
+from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Taken
+from libs.http.operations import operator_of, operator_operation
+from libs.oauth.client_auth import is_public
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.runtime import both_slashes
-from libs.sealing import CannotOpen, KeyRing
 from libs.store.mongo import Conflict
+from libs.store.optimistic import retry_on_conflict
 from libs.store.store import Store
-from services.management.answers import document, enveloped, page_number
-from services.management.documents import read_document, read_document_if_any
-from services.management.races import settled
-from services.management.references import require_policies
-from services.management.registrations import changes_of, registered, rotated, view
+from services.management.client_mapping import changes_of, client_view, new_client, require_declared, rotated_secrets
+from services.management.reference_checks import require_policies
+from services.management.registration_retries import RegistrationRetries
+from services.management.request_bodies import read_document, read_document_if_any
+from services.management.success_responses import PAGE, document, enveloped, list_of, listed
 
-# Other services answer under /api/apis/oauth/{client_id}/; in one process they are on the same router.
-_CLIENT = "/api/apis/oauth/{api_id}/{client_id:(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^{}/]+}"
+# Other services have operations below /api/apis/oauth/{client_id}/. In one process all are on the same router, so this
+# pattern must not match theirs.
+_CLIENT = "/api/apis/oauth/{api_id}/{client_id}"
+_CLIENT_PATTERN = {"client_id": "(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^{}/]+"}
 
 log = structlog.get_logger("management")
 
 
 @dataclass(frozen=True, slots=True)
 class ClientEndpoints:
-    """Client apps. A secret is shown to operators with `write`; where secrets are `show_once`, only when it is new."""
+    """Client apps. Operators with `write` see secrets: always if they are stored, otherwise only when they are new."""
 
-    access: Access
     store: Store
     keys: KeyRing
-    origin: Callable[[], Origin]
-    seal_secrets: bool
+    event_context: Callable[[], EventContext]
+    retrievable_secrets: bool
+    retries: RegistrationRetries
 
-    def add_to(self, app: web.Application) -> None:
-        """Routes, with and without trailing slash."""
-        both_slashes(app, "POST", "/api/apis/oauth/{api_id}", self.register)
-        both_slashes(app, "GET", "/api/apis/oauth/{api_id}", self.list)
-        both_slashes(app, "GET", _CLIENT, self.get)
-        both_slashes(app, "PUT", _CLIENT, self.edit)
-        both_slashes(app, "DELETE", _CLIENT, self.delete)
-        both_slashes(app, "PUT", f"{_CLIENT}/rotate", self.rotate)
-
+    @operator_operation(
+        "POST",
+        "/api/apis/oauth/{api_id}",
+        "registerClient",
+        Permission.WRITE,
+        tag="Client apps",
+        summary="Create a client",
+        description="Registers a client app for the API. `client_id` and `secret` are generated if the body does not "
+        "set them. Repeating a request that got no response returns the same client instead of a second one.",
+        body=RequestBody(model=ClientRegistration),
+        response=ResponseSpec(
+            description="Client created. The only response with the secret if secrets are shown once.",
+            models=(OAuthClient,),
+        ),
+        errors=(404, 409),
+    )
     async def register(self, request: web.Request) -> web.Response:
         """POST /api/apis/oauth/{api_id}."""
-        await self.access.require(request, Permission.WRITE)
+        operator = operator_of(request)
         api = await self._api(request)
         registration = await read_document(request, ClientRegistration)
         _require_use(api, registration)
-        at = self.origin()
-        client, secret = self._new(registration, api, at)
-        await require_policies(self.store.policies, client.policy_ids)
-        try:
-            client = await self.store.clients.register(client, at)
-        except Conflict:
-            raise Taken(f"the client id '{client.client_id}' is taken") from None
-        await self._require_api_still(client)
-        return document(view(client, secret))
+        ctx = self.event_context()
+        digest = self.retries.digest(operator, api.api_id, registration)
+        generated = self.retries.client_id(digest)
+        ids = (registration.client_id,) if registration.client_id else (generated, uuid.uuid4().hex)
+        for client_id in ids:
+            client, secret = self._new(registration, client_id, api, ctx)
+            require_declared(client.scope, api)
+            await require_policies(self.store.policies, client.policy_ids)
+            client = client.model_copy(update={"registration": digest})
+            # Never reuse the id of a deleted client: its old tokens would belong to the new one.
+            if client_id != generated or not await self.store.clients.present([generated]):
+                with suppress(Conflict):
+                    return await self._registered(await self.store.clients.register(client, ctx), secret)
+            if (first := await self.retries.find(client_id, digest, ctx)) is not None:
+                return await self._repeated(first)
+        raise Taken(f"the client id '{ids[-1]}' is taken")
 
+    async def _registered(self, client: Client, secret: str | None) -> web.Response:
+        await self._require_api_still(client)
+        return document(client_view(client, secret), written=lambda: self.retries.written(client))
+
+    async def _repeated(self, client: Client) -> web.Response:
+        """The response for a retry. If the secret was only to be shown once, it is replaced by a new one."""
+        secret = self._secret(client)
+        if secret is None and not is_public(client):
+            secret, ctx = client_secrets.new_secret(), self.event_context()
+            new = self._protected(client.client_id, secret, ctx.now)
+            rotated_client = await self.store.clients.rotate(client, (new,), ctx)
+            if rotated_client is None:
+                raise Taken(
+                    f"the client '{client.client_id}' is being changed by others at the same time; read it again"
+                )
+            client = rotated_client
+        log.info("registration_retried", client_id=client.client_id)
+        return await self._registered(client, secret)
+
+    @operator_operation(
+        "GET",
+        "/api/apis/oauth/{api_id}",
+        "listClients",
+        Permission.READ,
+        tag="Client apps",
+        summary="List an API's clients",
+        description="Secrets are included only if they are stored and the operator has `write`.",
+        parameters=PAGE,
+        response=list_of(ClientList),
+        errors=(400, 404),
+    )
     async def list(self, request: web.Request) -> web.Response:
         """GET /api/apis/oauth/{api_id}."""
-        operator = await self.access.require(request, Permission.READ)
+        operator = operator_of(request)
         api = await self._api(request)
-        page = await self.store.clients.page_of_api(api.api_id, page_number(request))
-        return document(ClientList(apps=[self._view(client, operator) for client in page.records], pages=page.pages))
+        page = await listed(request, partial(self.store.clients.page_of_api, api.api_id))
+        apps = [self._view(client, operator) for client in page.records]
+        return document(ClientList(apps=apps, pages=page.pages, next=page.next), page.headers)
 
+    @operator_operation(
+        "GET",
+        _CLIENT,
+        "getClient",
+        Permission.READ,
+        tag="Client apps",
+        summary="Get a client",
+        description="The secret is included only if secrets are stored and the operator has `write`.",
+        response=ResponseSpec(description="The client.", models=(OAuthClient,)),
+        errors=(404,),
+        patterns=_CLIENT_PATTERN,
+    )
     async def get(self, request: web.Request) -> web.Response:
         """GET /api/apis/oauth/{api_id}/{client_id}."""
-        operator = await self.access.require(request, Permission.READ)
+        operator = operator_of(request)
         return document(self._view(await self._client(request), operator))
 
+    @operator_operation(
+        "PUT",
+        _CLIENT,
+        "editClient",
+        Permission.WRITE,
+        tag="Client apps",
+        summary="Update a client",
+        description="Changes the fields that the body names; `null` clears a field, omitted fields keep their values. "
+        "The secret is changed with rotateClientSecret.",
+        body=RequestBody(model=ClientEdit),
+        response=ResponseSpec(description="Client updated.", models=(OAuthClient,)),
+        errors=(404, 409),
+        patterns=_CLIENT_PATTERN,
+    )
     async def edit(self, request: web.Request) -> web.Response:
-        """PUT /api/apis/oauth/{api_id}/{client_id}: what the body leaves out stays, null clears."""
-        operator = await self.access.require(request, Permission.WRITE)
+        """PUT /api/apis/oauth/{api_id}/{client_id}; null clears a field."""
+        operator = operator_of(request)
         await self._client(request)
         edit = await read_document(request, ClientEdit)
 
@@ -98,13 +180,27 @@ class ClientEndpoints:
             self._require_same_secret(edit, client)
             if "policy_ids" in changes:
                 await require_policies(self.store.policies, client.model_copy(update=changes).policy_ids)
-            return await self.store.clients.edit(client, changes, self.origin()) if changes else client
+            if "scope" in changes:
+                require_declared(client.model_copy(update=changes).scope, await self._api(request))
+            return await self.store.clients.edit(client, changes, self.event_context()) if changes else client
 
-        return document(self._view(await settled(attempt), operator))
+        return document(self._view(await retry_on_conflict(attempt, exhausted=ChangedByOthers), operator))
 
+    @operator_operation(
+        "PUT",
+        f"{_CLIENT}/rotate",
+        "rotateClientSecret",
+        Permission.WRITE,
+        tag="Client apps",
+        summary="Rotate a client's secret",
+        description="Generates a new secret, or sets the given one. The old secret stays valid for `overlap` seconds.",
+        body=RequestBody(model=SecretRotation, optional=True),
+        response=ResponseSpec(description="Secret rotated; the response contains the new one.", models=(OAuthClient,)),
+        errors=(404, 409),
+        patterns=_CLIENT_PATTERN,
+    )
     async def rotate(self, request: web.Request) -> web.Response:
         """PUT /api/apis/oauth/{api_id}/{client_id}/rotate."""
-        await self.access.require(request, Permission.WRITE)
         await self._client(request)
         rotation = await read_document_if_any(request, SecretRotation)
         secret = rotation.secret.get_secret_value() if rotation.secret else client_secrets.new_secret()
@@ -113,41 +209,56 @@ class ClientEndpoints:
             client = await self._client(request)
             if is_public(client):
                 raise BadRequest("a public client has no secret")
-            at = self.origin()
-            new = client_secrets.digested(self.keys, client.client_id, secret, at.now, sealed=self.seal_secrets)
-            return await self.store.clients.rotate(client, rotated(client.secrets, new, rotation, at.now), at)
+            ctx = self.event_context()
+            new = self._protected(client.client_id, secret, ctx.now)
+            return await self.store.clients.rotate(client, rotated_secrets(client.secrets, new, rotation, ctx.now), ctx)
 
-        return document(view(await settled(attempt), secret))
+        return document(client_view(await retry_on_conflict(attempt, exhausted=ChangedByOthers), secret))
 
+    @operator_operation(
+        "DELETE",
+        _CLIENT,
+        "deleteClient",
+        Permission.WRITE,
+        tag="Client apps",
+        summary="Delete a client",
+        description="Deletes the client app. All its tokens stop working at once.",
+        response=ResponseSpec(description="Client deleted.", models=(Envelope,)),
+        errors=(404, 409),
+        patterns=_CLIENT_PATTERN,
+    )
     async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /api/apis/oauth/{api_id}/{client_id}; every grant of it is dead at once."""
-        await self.access.require(request, Permission.WRITE)
+        """DELETE /api/apis/oauth/{api_id}/{client_id}; revokes all its grants at once."""
 
         async def attempt() -> bool:
             client = await self._client(request)
-            return await self.store.clients.delete(client, ClientDeletion.CLIENT_DELETED, self.origin())
+            return await self.store.clients.delete(client, ClientDeletion.CLIENT_DELETED, self.event_context())
 
-        await settled(attempt)
+        await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("OAuth client deleted successfully.")
 
-    def _new(self, registration: ClientRegistration, api: Api, at: Origin) -> tuple[Client, str | None]:
-        client_id = registration.client_id or uuid.uuid4().hex
+    def _protected(self, client_id: str, secret: str, now: datetime) -> ClientSecret:
+        return client_secrets.protect(self.keys, client_id, secret, now, retrievable=self.retrievable_secrets)
+
+    def _new(
+        self, registration: ClientRegistration, client_id: str, api: Api, ctx: EventContext
+    ) -> tuple[Client, str | None]:
         if registration.public:
             if registration.secret:
                 raise BadRequest("a public client has no secret")
-            return registered(registration, api, client_id, None, at.now), None
+            return new_client(registration, api, client_id, None, ctx.now), None
         secret = registration.secret.get_secret_value() if registration.secret else client_secrets.new_secret()
-        kept = client_secrets.digested(self.keys, client_id, secret, at.now, sealed=self.seal_secrets)
-        return registered(registration, api, client_id, kept, at.now), secret
+        kept = self._protected(client_id, secret, ctx.now)
+        return new_client(registration, api, client_id, kept, ctx.now), secret
 
     async def _require_api_still(self, client: Client) -> None:
-        """The client goes again if its API went meanwhile: the reaction to that may have looked before it was there."""
+        """Delete the client again if its API is gone: the cleanup may have run before the client existed."""
         try:
             if await self.store.apis.get(client.api_id) is not None:
                 return
-            await self.store.clients.delete(client, ClientDeletion.API_DELETED, self.origin())
+            await self.store.clients.delete(client, ClientDeletion.API_DELETED, self.event_context())
         except TemporarilyUnavailable as error:
-            log.warning("api_of_new_client_not_seen", client_id=client.client_id, error=error.detail)
+            log.warning("api_of_new_client_not_checked", client_id=client.client_id, error=error.detail)
             return
         raise NotFound("API reference not found.")
 
@@ -165,21 +276,21 @@ class ClientEndpoints:
 
     def _require_same_secret(self, edit: ClientEdit, client: Client) -> None:
         given = edit.secret.get_secret_value() if edit.secret else ""
-        if given and not client_secrets.is_valid(self.keys, client, given, self.origin().now):
-            raise BadRequest("secret: it is changed by PUT …/rotate, not here")
+        if given and not client_secrets.is_valid(self.keys, client, given, self.event_context().now):
+            raise BadRequest("secret: cannot be changed here; use PUT …/rotate")
 
     def _view(self, client: Client, operator: Operator) -> OAuthClient:
-        return view(client, self._secret(client) if permits(operator, Permission.WRITE) else None)
+        return client_view(client, self._secret(client) if permits(operator, Permission.WRITE) else None)
 
     def _secret(self, client: Client) -> str | None:
         try:
             return client_secrets.shown(self.keys, client)
-        except CannotOpen as error:
+        except CannotDecrypt as error:
             log.warning("client_secret_not_shown", client_id=client.client_id, reason=str(error))
             return None
 
 
 def _require_use(api: Api, registration: ClientRegistration) -> None:
-    """Raises BadRequest where the client could do nothing: neither get tokens here nor introspect them."""
+    """Raises BadRequest if the client would be useless: it could neither get tokens here nor introspect any."""
     if api.oauth is None and not (registration.resource_server and api.auth_token):
-        raise BadRequest("this API issues no tokens: OAuth is not enabled on it")
+        raise BadRequest("this API issues no tokens: OAuth is not enabled")

@@ -1,4 +1,4 @@
-"""/api/operators[/{operator_id}]: who may use this API, and for what."""
+"""/api/operators[/{operator_id}]: the users of the management API and their permissions."""
 
 import secrets
 import uuid
@@ -7,89 +7,136 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from contracts.error_bodies import Envelope
+from contracts.operations import RequestBody, ResponseSpec
 from contracts.operators import Operator, OperatorList, OperatorRegistration, OperatorView, Permission
-from libs.access import Access
-from libs.events import Origin
-from libs.http.errors import BadRequest, NotFound
-from libs.runtime import both_slashes
+from libs.event_encoding import EventContext
+from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound
+from libs.http.operations import operator_of, operator_operation
 from libs.store.operators import Operators, key_digest
-from services.management.answers import document, enveloped, page_number
-from services.management.documents import read_document
-from services.management.races import settled
+from libs.store.optimistic import retry_on_conflict
+from services.management.request_bodies import read_document
+from services.management.success_responses import PAGE, document, enveloped, list_of, listed
 
+_OPERATOR = "/api/operators/{operator_id}"
 KEY_PREFIX = "tw_ok_"
 KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorEndpoints:
-    """Operators; only those with `admin` come here. A key is shown in the answer that made it, and never again."""
+    """Operators, managed by operators with `admin`. A key is only in the response that created it."""
 
-    access: Access
     operators: Operators
-    origin: Callable[[], Origin]
+    event_context: Callable[[], EventContext]
 
-    def add_to(self, app: web.Application) -> None:
-        """Routes, with and without trailing slash."""
-        both_slashes(app, "POST", "/api/operators", self.add)
-        both_slashes(app, "GET", "/api/operators", self.list)
-        both_slashes(app, "GET", "/api/operators/{operator_id}", self.get)
-        both_slashes(app, "PUT", "/api/operators/{operator_id}", self.replace)
-        both_slashes(app, "DELETE", "/api/operators/{operator_id}", self.delete)
-
+    @operator_operation(
+        "POST",
+        "/api/operators",
+        "addOperator",
+        Permission.ADMIN,
+        tag="Operators",
+        summary="Create an operator",
+        description="Generates the operator's key, which only this response contains.",
+        body=RequestBody(model=OperatorRegistration),
+        response=ResponseSpec(description="Operator created; store the `key`.", models=(OperatorView,)),
+        errors=(409,),
+    )
     async def add(self, request: web.Request) -> web.Response:
         """POST /api/operators."""
-        await self.access.require(request, Permission.ADMIN)
         said = await read_document(request, OperatorRegistration)
         key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        at = self.origin()
+        ctx = self.event_context()
         operator = Operator(
             operator_id=uuid.uuid4().hex,
             name=said.name,
             permissions=_distinct(said.permissions),
             key_digest=key_digest(key),
-            created_at=at.now,
-            updated_at=at.now,
+            created_at=ctx.now,
+            updated_at=ctx.now,
         )
-        return document(_view(await self.operators.add(operator, at), key))
+        return document(_view(await self.operators.add(operator, ctx), key))
 
+    @operator_operation(
+        "GET",
+        "/api/operators",
+        "listOperators",
+        Permission.ADMIN,
+        tag="Operators",
+        summary="List operators",
+        parameters=PAGE,
+        response=list_of(OperatorList),
+        errors=(400,),
+    )
     async def list(self, request: web.Request) -> web.Response:
         """GET /api/operators."""
-        await self.access.require(request, Permission.ADMIN)
-        page = await self.operators.page(page_number(request))
-        return document(OperatorList(operators=[_view(operator) for operator in page.records], pages=page.pages))
+        page = await listed(request, self.operators.page)
+        operators = [_view(operator) for operator in page.records]
+        return document(OperatorList(operators=operators, pages=page.pages, next=page.next), page.headers)
 
+    @operator_operation(
+        "GET",
+        _OPERATOR,
+        "getOperator",
+        Permission.ADMIN,
+        tag="Operators",
+        summary="Get an operator",
+        response=ResponseSpec(description="The operator, without the key.", models=(OperatorView,)),
+        errors=(404,),
+    )
     async def get(self, request: web.Request) -> web.Response:
         """GET /api/operators/{operator_id}."""
-        await self.access.require(request, Permission.ADMIN)
         return document(_view(await self._named(request)))
 
+    @operator_operation(
+        "PUT",
+        _OPERATOR,
+        "replaceOperator",
+        Permission.ADMIN,
+        tag="Operators",
+        summary="Replace an operator's name and permissions",
+        description="The key stays the same. Operators cannot remove `admin` from themselves.",
+        body=RequestBody(model=OperatorRegistration),
+        response=ResponseSpec(description="Operator updated.", models=(OperatorView,)),
+        errors=(404, 409),
+    )
     async def replace(self, request: web.Request) -> web.Response:
         """PUT /api/operators/{operator_id}: another name, other permissions, the same key."""
-        asking = await self.access.require(request, Permission.ADMIN)
+        asking = operator_of(request)
         await self._named(request)
         said = await read_document(request, OperatorRegistration)
 
         async def attempt() -> Operator | None:
             operator = await self._named(request)
             if operator.operator_id == asking.operator_id and Permission.ADMIN not in said.permissions:
-                raise BadRequest("an operator cannot take 'admin' from itself; another one with 'admin' can")
+                raise BadRequest("an operator cannot remove 'admin' from itself; ask another operator with 'admin'")
             changes: dict[str, object] = {"name": said.name, "permissions": _distinct(said.permissions)}
-            return await self.operators.edit(operator, changes, self.origin())
+            return await self.operators.edit(operator, changes, self.event_context())
 
-        return document(_view(await settled(attempt)))
+        return document(_view(await retry_on_conflict(attempt, exhausted=ChangedByOthers)))
 
+    @operator_operation(
+        "DELETE",
+        _OPERATOR,
+        "deleteOperator",
+        Permission.ADMIN,
+        tag="Operators",
+        summary="Delete an operator",
+        description="The operator's key stops working. Operators cannot delete themselves.",
+        response=ResponseSpec(description="Operator key deleted.", models=(Envelope,)),
+        errors=(400, 404, 409),
+    )
     async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /api/operators/{operator_id}: its key is dead."""
-        asking = await self.access.require(request, Permission.ADMIN)
+        """DELETE /api/operators/{operator_id}: its key stops working."""
+        asking = operator_of(request)
 
         async def attempt() -> bool:
             operator = await self._named(request)
             if operator.operator_id == asking.operator_id:
-                raise BadRequest("an operator cannot delete itself; another one with 'admin' can")
-            return await self.operators.delete(operator, self.origin())
+                raise BadRequest("an operator cannot delete itself; ask another operator with 'admin'")
+            return await self.operators.delete(operator, self.event_context())
 
-        await settled(attempt)
+        await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("Operator deleted")
 
     async def _named(self, request: web.Request) -> Operator:

@@ -1,5 +1,6 @@
-"""/api/portal/policies[/{id}]: what tokens may do, in Tyk's words."""
+"""/api/portal/policies[/{id}]: policies, in Tyk's format."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,88 +8,137 @@ from typing import Any
 
 from aiohttp import web
 
+from contracts.error_bodies import Envelope
+from contracts.operations import RequestBody, ResponseSpec
 from contracts.operators import Permission
 from contracts.policies import Partitions, Policy, PolicyDocument, PolicyList, PolicyView
-from libs.access import Access
-from libs.events import Origin
-from libs.http.errors import BadRequest, NotFound, Taken
+from libs.event_encoding import EventContext
+from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Taken
+from libs.http.operations import operator_operation
 from libs.policies import first_unusable
-from libs.runtime import both_slashes
 from libs.store.apis import Apis
 from libs.store.mongo import Conflict
+from libs.store.optimistic import retry_on_conflict
 from libs.store.policies import Policies
-from services.management.answers import document, enveloped, page_number
-from services.management.documents import read_object
-from services.management.races import settled
-from services.management.references import require_apis
+from services.management.reference_checks import require_apis
+from services.management.request_bodies import read_object
+from services.management.success_responses import PAGE, document, enveloped, list_of, listed
+
+_POLICY = "/api/portal/policies/{policy_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyEndpoints:
-    """Policies; a change applies to tokens already issued."""
+    """Policies. A change also applies to tokens that have already been issued."""
 
-    access: Access
     policies: Policies
     apis: Apis
-    origin: Callable[[], Origin]
+    event_context: Callable[[], EventContext]
 
-    def add_to(self, app: web.Application) -> None:
-        """Routes, with and without trailing slash."""
-        both_slashes(app, "POST", "/api/portal/policies", self.add)
-        both_slashes(app, "GET", "/api/portal/policies", self.list)
-        both_slashes(app, "GET", "/api/portal/policies/{policy_id}", self.get)
-        both_slashes(app, "PUT", "/api/portal/policies/{policy_id}", self.replace)
-        both_slashes(app, "DELETE", "/api/portal/policies/{policy_id}", self.delete)
-
+    @operator_operation(
+        "POST",
+        "/api/portal/policies",
+        "addPolicy",
+        Permission.WRITE,
+        tag="Policies",
+        summary="Create a policy",
+        description="The id is generated if the body does not set it; `Message` and `ID` of the response are the id. "
+        "Every API in `access_rights` must exist.",
+        body=RequestBody(model=PolicyDocument),
+        response=ResponseSpec(description="Policy created.", models=(Envelope,)),
+        errors=(409,),
+    )
     async def add(self, request: web.Request) -> web.Response:
         """POST /api/portal/policies."""
-        await self.access.require(request, Permission.WRITE)
-        said = read_policy(await read_object(request))
-        at = self.origin()
-        policy = _policy(said, said.id or secrets.token_hex(12), at)
+        said = await asyncio.to_thread(read_policy, await read_object(request))
+        ctx = self.event_context()
+        policy = _policy(said, said.id or secrets.token_hex(12), ctx)
         await require_apis(self.apis, policy.access_rights)
         try:
-            await self.policies.add(policy, at)
+            await self.policies.add(policy, ctx)
         except Conflict:
             raise Taken(f"the policy id '{policy.policy_id}' is taken") from None
-        # Tyk's Dashboard gives the id as the message.
+        # As in Tyk's Dashboard, the message is the id.
         return enveloped(policy.policy_id, record_id=policy.policy_id)
 
+    @operator_operation(
+        "GET",
+        "/api/portal/policies",
+        "listPolicies",
+        Permission.READ,
+        tag="Policies",
+        summary="List policies",
+        parameters=PAGE,
+        response=list_of(PolicyList),
+        errors=(400,),
+    )
     async def list(self, request: web.Request) -> web.Response:
         """GET /api/portal/policies."""
-        await self.access.require(request, Permission.READ)
-        page = await self.policies.page(page_number(request))
-        return document(PolicyList(Data=[_view(policy) for policy in page.records], Pages=page.pages))
+        page = await listed(request, self.policies.page)
+        policies = [_view(policy) for policy in page.records]
+        return document(PolicyList(Data=policies, Pages=page.pages, next=page.next), page.headers)
 
+    @operator_operation(
+        "GET",
+        _POLICY,
+        "getPolicy",
+        Permission.READ,
+        tag="Policies",
+        summary="Get a policy",
+        response=ResponseSpec(description="The policy.", models=(PolicyView,)),
+        errors=(404,),
+    )
     async def get(self, request: web.Request) -> web.Response:
         """GET /api/portal/policies/{policy_id}."""
-        await self.access.require(request, Permission.READ)
         return document(_view(await self._named(request)))
 
+    @operator_operation(
+        "PUT",
+        _POLICY,
+        "replacePolicy",
+        Permission.WRITE,
+        tag="Policies",
+        summary="Replace a policy",
+        description="Replaces the whole policy: omitted fields get their defaults. Applies at once, also to tokens "
+        "that "
+        "have already been issued.",
+        body=RequestBody(model=PolicyDocument),
+        response=ResponseSpec(description="Policy replaced.", models=(Envelope,)),
+        errors=(404, 409),
+    )
     async def replace(self, request: web.Request) -> web.Response:
-        """PUT /api/portal/policies/{policy_id}: the whole policy; what it leaves out has its default again."""
-        await self.access.require(request, Permission.WRITE)
+        """PUT /api/portal/policies/{policy_id}: replaces the policy; omitted fields get their defaults."""
         policy_id = (await self._named(request)).policy_id
-        said = read_policy(await read_object(request))
+        said = await asyncio.to_thread(read_policy, await read_object(request))
         if said.id not in {None, policy_id}:
-            raise BadRequest(f"id: the path says '{policy_id}'")
+            raise BadRequest(f"id: differs from '{policy_id}' in the path")
         await require_apis(self.apis, said.access_rights)
 
         async def attempt() -> Policy | None:
-            before, at = await self._named(request), self.origin()
-            return await self.policies.replace(before, _policy(said, policy_id, at), at)
+            before, ctx = await self._named(request), self.event_context()
+            return await self.policies.replace(before, _policy(said, policy_id, ctx), ctx)
 
-        await settled(attempt)
+        await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("Data updated", record_id=policy_id)
 
+    @operator_operation(
+        "DELETE",
+        _POLICY,
+        "deletePolicy",
+        Permission.WRITE,
+        tag="Policies",
+        summary="Delete a policy",
+        description="From now on the policy grants nothing, also to tokens that have already been issued.",
+        response=ResponseSpec(description="Policy deleted.", models=(Envelope,)),
+        errors=(404, 409),
+    )
     async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /api/portal/policies/{policy_id}: it grants nothing any more."""
-        await self.access.require(request, Permission.WRITE)
+        """DELETE /api/portal/policies/{policy_id}."""
 
         async def attempt() -> bool:
-            return await self.policies.delete(await self._named(request), self.origin())
+            return await self.policies.delete(await self._named(request), self.event_context())
 
-        await settled(attempt)
+        await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("Data deleted")
 
     async def _named(self, request: web.Request) -> Policy:
@@ -99,19 +149,19 @@ class PolicyEndpoints:
 
 
 def read_policy(said: dict[str, Any]) -> PolicyDocument:
-    """The policy in Tyk's words: null is absent, `_id` will do for `id`, an access right is about the API that it is
-    filed under. Raises ValidationError, BadRequest.
+    """Read a policy in Tyk's format. Null fields count as absent, `_id` is accepted for `id`, and an access right
+    without `api_id` is for the API under whose key it stands. Raises ValidationError, BadRequest.
     """
     said = _without_nulls(said)
     policy_id = said.get("id") or said.get("_id")
     said = {**said, "id": policy_id} if policy_id else {key: value for key, value in said.items() if key != "id"}
     rights = said.get("access_rights")
     if isinstance(rights, dict):
-        said["access_rights"] = {api_id: _filed(api_id, right) for api_id, right in rights.items()}
+        said["access_rights"] = {api_id: _with_api_id(api_id, right) for api_id, right in rights.items()}
     policy = PolicyDocument.model_validate(said)
     for api_id, right in policy.access_rights.items():
         if right.api_id != api_id:
-            raise BadRequest(f"access_rights.{api_id}.api_id: another API than the one it is filed under")
+            raise BadRequest(f"access_rights.{api_id}.api_id: differs from the key in access_rights")
     if fault := first_unusable(policy.access_rights.values()):
         raise BadRequest(fault)
     _require_compatible(policy.partitions)
@@ -120,10 +170,10 @@ def read_policy(said: dict[str, Any]) -> PolicyDocument:
 
 def _require_compatible(partitions: Partitions) -> None:
     if partitions.per_api and (partitions.quota or partitions.rate_limit or partitions.acl or partitions.complexity):
-        raise BadRequest("partitions: per_api goes with none of the others")
+        raise BadRequest("partitions: per_api cannot be combined with the others")
 
 
-def _filed(api_id: str, right: Any) -> Any:
+def _with_api_id(api_id: str, right: Any) -> Any:
     if not isinstance(right, dict):
         return right
     right = {"api_id": api_id, **_without_nulls(right)}
@@ -136,9 +186,10 @@ def _without_nulls(said: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in said.items() if value is not None}
 
 
-def _policy(said: PolicyDocument, policy_id: str, at: Origin) -> Policy:
+def _policy(said: PolicyDocument, policy_id: str, ctx: EventContext) -> Policy:
     fields = {name: getattr(said, name) for name in PolicyDocument.model_fields if name != "id"}
-    return Policy(policy_id=policy_id, created_at=at.now, updated_at=at.now, **fields)
+    fields["name"] = said.name or policy_id  # shown in lists and error messages
+    return Policy(policy_id=policy_id, created_at=ctx.now, updated_at=ctx.now, **fields)
 
 
 def _view(policy: Policy) -> PolicyView:

@@ -12,25 +12,30 @@ _KEY = re.compile(r"[\x21-\x7e]{24,512}")
 
 
 class ClientSecrets(StrEnum):
-    """Whether a client's secret can be read again."""
+    """Whether client secrets can be read again."""
 
     STORED = "stored"
-    """Kept encrypted beside its digest, and shown to operators with `write`."""
+    """Stored encrypted besides the digest; operators with `write` can read them."""
     SHOW_ONCE = "show_once"
-    """Only the digest is kept."""
+    """Only the digest is stored; the secret is in the response that created it."""
+
+
+def require_operator_key(text: str) -> None:
+    """Raises ValueError if the text does not have the form of an operator key."""
+    if not _KEY.fullmatch(text):
+        raise ValueError("24 to 512 printable ASCII characters without spaces are required")
 
 
 def _operator_key(key: SecretStr | None) -> SecretStr | None:
     text = key.get_secret_value() if key else ""
     if not text:
         return None
-    if not _KEY.fullmatch(text):
-        raise ValueError("24 to 512 printable ASCII characters without spaces are expected")
+    require_operator_key(text)
     return key
 
 
 class ManagementSettings(Settings):
-    """What the management service needs beside the common settings."""
+    """The settings of the management service besides the common ones."""
 
     client_secrets: ClientSecrets = Field(
         ClientSecrets.STORED,

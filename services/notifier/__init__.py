@@ -1,1 +1,1 @@
-"""Webhooks: every new and refreshed token reaches its resource owner service."""
+"""Delivers a webhook to the resource owner service for every new and every refreshed token."""

@@ -1,64 +1,88 @@
-"""The wiring of the notifier."""
+"""Wiring of the notifier: collaborators, routes, subscription, and the order in which it stops."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 from aiohttp import web
 
-from libs.access import Access
-from libs.events import Origin
-from libs.runtime import Deps, both_slashes, new_application, new_deps
-from libs.sealing import Opener
-from services.notifier.claims import Claims
-from services.notifier.collector import Collector
-from services.notifier.courier import Courier
-from services.notifier.deliveries import DeliveriesApi
-from services.notifier.intake import Intake
-from services.notifier.lanes import Lanes, affordable
-from services.notifier.lifespan import Lifespan
-from services.notifier.schedule import LADDER, Ladder
-from services.notifier.sender import Sender
+from libs.access import OperatorAuthenticator
+from libs.encryption import Opener
+from libs.event_encoding import EventContext
+from libs.http.operations import add_operations, operations_of
+from libs.runtime import Deps, new_application, new_deps
+from services.notifier.api import DeliveriesApi
+from services.notifier.client import WebhookClient
+from services.notifier.consumer import NotificationConsumer
+from services.notifier.endpoints import EndpointLimiter, affordable_concurrency
+from services.notifier.retry import RETRY_SCHEDULE, RetrySchedule
+from services.notifier.scheduler import DeliveryScheduler
 from services.notifier.settings import NotifierSettings, private_keys
+from services.notifier.sweeper import MissedNotificationSweeper
+from services.notifier.worker import DeliveryWorker
 
-RECORDED_WITHIN = timedelta(seconds=20)
-"""What a lease lasts beyond the attempt."""
+LEASE_MARGIN = timedelta(seconds=20)
+"""How much longer a lease lasts than an attempt may take: time to record the result."""
+STOP_SECONDS = 7.0
+"""Time that attempts in flight get to end when the notifier stops."""
+
+OPERATIONS = operations_of(DeliveriesApi)
 
 
 def install(
     app: web.Application,
     settings: NotifierSettings,
     deps: Deps,
-    ladder: Ladder = LADDER,
+    schedule: RetrySchedule = RETRY_SCHEDULE,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Put webhook delivery and the deliveries API on the application; `sleep` is how it waits for what is due later."""
-    deliveries, access = deps.store.deliveries, Access(deps.catalog, deps.throttle)
-    lease = timedelta(seconds=settings.webhook_timeout) + RECORDED_WITHIN
-    lanes = Lanes(affordable(settings.total_concurrency), settings.per_endpoint_concurrency, deps.now)
-    sender = Sender(settings.webhook_timeout, deps.now, allow_private=settings.allow_private_destinations)
+    """Add webhook delivery and the deliveries API to the application. `sleep` is replaced by tests."""
+    deliveries, access = deps.store.deliveries, OperatorAuthenticator(deps.catalog, deps.throttle)
+    lease = timedelta(seconds=settings.webhook_timeout) + LEASE_MARGIN
+    concurrency = affordable_concurrency(settings.total_concurrency)
+    limiter = EndpointLimiter(concurrency, settings.per_endpoint_concurrency, deps.now)
+    client = WebhookClient(
+        settings.webhook_timeout,
+        deps.now,
+        allow_private=settings.allow_private_destinations,
+        deny=settings.upstream_deny,
+        max_kept=concurrency,
+        tracer=deps.tracer,
+    )
     opener = Opener(private_keys(settings.notifier_private_keys))
-    courier = Courier(deliveries, opener, sender, lanes, ladder, deps.now)
-    claims = Claims(deliveries, deps.catalog, lanes, courier, lease, deps.now, sleep)
-    intake = Intake(deliveries, deps.catalog, lanes, courier, claims, lease, ladder.patience, deps.now)
+    worker = DeliveryWorker(deliveries, opener, client, limiter, schedule, deps.now)
+    scheduler = DeliveryScheduler(deliveries, deps.catalog, limiter, worker, lease, deps.now, sleep)
+    consumer = NotificationConsumer(
+        deliveries, deps.catalog, limiter, worker, scheduler, lease, schedule.max_age, deps.now
+    )
+    sweeper = MissedNotificationSweeper(deps.store.grants, deliveries, consumer, deps.now, asyncio.sleep)
 
-    def origin() -> Origin:
-        return deps.origin("notifier")
+    def event_context() -> EventContext:
+        return deps.event_context("notifier")
 
-    api = DeliveriesApi(access, deps.catalog, deliveries, claims, sender, ladder.patience, origin)
-    both_slashes(app, "GET", "/api/notifications/deliveries", api.list)
-    both_slashes(app, "GET", "/api/notifications/deliveries/{delivery_id}", api.show)
-    both_slashes(app, "POST", "/api/notifications/deliveries/{delivery_id}/redeliver", api.redeliver)
-    both_slashes(app, "POST", "/api/notifications/redeliver", api.redeliver_all)
-    both_slashes(app, "POST", "/api/apis/{api_id}/notifications/test", api.test)
-    deps.bus.subscribe(intake.subscription())
-    Collector(deps.store.grants, deliveries, intake, deps.now, asyncio.sleep).add_to(app)
+    api = DeliveriesApi(deps.catalog, deliveries, scheduler, client, schedule.max_age, event_context)
+    add_operations(app, api, access.require)
+    deps.bus.subscribe(consumer.subscription())
+    sweeper.add_to(app, deps.supervisor)
     deps.outbox.watch(deliveries)
-    Lifespan(claims, courier, sender).add_to(app)
+
+    async def stop_claiming(_: web.Application) -> None:
+        scheduler.stop()
+
+    async def running(_: web.Application) -> AsyncIterator[None]:
+        scheduler.start(deps.supervisor)
+        yield
+        # In this order: nothing new is started while what is in flight ends, and connections are closed last.
+        await scheduler.close()
+        await worker.stop(STOP_SECONDS)
+        await client.close()
+
+    app.on_shutdown.append(stop_claiming)
+    app.cleanup_ctx.append(running)
 
 
 def create_app(settings: NotifierSettings, deps: Deps | None = None) -> web.Application:
-    """The notifier alone."""
+    """An application with the notifier alone."""
     deps = deps or new_deps(settings, "notifier")
     app = new_application(settings, deps)
     install(app, settings, deps)

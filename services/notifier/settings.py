@@ -6,12 +6,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from libs.sealing import KEY_BYTES
-from libs.settings import Settings
+from libs.encryption import KEY_BYTES
+from libs.outbound.ssrf import DEFAULT_DENY
+from libs.settings import DENYLIST_DESCRIPTION, Denylist, Settings
 
 
 def private_keys(text: SecretStr) -> list[bytes]:
-    """The X25519 keys in `<base64>[,<base64>]`. Raises ValueError."""
+    """Parse `<base64>[,<base64>]` into X25519 private keys. Raises ValueError."""
     keys = []
     for part in text.get_secret_value().split(","):
         try:
@@ -24,24 +25,31 @@ def private_keys(text: SecretStr) -> list[bytes]:
     return keys
 
 
-def _readable(text: SecretStr) -> SecretStr:
+def _valid_keys(text: SecretStr) -> SecretStr:
     private_keys(text)
     return text
 
 
 class NotifierSettings(Settings):
-    """What the notifier needs beside the common settings."""
+    """The notifier's own settings, in addition to the common ones."""
 
-    notifier_private_keys: Annotated[SecretStr, AfterValidator(_readable)] = Field(
-        ..., description="X25519 private keys that open webhooks' bodies: <base64>[,<base64>], the newest first."
+    notifier_private_keys: Annotated[SecretStr, AfterValidator(_valid_keys)] = Field(
+        ..., description="X25519 private keys that decrypt webhook bodies: <base64>[,<base64>], the newest first."
     )
     allow_private_destinations: bool = Field(
-        False, description="true: webhooks may go to private, loopback and link-local addresses, too."
+        False,
+        description="true: webhooks may be sent to private and loopback addresses (turns off part of the SSRF guard).",
     )
-    webhook_timeout: float = Field(10, gt=0, le=60, description="Seconds that one attempt may take in all.")
+    upstream_deny: Denylist = Field(DEFAULT_DENY, description=DENYLIST_DESCRIPTION)
+    webhook_timeout: float = Field(
+        10, gt=0, le=60, description="Seconds that one attempt may take, connecting included."
+    )
     per_endpoint_concurrency: int = Field(
-        256, ge=1, le=4096, description="Attempts under way at once to one URL, per process."
+        256, ge=1, le=4096, description="Attempts in flight at once to one URL, per process."
     )
     total_concurrency: int = Field(
-        1024, ge=2, le=16384, description="Attempts under way at once, per process; half the open files at most."
+        1024,
+        ge=2,
+        le=16384,
+        description="Attempts in flight at once, per process; at most half of the files it may open.",
     )

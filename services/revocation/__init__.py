@@ -1,1 +1,1 @@
-"""Ending tokens and grants: by their client, by an operator, and in reaction to what was deleted."""
+"""Token revocation (RFC 7009): by the client, by an operator, and after a client or an API was deleted."""

@@ -5,4 +5,4 @@ from services.revocation.app import create_app
 from services.revocation.settings import RevocationSettings
 
 if __name__ == "__main__":
-    main("revocation", "End tokens and grants.", RevocationSettings, create_app)
+    main("revocation", "Revoke tokens and grants.", RevocationSettings, create_app)

@@ -2,36 +2,33 @@
 
 from aiohttp import web
 
-from libs.access import Access, ClientAccess
+from libs.access import ClientAuthenticator, OperatorAuthenticator
 from libs.cross_origin import CrossOrigin
-from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
+from libs.http.operations import add_operations, operations_of
+from libs.runtime import Deps, new_application, new_deps
+from services.revocation.client_revocation import ClientRevocation
 from services.revocation.endpoint import RevocationEndpoint
-from services.revocation.management import TokenManagement
-from services.revocation.reactions import Reactions
+from services.revocation.operator_revocation import TokenManagement
 from services.revocation.revoker import Revoker
 from services.revocation.settings import RevocationSettings
 from services.revocation.token_list import TokenList
+
+OPERATIONS = operations_of(TokenManagement, TokenList, RevocationEndpoint)
 
 
 def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> None:
     """Put the revocation endpoints and reactions on the application."""
     store = deps.store
-    revoker = Revoker(store.grants, store.clients, deps.codec, lambda: deps.origin("revocation"))
-    access = Access(deps.catalog, deps.throttle)
-    clients = ClientAccess(deps.catalog, deps.throttle, deps.keys, deps.now)
+    revoker = Revoker(store.grants, store.clients, deps.token_format, lambda: deps.event_context("revocation"))
+    access = OperatorAuthenticator(deps.catalog, deps.throttle)
+    clients = ClientAuthenticator(deps.catalog, deps.throttle, deps.keys, deps.now)
     endpoint = RevocationEndpoint(deps.catalog, clients, revoker)
-    management = TokenManagement(access, store.clients, deps.keys, revoker, deps.now)
-    tokens = TokenList(access, store.clients, deps.catalog, store.grants, store.counters, deps.now)
-    both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke", management.revoke)
-    both_slashes(app, "POST", "/api/apis/oauth/{client_id}/revoke_all", management.revoke_all)
-    both_slashes(app, "GET", "/api/apis/oauth/{api_id}/{client_id}/tokens", tokens.show)
-    both_slashes(app, "GET", "/api/apis/oauth/{client_id}/tokens", tokens.show)
-    cross_origin = CrossOrigin(deps.catalog)
-    both_slashes(app, "POST", f"/{PLACE}/oauth/revoke", cross_origin.around(endpoint.revoke))
-    both_slashes(app, "OPTIONS", f"/{PLACE}/oauth/revoke", cross_origin.preflight)
-    both_slashes(app, "POST", f"/{PLACE}/oauth/revoke_all", cross_origin.around(endpoint.revoke_all))
-    both_slashes(app, "OPTIONS", f"/{PLACE}/oauth/revoke_all", cross_origin.preflight)
-    deps.bus.subscribe(Reactions(revoker, store.clients).subscription())
+    management = TokenManagement(store.clients, deps.keys, revoker, deps.now)
+    tokens = TokenList(store.clients, deps.catalog, store.grants, store.counters, deps.now)
+    add_operations(app, management, access.require)
+    add_operations(app, tokens, access.require)
+    add_operations(app, endpoint, cross_origin=CrossOrigin(deps.catalog))
+    deps.bus.subscribe(ClientRevocation(revoker, store.clients).subscription())
     deps.outbox.watch(store.grants)
     deps.outbox.watch(store.clients)
 

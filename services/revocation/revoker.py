@@ -1,85 +1,103 @@
-"""Ending one token or one grant, whoever asks."""
+"""Revokes tokens and grants in the store, for the endpoint, the operators and the consumer of events."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.clients import Client
 from contracts.grants import Grant, GrantState, RevocationReason
-from libs.events import Origin
-from libs.oauth.grants import Transition, end, live_access_token, revoke_access_token
-from libs.oauth.tokens import Handle, TokenCodec, TokenKind, parse_public_token_id
+from libs.event_encoding import EventContext
+from libs.oauth.errors import TemporarilyUnavailable
+from libs.oauth.grants import Transition, live_access_token, revoke_access_token, revoke_grant
+from libs.oauth.token_formats import PresentedToken, TokenFormat, TokenKind, parse_public_token_id
 from libs.store.clients import Clients
 from libs.store.grants import Grants
+from libs.store.optimistic import retry_on_conflict
+
+REVOKED_AT_ONCE = 32
+"""Grants of one client that are revoked concurrently: half of the connections to MongoDB."""
 
 
 class NotOfClient(Exception):
-    """The token is another client's."""
+    """The token was issued to another client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revoker:
-    """Revokes by presented value, by public id, by grant, by client."""
+    """Revokes by the token's value, by its public id, or all grants of a client."""
 
     grants: Grants
     clients: Clients
-    codec: TokenCodec
-    origin: Callable[[], Origin]
+    token_format: TokenFormat
+    event_context: Callable[[], EventContext]
 
     async def revoke_value(self, value: str, client: Client, reason: RevocationReason) -> bool:
-        """The token dead, if it is one of this client's; whether anything changed. Raises NotOfClient.
+        """Revoke the token of this client; True if that changed anything. Raises NotOfClient.
 
-        An access token ends alone. A refresh token ends its grant, even one used before: whoever logs out after a lost
-        answer holds no newer one.
+        An access token is revoked alone. A refresh token revokes its grant, even one that was used before: after a
+        lost response, the client that logs out has no newer one.
         """
-        presented = self.codec.read_any(value)
+        presented = self.token_format.read_any(value)
         if presented is None or presented.kind is TokenKind.CODE:
-            # RFC 7009 §2.2: an invalid token is no error; nor does the time tell it from one that is dead.
-            await self.grants.read_in_vain()
+            # RFC 7009 §2.2: "invalid tokens do not cause an error response". One read, as for a token of a grant, so
+            # that the response time does not tell whether the token was ever issued.
+            await self.grants.dummy_read()
             return False
 
-        def decide(grant: Grant | None, at: Origin) -> Transition | None:
+        def decide(grant: Grant | None, ctx: EventContext) -> Transition | None:
             if presented.kind is TokenKind.REFRESH:
-                return _ended(grant, client, reason, at)
-            return _access_revoked(grant, client, presented, reason, at)
+                return _grant_revoked(grant, client, reason, ctx)
+            return _access_token_revoked(grant, client, presented, reason, ctx)
 
-        return await self._settled(presented.grant_id, decide)
+        return await self._revoke(presented.grant_id, decide)
 
     async def revoke_public_id(self, public_id: str, client: Client, reason: RevocationReason) -> bool:
-        """The access token of this public id dead; whether anything changed. Raises NotOfClient."""
+        """Revoke the access token with this public id; True if that changed anything. Raises NotOfClient."""
         named = parse_public_token_id(public_id)
         if named is None:
             return False
         grant_id, generation = named
 
-        def decide(grant: Grant | None, at: Origin) -> Transition | None:
-            return revoke_access_token(_own(grant, client), generation, reason, at) if grant else None
+        def decide(grant: Grant | None, ctx: EventContext) -> Transition | None:
+            return revoke_access_token(_own(grant, client), generation, reason, ctx) if grant else None
 
-        return await self._settled(grant_id, decide)
+        return await self._revoke(grant_id, decide)
 
     async def revoke_all(self, client: Client) -> bool:
-        """Every grant that the client has up to now dead at once; False if there is no such client any more.
+        """Revoke all grants that the client has until now; False if the client no longer exists.
 
-        One write on the client; the grants end one by one in reaction to its event.
+        It is one write on the client, which counts in every process at once (`is_revoked_with_client`). The grants
+        themselves are revoked one by one when its event is consumed (client_revocation.py).
         """
-        while (current := await self.clients.get(client.client_id)) is not None:
-            if await self.clients.revoke_all(current, self.origin()):
-                return True
-        return False
 
-    async def end_all(self, client_id: str, until: datetime, reason: RevocationReason) -> int:
-        """End every grant of the client created up to then, each with its event; how many. Twice does no more."""
-        ended = 0
-        async for grant in self.grants.unended_of_client(client_id, until):
+        async def attempt() -> int | None:
+            current = await self.clients.get(client.client_id)
+            if current is None:
+                return 0
+            return 1 if await self.clients.revoke_all(current, self.event_context()) else None
 
-            def decide(current: Grant | None, at: Origin) -> Transition | None:
-                return end(current, reason, at) if current and current.state is not GrantState.REVOKED else None
+        return bool(await retry_on_conflict(attempt, exhausted=_too_many_changes))
 
-            ended += await self._settled(grant.grant_id, decide)
-        return ended
+    async def revoke_grants(self, client_id: str, until: datetime, reason: RevocationReason) -> int:
+        """Revoke the client's grants created up to this moment, each with its event; returns how many. Idempotent."""
 
-    async def _settled(self, grant_id: str, decide: Callable[[Grant | None, Origin], Transition | None]) -> bool:
-        return await self.grants.settle(grant_id, lambda grant: decide(grant, self.origin())) is not None
+        def decide(current: Grant | None, ctx: EventContext) -> Transition | None:
+            return revoke_grant(current, reason, ctx) if current and current.state is not GrantState.REVOKED else None
+
+        revoked = 0
+        async for grant_ids in self.grants.unended_of_client(client_id, until, REVOKED_AT_ONCE):
+            revoked += sum(await asyncio.gather(*(self._revoke(grant_id, decide) for grant_id in grant_ids)))
+        return revoked
+
+    async def _revoke(self, grant_id: str, decide: Callable[[Grant | None, EventContext], Transition | None]) -> bool:
+        return (
+            await self.grants.update_with_retry(grant_id, lambda grant: decide(grant, self.event_context())) is not None
+        )
+
+
+def _too_many_changes() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable("too many changes of one client at once")
 
 
 def _own(grant: Grant, client: Client) -> Grant:
@@ -88,15 +106,17 @@ def _own(grant: Grant, client: Client) -> Grant:
     return grant
 
 
-def _ended(grant: Grant | None, client: Client, reason: RevocationReason, at: Origin) -> Transition | None:
+def _grant_revoked(
+    grant: Grant | None, client: Client, reason: RevocationReason, ctx: EventContext
+) -> Transition | None:
     if grant is None or _own(grant, client).state is GrantState.REVOKED:
         return None
-    return end(grant, reason, at)
+    return revoke_grant(grant, reason, ctx)
 
 
-def _access_revoked(
-    grant: Grant | None, client: Client, presented: Handle, reason: RevocationReason, at: Origin
+def _access_token_revoked(
+    grant: Grant | None, client: Client, presented: PresentedToken, reason: RevocationReason, ctx: EventContext
 ) -> Transition | None:
     if grant is None or live_access_token(_own(grant, client), presented) is None:
         return None
-    return revoke_access_token(grant, presented.generation, reason, at)
+    return revoke_access_token(grant, presented.generation, reason, ctx)

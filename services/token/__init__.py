@@ -1,1 +1,1 @@
-"""Tokens for codes, credentials, passwords and refresh tokens."""
+"""The token endpoint: issues tokens for authorization codes, client credentials, passwords and refresh tokens."""

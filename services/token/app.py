@@ -1,42 +1,46 @@
 """The wiring of the token service."""
 
 import base64
+from functools import partial
 
 from aiohttp import web
 
-from contracts.apis import GrantType
-from libs.access import ClientAccess
+from libs.access import ClientAuthenticator
 from libs.cross_origin import CrossOrigin
+from libs.encryption import Sealer
+from libs.http.operations import add_operations, operations_of
+from libs.oauth.login_limits import Limit
 from libs.passwords import PasswordHasher
-from libs.runtime import PLACE, Deps, both_slashes, new_application, new_deps
-from libs.sealing import Sealer
+from libs.runtime import Deps, new_application, new_deps
 from services.token.endpoint import TokenEndpoint
 from services.token.grants.authorization_code import AuthorizationCode
 from services.token.grants.client_credentials import ClientCredentials
+from services.token.grants.grant_handler import by_grant_type
 from services.token.grants.password import Password
 from services.token.grants.refresh_token import Refresh
+from services.token.issuance_limit import IssuanceLimiter
 from services.token.issuer import Issuer
 from services.token.settings import TokenSettings
+
+OPERATIONS = operations_of(TokenEndpoint)
 
 
 def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
     """Put the token endpoint on the application."""
+    event_context = partial(deps.event_context, "token")
     sealer = Sealer(base64.b64decode(settings.notifier_public_key))
-    issuer = Issuer(deps.store.grants, deps.codec, sealer, lambda: deps.origin("token"))
+    limiter = IssuanceLimiter(deps.store.attempts, Limit.parse(settings.issuance_limit))
+    issuer = Issuer(deps.store.grants, deps.token_format, sealer, event_context, limiter)
     passwords = PasswordHasher()
-    endpoint = TokenEndpoint(
-        deps.catalog,
-        ClientAccess(deps.catalog, deps.throttle, deps.keys, deps.now),
-        {
-            GrantType.AUTHORIZATION_CODE: AuthorizationCode(issuer),
-            GrantType.CLIENT_CREDENTIALS: ClientCredentials(issuer),
-            GrantType.PASSWORD: Password(issuer, deps.store.resource_owners, passwords, deps.throttle),
-            GrantType.REFRESH_TOKEN: Refresh(issuer, deps.store.resource_owners),
-        },
+    handlers = by_grant_type(
+        AuthorizationCode(issuer),
+        ClientCredentials(issuer),
+        Password(issuer, deps.store.resource_owners, passwords, deps.throttle),
+        Refresh(issuer, deps.store.resource_owners),
     )
-    cross_origin = CrossOrigin(deps.catalog)
-    both_slashes(app, "POST", f"/{PLACE}/oauth/token", cross_origin.around(endpoint.token))
-    both_slashes(app, "OPTIONS", f"/{PLACE}/oauth/token", cross_origin.preflight)
+    clients = ClientAuthenticator(deps.catalog, deps.throttle, deps.keys, deps.now)
+    endpoint = TokenEndpoint(deps.catalog, clients, handlers, event_context)
+    add_operations(app, endpoint, cross_origin=CrossOrigin(deps.catalog))
     deps.outbox.watch(deps.store.grants)
 
     async def close_passwords(_app: web.Application) -> None:

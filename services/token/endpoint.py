@@ -1,6 +1,6 @@
-"""POST /<listen-path>/oauth/token."""
+"""POST /<listen-path>/oauth/token: the token endpoint (RFC 6749 §3.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -8,49 +8,72 @@ from aiohttp import web
 
 from contracts.apis import GrantType, OAuthSettings
 from contracts.clients import Client
+from contracts.error_bodies import OAuthErrorBody
 from contracts.grants import TokenRequest, TokenResponse
-from libs.access import ClientAccess, is_public, issuing_api
+from contracts.operations import FORM, JSON, Caller, Operation, RequestBody, ResponseSpec
+from libs.access import ClientAuthenticator, issuing_api
 from libs.catalog import Catalog
-from libs.http.errors import NO_STORE, json_bytes
+from libs.event_encoding import EventContext
 from libs.http.forms import read_parameters
+from libs.http.operations import API_REF_PATTERN, error_responses, operation
+from libs.http.responses import NO_STORE, json_bytes
+from libs.oauth.client_auth import is_public
 from libs.oauth.errors import InvalidRequest, UnauthorizedClient, UnsupportedGrantType
-from services.token.grants.base import GrantHandler
+from libs.oauth.grant_types import is_offered
+from libs.oauth.grants import IssueContext
+from services.token.grants.grant_handler import GrantHandler, IssuedTokens
+
+_PARAMETERS = frozenset(TokenRequest.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEndpoint:
-    """RFC 6749 §3.2."""
+    """Authenticates the client and hands the request to the handler of its `grant_type`."""
 
     catalog: Catalog
-    clients: ClientAccess
+    clients: ClientAuthenticator
     handlers: Mapping[GrantType, GrantHandler]
+    event_context: Callable[[], EventContext]
 
+    @operation(
+        Operation(
+            method="POST",
+            path="/{api_ref}/oauth/token",
+            name="issueToken",
+            tag="Tokens",
+            summary="Issue tokens",
+            description="Exchanges an authorization code, client credentials, a user's password or a refresh token for "
+            "tokens (RFC 6749 §3.2). Which other parameters are required depends on `grant_type`.",
+            caller=Caller.CLIENT,
+            body=RequestBody(model=TokenRequest, media_types=(FORM, JSON), fields=("grant_type",)),
+            responses={
+                200: ResponseSpec(description="Tokens issued.", models=(TokenResponse,)),
+                **error_responses(OAuthErrorBody, 400, 401, 404, 413, 429, 503),
+            },
+            patterns=API_REF_PATTERN,
+            cross_origin=True,
+        )
+    )
     async def token(self, http_request: web.Request) -> web.Response:
-        """Tokens for what the client presents."""
-        api, settings = await issuing_api(self.catalog, http_request.match_info["place"])
-        request = TokenRequest.model_validate(await read_parameters(http_request))
+        """200 with the tokens, which are committed; every refusal is an OAuthError (RFC 6749 §5.2)."""
+        api, settings = await issuing_api(self.catalog, http_request.match_info["api_ref"])
+        request = TokenRequest.model_validate(await read_parameters(http_request, _PARAMETERS))
         if not request.grant_type:
             raise InvalidRequest("grant_type is missing")
         client = await self.clients.authenticate(http_request.headers.get("Authorization"), request, api.api_id)
         handler = self._handler(request.grant_type, settings, client)
-        return _rendered(await handler.issue(request, client, api, settings))
+        return _rendered(await handler.issue(request, IssueContext(api, settings, client, self.event_context())))
 
     def _handler(self, grant_type: str, settings: OAuthSettings, client: Client) -> GrantHandler:
         if not is_offered(grant_type, settings):
             raise UnsupportedGrantType("this API does not offer this grant_type")
         handler = self.handlers[GrantType(grant_type)]
-        if is_public(client) and not handler.public_clients:
+        if is_public(client) and not handler.profile.admits_public_clients:
             raise UnauthorizedClient("a client without a secret may not use this grant_type")
         return handler
 
 
-def is_offered(grant_type: str, settings: OAuthSettings) -> bool:
-    """Whether this API answers the `grant_type`: refresh where a grant that has refresh tokens is offered."""
-    if grant_type != GrantType.REFRESH_TOKEN:
-        return grant_type in settings.grant_types
-    with_refresh = {GrantType.AUTHORIZATION_CODE, GrantType.PASSWORD}
-    return settings.refresh_token and not with_refresh.isdisjoint(settings.grant_types)
-
-
-def _rendered(response: TokenResponse) -> web.Response:
-    return json_bytes(orjson.dumps(response.model_dump(exclude_none=True)), headers=NO_STORE)
+def _rendered(issued: IssuedTokens) -> web.Response:
+    body = orjson.dumps(issued.response.model_dump(exclude_none=True))
+    # RFC 6749 §5.1: "no-store" is a MUST "in any response containing tokens".
+    return json_bytes(body, headers=NO_STORE, on_sent=issued.on_sent)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from libs.settings import Settings
+from libs.settings import LimitText, OAuthErrorStatus, Settings
 
 
 def _public_key(text: str) -> str:
@@ -20,11 +20,15 @@ def _public_key(text: str) -> str:
 
 
 class TokenSettings(Settings):
-    """What the token service needs beside the common settings."""
+    """The token service's own settings, in addition to the common ones."""
 
     notifier_public_key: Annotated[str, AfterValidator(_public_key)] = Field(
         ..., description="The notifier's X25519 public key in base64; webhooks are sealed to it."
     )
-    oauth_error_status: int | None = Field(
-        None, ge=400, le=499, description="One status for every OAuth error (403: as Tyk); unset: as RFC 6749 says."
+    issuance_limit: LimitText = Field(
+        "100000/60",
+        description="Tokens/seconds: how many tokens a client app may be issued in a window of this length.",
+    )
+    oauth_error_status: OAuthErrorStatus = Field(
+        None, description="403: every OAuth error has this status, as in Tyk; unset: as RFC 6749 says."
     )

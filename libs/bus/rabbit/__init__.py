@@ -1,11 +1,11 @@
-"""The bus on RabbitMQ: the only package that knows AMQP.
+"""The event bus on RabbitMQ: the only package that knows AMQP.
 
-It stands on aio-pika for connections, declarations and parked messages, and on the channel beneath it where
-microseconds count: publishing writes the frames of all that waits together, consuming acknowledges neighbours together,
-and deliveries are read from the socket before either sees them.
+It uses aio-pika's public API throughout. The one exception is `publish_encoder`, a faster way to publish, which is used
+only with the versions of the libraries that it was proven with.
 """
 
 from libs.bus.rabbit.bus import RabbitBus
-from libs.bus.rabbit.parking import attended
+from libs.bus.rabbit.connection import parse_amqp_urls, split_amqp_urls
+from libs.bus.rabbit.dead_letters import open_pool_queues
 
-__all__ = ["RabbitBus", "attended"]
+__all__ = ["RabbitBus", "open_pool_queues", "parse_amqp_urls", "split_amqp_urls"]

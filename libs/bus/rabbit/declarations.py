@@ -1,4 +1,4 @@
-"""Making sure that the topology exists on the broker."""
+"""Declares the topology on the broker, or checks that it exists."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,9 +13,9 @@ log = structlog.get_logger()
 
 
 async def ensure(connection: AbstractConnection, topology: Topology, *, declare: bool) -> None:
-    """Everything in `topology` exists: declared, or with `declare=False` found. Raises AMQPError when it does not.
+    """Declare everything in `topology`, or with `declare=False` check that it exists. Raises AMQPError if it does not.
 
-    An exchange or queue that exists with other arguments (an older release made it) is used as it is, and logged.
+    An exchange or queue that an older release declared with other arguments is used as it is, and a warning is logged.
     """
     if not declare:
         async with connection.channel(publisher_confirms=False) as channel:
@@ -41,7 +41,7 @@ async def _find(channel: AbstractChannel, topology: Topology) -> None:
 
 @asynccontextmanager
 async def _one_declaration(connection: AbstractConnection, name: str) -> AsyncIterator[AbstractChannel]:
-    """A channel for one declaration: a refused one closes its channel."""
+    """A channel for one declaration, because the broker closes the channel of a refused one."""
     async with connection.channel(publisher_confirms=False) as channel:
         try:
             yield channel

@@ -1,23 +1,24 @@
-"""What has to exist on the broker: three exchanges, and for every pool its work queue and its parked queue.
+"""What must exist on the broker: five exchanges, and for every pool its work queue and its dead-letter queue.
 
-Everything is set by queue *arguments*, nothing by policies. A queue that is declared again with other arguments is
-refused (406), so there must be one source of them, and this module is it: `RabbitBus(declare=True)` declares what
-`topology()` says, and a definitions file for the broker is the same dictionaries written down. With definitions the
-services declare passively, which compares no arguments and needs no right to configure. Policies would not do for the
-first case (AMQP cannot set them) and a mixture would be the 406. An operator may still lower `max-length` by policy:
-the smaller value counts.
+Everything is set by queue *arguments*, nothing by policies. The broker refuses to declare a queue again with other
+arguments (406), so they have one source, this module: `RabbitBus(declare=True)` declares what `topology()` returns, and
+the broker's definitions file holds the same dictionaries. With a definitions file the services declare passively, which
+compares no arguments and needs no right to configure. AMQP cannot set policies, so they would not work without a
+definitions file, and a mixture of both would lead to 406. An operator may still lower `max-length` by policy: the
+smaller value counts.
 
 Per pool `<name>`:
 
-- `tokenwire.<name>`, the work queue, bound to the pool's exchange by the pool's keys. Quorum, so that a confirmed
-  message is on the disks of a majority. It comes back at most `delivery_limit` times, then it is parked.
-  `reject-publish` is what at-least-once dead-lettering demands; a full queue therefore refuses, and the publisher's
-  outbox keeps the event, instead of the oldest being lost.
-- `tokenwire.<name>.dead`, the parked queue. No TTL, no limit that a handful of redrives could reach (the default of
-  RabbitMQ 4 is 20).
-- Both are bound to `tokenwire.dlx` (direct) by their own names: the broker dead-letters by the parked queue's name, and
-  a redrive goes back by the work queue's. So nobody needs the right to write to the default exchange, which would let
-  it write to any queue.
+- `tokenwire.<name>`, the work queue, bound to the pool's exchange by the pool's keys; where that is `tokenwire.events`,
+  also to `tokenwire.pools`, on which no subscriber may bind a queue. Quorum, so that a confirmed
+  message is on the disks of a majority. After `delivery_limit` redeliveries a message becomes a dead letter.
+  At-least-once dead-lettering requires `reject-publish`: a full queue refuses new messages, and the publisher's outbox
+  keeps the event, instead of the oldest message being dropped.
+- `tokenwire.<name>.dead`, the dead-letter queue. No TTL, and no delivery limit that a few redrives could reach (the
+  default of RabbitMQ 4 is 20).
+- Both are bound to `tokenwire.dlx` (direct) by their own names: the broker dead-letters with the dead-letter queue's
+  name as the routing key, and a redrive uses the work queue's. So no user needs the right to write to the default
+  exchange, which would allow writing to any queue.
 
 Nothing here differs between RabbitMQ 3.10 and 4.x. On a node upgraded to 3.10 the feature flag `stream_queue` must be
 enabled: at-least-once dead-lettering needs it, and falls back to at-most-once silently.
@@ -29,16 +30,16 @@ from typing import Any, TypedDict
 
 from libs.bus.port import Exchange
 
-DEAD_LETTERS = "tokenwire.dlx"
-"""Direct exchange of parked messages, and of those that go back."""
+DEAD_LETTER_EXCHANGE = "tokenwire.dlx"
+"""Direct exchange for dead letters, and for those that are redriven."""
 BROADCASTS = "tokenwire.broadcast"
-"""First part of the names of the queues that instances make for themselves, with the right to configure them."""
+"""Prefix of the names of the queues that instances declare for their own broadcasts."""
 DELIVERY_LIMIT = 20
-"""How often a message may come back: far more than crashes in a row, few enough to end."""
+"""How often a message may be redelivered: more than any likely number of crashes in a row."""
 MAX_LENGTH = 1_000_000
 """Messages waiting in one work queue before it refuses more."""
-NEVER = 1_000_000_000
-"""A delivery limit that is none; -1 says so only since RabbitMQ 4."""
+UNLIMITED = 1_000_000_000
+"""A delivery limit that is never reached; RabbitMQ knows -1 for that only since version 4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Pool:
         return f"tokenwire.{self.name}"
 
     @property
-    def parked(self) -> str:
-        """The parked queue's name."""
+    def dead_letter_queue(self) -> str:
+        """The dead-letter queue's name."""
         return f"{self.queue}.dead"
 
 
@@ -64,17 +65,17 @@ POOLS = (
     Pool("notifier", Exchange.NOTIFY, ("notify",)),
     Pool("revocation", Exchange.EVENTS, ("client.deleted.#", "client.tokens_revoked.#")),
     Pool("management", Exchange.EVENTS, ("api.deleted.#",)),
-    Pool("audit", Exchange.EVENTS, ("#",)),
+    Pool("event_log", Exchange.EVENTS, ("#",)),
 )
-"""The pools whose messages must be kept from the first event on, even before their first consumer ever ran.
+"""The pools whose messages are kept from the first event on, even before their first consumer has ever run.
 
-Publishers make sure that they exist. A pool nobody consumes any more must leave this list: its queue would fill up, and
-then refuse every event it is bound to.
+Publishers declare them. Remove a pool that is no longer consumed: its queue would fill up and then refuse every event
+that is routed to it.
 """
 
 
 class ExchangeDefinition(TypedDict):
-    """An exchange as a definitions file writes it."""
+    """An exchange in the form of a definitions file."""
 
     name: str
     vhost: str
@@ -86,7 +87,7 @@ class ExchangeDefinition(TypedDict):
 
 
 class QueueDefinition(TypedDict):
-    """A queue as a definitions file writes it."""
+    """A queue in the form of a definitions file."""
 
     name: str
     vhost: str
@@ -96,7 +97,7 @@ class QueueDefinition(TypedDict):
 
 
 class BindingDefinition(TypedDict):
-    """A binding as a definitions file writes it."""
+    """A binding in the form of a definitions file."""
 
     source: str
     vhost: str
@@ -121,20 +122,26 @@ def topology(
     delivery_limit: int = DELIVERY_LIMIT,
     max_length: int = MAX_LENGTH,
 ) -> Topology:
-    """All that `pools` need, ready for a definitions file and for declaring one by one in this order."""
+    """Everything that `pools` need, for a definitions file, or to be declared in this order."""
     pools = tuple(pools)
     return {
         "exchanges": [_exchange(name, kind, vhost) for name, kind in _EXCHANGES],
         "queues": [
             queue
             for pool in pools
-            for queue in (_work_queue(pool, vhost, delivery_limit, max_length), _parked_queue(pool, vhost))
+            for queue in (_work_queue(pool, vhost, delivery_limit, max_length), _dead_letter_queue(pool, vhost))
         ],
         "bindings": [binding for pool in pools for binding in _bindings(pool, vhost)],
     }
 
 
-_EXCHANGES = ((Exchange.EVENTS.value, "topic"), (Exchange.NOTIFY.value, "direct"), (DEAD_LETTERS, "direct"))
+_EXCHANGES = (
+    (Exchange.EVENTS.value, "topic"),
+    (Exchange.NOTIFY.value, "direct"),
+    (Exchange.POOLS.value, "topic"),
+    (Exchange.TICKS.value, "direct"),
+    (DEAD_LETTER_EXCHANGE, "direct"),
+)
 
 
 def _exchange(name: str, kind: str, vhost: str) -> ExchangeDefinition:
@@ -153,8 +160,8 @@ def _work_queue(pool: Pool, vhost: str, delivery_limit: int, max_length: int) ->
     arguments = {
         "x-queue-type": "quorum",
         "x-delivery-limit": delivery_limit,
-        "x-dead-letter-exchange": DEAD_LETTERS,
-        "x-dead-letter-routing-key": pool.parked,
+        "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+        "x-dead-letter-routing-key": pool.dead_letter_queue,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
         "x-max-length": max_length,
@@ -162,15 +169,22 @@ def _work_queue(pool: Pool, vhost: str, delivery_limit: int, max_length: int) ->
     return {"name": pool.queue, "vhost": vhost, "durable": True, "auto_delete": False, "arguments": arguments}
 
 
-def _parked_queue(pool: Pool, vhost: str) -> QueueDefinition:
-    arguments = {"x-queue-type": "quorum", "x-delivery-limit": NEVER}
-    return {"name": pool.parked, "vhost": vhost, "durable": True, "auto_delete": False, "arguments": arguments}
+def _dead_letter_queue(pool: Pool, vhost: str) -> QueueDefinition:
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED}
+    return {
+        "name": pool.dead_letter_queue,
+        "vhost": vhost,
+        "durable": True,
+        "auto_delete": False,
+        "arguments": arguments,
+    }
 
 
 def _bindings(pool: Pool, vhost: str) -> list[BindingDefinition]:
-    # The parked queue first: a message must never find the dead-letter exchange without it.
-    ways = [(DEAD_LETTERS, pool.parked, pool.parked), (DEAD_LETTERS, pool.queue, pool.queue)]
-    ways += [(pool.exchange.value, pool.queue, key) for key in pool.keys]
+    # The dead-letter queue first: the exchange would discard a dead letter that has no queue to go to.
+    bindings = [(DEAD_LETTER_EXCHANGE, queue, queue) for queue in (pool.dead_letter_queue, pool.queue)]
+    exchanges = (pool.exchange, Exchange.POOLS) if pool.exchange is Exchange.EVENTS else (pool.exchange,)
+    bindings += [(exchange.value, pool.queue, key) for exchange in exchanges for key in pool.keys]
     return [
         {
             "source": source,
@@ -180,5 +194,5 @@ def _bindings(pool: Pool, vhost: str) -> list[BindingDefinition]:
             "routing_key": key,
             "arguments": {},
         }
-        for source, queue, key in ways
+        for source, queue, key in bindings
     ]

@@ -1,1 +1,1 @@
-"""One file a grant type: each decides whether this client gets tokens, and what is written when it does."""
+"""The grant handlers, one file for each `grant_type`. docs/contributing/adding-a-grant.md explains how to add one."""

@@ -1,58 +1,53 @@
 """The authorization code grant (RFC 6749 §4.1.3)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from contracts.apis import Api, OAuthSettings
-from contracts.clients import Client
-from contracts.grants import Grant, TokenRequest, TokenResponse
+from contracts.grants import Grant, TokenRequest
 from contracts.webhooks import TokenNotification
-from libs.access import is_public
 from libs.oauth.errors import InvalidGrant, InvalidRequest
-from libs.oauth.grants import Transition, belongs_to, exchange_code
-from libs.oauth.tokens import TokenKind
-from services.token.issuer import Issuer, response_of
+from libs.oauth.grant_types import AUTHORIZATION_CODE, GrantProfile
+from libs.oauth.grants import IssueContext, Recovery, Transition, belongs_to, exchange_code
+from libs.oauth.token_formats import TokenKind
+from services.token.grants.grant_handler import IssuedTokens
+from services.token.issuer import Issuer
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationCode:
     """Tokens for a code."""
 
+    profile: ClassVar[GrantProfile] = AUTHORIZATION_CODE
     issuer: Issuer
-    public_clients: bool = True
 
-    async def issue(self, request: TokenRequest, client: Client, api: Api, settings: OAuthSettings) -> TokenResponse:
-        """Consume the code and issue the first tokens of its grant, in one write."""
+    async def issue(self, request: TokenRequest, context: IssueContext) -> IssuedTokens:
+        """Use up the code and issue the first tokens of its grant in one write, or repeat a response never sent.
+
+        Raises InvalidRequest, InvalidGrant, TooManyTokens. A reused code revokes the grant: see `exchange_code`.
+        """
         if not request.code:
             raise InvalidRequest("code is missing")
-        presented = self.issuer.codec.read(TokenKind.CODE, request.code)
+        presented = self.issuer.token_format.read(TokenKind.CODE, request.code)
         if presented is None:
             raise InvalidGrant("the code is not valid")
-        pair = self.issuer.mint(presented.grant_id, 1, refresh=settings.refresh_token)
-        sealed = self.issuer.sealed(
-            settings,
-            lambda: TokenNotification(
-                auth_code=request.code,
-                new_oauth_token=pair.access.value,
-                refresh_token=pair.refresh.value if pair.refresh else "",
-                notification_type="new",
+        await self.issuer.admit(context, presented.grant_id)
+        pair = self.issuer.mint(
+            context,
+            self.profile,
+            presented.grant_id,
+            1,
+            presented=request.code,
+            notification=lambda access, refresh: TokenNotification(
+                auth_code=request.code, new_oauth_token=access, refresh_token=refresh, notification_type="new"
             ),
         )
-        at = self.issuer.origin()
 
-        def exchange(grant: Grant | None) -> Transition:
-            if grant is None or not belongs_to(grant, client, api):
+        def exchange(grant: Grant | None) -> Transition | Recovery:
+            if grant is None or not belongs_to(grant, context.client, context.api):
                 raise InvalidGrant("the code is not valid")
             return exchange_code(
-                grant,
-                presented,
-                pair,
-                settings=settings,
-                public=is_public(client),
-                redirect_uri=request.redirect_uri,
-                verifier=request.code_verifier,
-                sealed=sealed,
-                at=at,
+                context, grant, presented, pair, redirect_uri=request.redirect_uri, verifier=request.code_verifier
             )
 
-        exchanged = await self.issuer.grants.settle(presented.grant_id, exchange)
-        return response_of(exchanged.after, pair, at)
+        exchanged = await self.issuer.redeem(presented.grant_id, exchange)
+        return self.issuer.issued(exchanged, request.code, pair, context.now)

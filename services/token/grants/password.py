@@ -1,70 +1,76 @@
 """The resource owner password credentials grant (RFC 6749 §4.3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from contracts.apis import Api, GrantType, OAuthSettings
-from contracts.clients import Client
-from contracts.grants import TokenRequest, TokenResponse
+from contracts.grants import TokenRequest
 from contracts.resource_owners import ResourceOwner
 from contracts.webhooks import TokenNotification
 from libs.oauth.errors import InvalidGrant, InvalidRequest
-from libs.oauth.grants import issue_tokens
+from libs.oauth.grant_types import PASSWORD, GrantProfile
+from libs.oauth.grants import IssueContext, issue_tokens
 from libs.oauth.scopes import grant_scope, parse_scope
 from libs.passwords import PasswordHasher
+from libs.precis import prepare_username
 from libs.store.resource_owners import ResourceOwners
-from libs.throttle import Throttle
-from services.token.issuer import Issuer, response_of
+from libs.throttle import LoginThrottle
+from services.token.grants.grant_handler import IssuedTokens
+from services.token.issuer import Issuer, token_response
 
 
 @dataclass(frozen=True, slots=True)
 class Password:
     """Tokens for a user name and password."""
 
+    profile: ClassVar[GrantProfile] = PASSWORD
     issuer: Issuer
     resource_owners: ResourceOwners
     passwords: PasswordHasher
-    throttle: Throttle
-    public_clients: bool = False
+    throttle: LoginThrottle
 
-    async def issue(self, request: TokenRequest, client: Client, api: Api, settings: OAuthSettings) -> TokenResponse:
-        """Insert a new grant of the user; unknown user and wrong password are one refusal after the same work."""
+    async def issue(self, request: TokenRequest, context: IssueContext) -> IssuedTokens:
+        """Insert a new grant of the resource owner.
+
+        Raises InvalidRequest, InvalidScope, TooManyAttempts, TooManyTokens, and InvalidGrant: the same error, after
+        the same work, for an unknown user and for a wrong password.
+        """
         password = request.password.get_secret_value()
         if not request.username or not password:
             raise InvalidRequest("username and password are required")
-        scope = grant_scope(parse_scope(request.scope), client.scope)
-        owner = await self._proven(request.username, password)
+        scope = grant_scope(parse_scope(request.scope), context.client.scope, context.settings.scopes)
+        owner = await self._authenticated(request.username, password)
+        # The grant begins now, not before the password was hashed, which takes tens of milliseconds.
+        context = replace(context, event=self.issuer.event_context())
         grant_id = self.issuer.new_grant_id()
-        pair = self.issuer.mint(grant_id, 1, refresh=settings.refresh_token)
-        sealed = self.issuer.sealed(
-            settings,
-            lambda: TokenNotification(
-                new_oauth_token=pair.access.value,
-                refresh_token=pair.refresh.value if pair.refresh else "",
-                notification_type="new",
+        await self.issuer.admit(context, grant_id)
+        pair = self.issuer.mint(
+            context,
+            self.profile,
+            grant_id,
+            1,
+            notification=lambda access, refresh: TokenNotification(
+                new_oauth_token=access, refresh_token=refresh, notification_type="new"
             ),
         )
-        at = self.issuer.origin()
         issued = issue_tokens(
+            context,
             grant_id,
+            self.profile.grant_type,
             pair,
-            api,
-            client,
-            GrantType.PASSWORD,
-            settings=settings,
             scope=scope,
             subject=owner.username,
-            policy_ids=owner.policy_ids,
             password_since=owner.password_since,
-            sealed=sealed,
-            at=at,
         )
         await self.issuer.grants.commit(issued)
-        return response_of(issued.after, pair, at)
+        return IssuedTokens(token_response(issued.after, pair, context.now))
 
-    async def _proven(self, username: str, password: str) -> ResourceOwner:
-        """The user whose password it is. Raises InvalidGrant, and TooManyAttempts before anything is hashed."""
-        async with self.throttle.attempt(self.throttle.of_user(username)) as attempt:
-            owner = await self.resource_owners.get(username)
+    async def _authenticated(self, username: str, password: str) -> ResourceOwner:
+        """The active user with this password. Raises InvalidGrant, and TooManyAttempts before anything is hashed."""
+        name = prepare_username(username)
+        # A name that the PRECIS profile refuses belongs to no user; it costs the same work as an unknown one, so that
+        # response times do not tell which names exist.
+        async with self.throttle.attempt(self.throttle.user_counters(username if name is None else name)) as attempt:
+            owner = await self.resource_owners.get(name or "")
             verified = await self.passwords.verify(owner.password_hash if owner else None, password)
             if owner is None or not verified or not owner.active:
                 raise InvalidGrant("the user name or password is not valid")

@@ -1,0 +1,1 @@
+"""Outgoing connections to webhook endpoints and to upstreams: connector, name resolution, SSRF guard."""

@@ -1,0 +1,147 @@
+"""Authentication in both formats: how the API issues tokens, and where the gateway looks for them."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    SecretStr,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel
+
+from contracts.apis import GrantType, Notifications, OAuthSettings, RefreshReuse, TokenLocation
+from contracts.base import AdminRequest, Text
+from contracts.guards import Unsupported
+from libs.tyk.invalid_definition import InvalidDefinition
+from libs.tyk.part import Part
+
+AUTHORIZE_TYPES = ("code", "token")
+"""The response types of Tyk; `token` (the implicit grant) is not supported here (RFC 9700 §2.1.2)."""
+
+_ACCEPTED = "acceptedUnsupported"
+NO_SCOPES = "so tokens have none and a request for one is refused; declare those that clients may ask for"
+"""The second half of the warning about a definition without scopes."""
+_HOUR = int(timedelta(hours=1).total_seconds())
+_DAY = 24 * _HOUR
+
+
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]{1,256}$")]
+"""One scope-token of RFC 6749 §3.3: printable ASCII without space, quote and backslash."""
+_SCOPE_NAME: TypeAdapter[str] = TypeAdapter(ScopeName)
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """How calls are authenticated. With neither OAuth nor Auth Token, the API is keyless (public)."""
+
+    oauth: OAuthSettings | None = None
+    auth_token: bool = False
+    token_location: TokenLocation = field(default_factory=TokenLocation)
+
+
+class TokenwireSettings(AdminRequest):
+    """`x-tokenwire` (OAS) or `tokenwire` (Classic): settings that Tyk does not have. Lifetimes in whole seconds."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    access_token_lifetime: Annotated[StrictInt, Field(ge=1, le=30 * _DAY)] | None = None
+    refresh_token_lifetime: Annotated[StrictInt, Field(ge=1, le=366 * _DAY)] | None = None
+    grant_lifetime: Annotated[StrictInt, Field(ge=1, le=3660 * _DAY)] | None = None
+    code_lifetime: Annotated[StrictInt, Field(ge=1, le=600)] | None = None
+    pkce_required: StrictBool | None = None
+    refresh_reuse: RefreshReuse | None = None
+    scopes: tuple[ScopeName, ...] | None = None
+    """Scopes that the API declares in addition to those of its OpenAPI flows; Classic has no other place for them."""
+    method_override: StrictBool = False
+    accepted_unsupported: tuple[Text, ...] = ()
+    """Paths of unsupported protections that the operator has accepted: the API is imported without them."""
+
+
+def with_accepted(definition: dict[str, Any], key: str, unsupported: Collection[Unsupported]) -> dict[str, Any]:
+    """The definition with exactly these parts listed in Tokenwire's own settings as accepted and not enforced."""
+    own = {name: value for name, value in (definition.get(key) or {}).items() if name != _ACCEPTED}
+    if unsupported:
+        own[_ACCEPTED] = [field.path for field in unsupported]
+    elif not (definition.get(key) or {}).get(_ACCEPTED):
+        return definition
+    return {**definition, key: own}
+
+
+def tokenwire_settings(definition: Part, key: str) -> TokenwireSettings:
+    """The settings in this member. Unknown settings are refused, so that typos are noticed."""
+    part = definition.part(key)
+    try:
+        return TokenwireSettings.model_validate(part.members)
+    except ValidationError as error:
+        raise _refused_setting(part, error) from None
+
+
+def _refused_setting(part: Part, error: ValidationError) -> InvalidDefinition:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(to_camel(name) for name in TokenwireSettings.model_fields)
+        return part.wrong(str(first["loc"][0]), f"there is no such setting; there are {known}")
+    return part.wrong(".".join(map(str, first["loc"])), first["msg"])
+
+
+def declared_scopes(flow: Part) -> tuple[str, ...]:
+    """The scopes that an OpenAPI flow declares in `scopes`. Raises InvalidDefinition."""
+    scopes = flow.part("scopes")
+    for name in scopes.members:
+        try:
+            _SCOPE_NAME.validate_python(name)
+        except ValidationError:
+            raise scopes.wrong(
+                name,
+                "a scope is 1 to 256 printable ASCII characters without space, quote and backslash (RFC 6749 §3.3)",
+            ) from None
+    return tuple(scopes.members)
+
+
+def notifications(part: Part, url: str, secret: str) -> Notifications | None:
+    """The webhook settings from these members; None if there is no URL."""
+    shared_secret = SecretStr(part.field_value(secret))
+    on_key_change_url = part.url(url)
+    if not on_key_change_url:
+        return None
+    return Notifications(on_key_change_url=on_key_change_url, shared_secret=shared_secret)
+
+
+def oauth_settings(
+    *,
+    flows: Collection[GrantType],
+    authorize_types: Collection[str],
+    refresh_token: bool,
+    scopes: Iterable[str],
+    login_url: str,
+    notifications: Notifications | None,
+    tokenwire: TokenwireSettings,
+) -> OAuthSettings | None:
+    """How the API issues tokens; None if it cannot issue any.
+
+    The code grant and response type `code` come and go together: a list of authorize types without `code` takes
+    the grant away, an empty list means `code`. The login URL may be missing: an identity server can ask for codes
+    without it, and the authorization endpoint says so itself.
+    """
+    codes = GrantType.AUTHORIZATION_CODE in flows and (not authorize_types or "code" in authorize_types)
+    starting = set(flows) - {GrantType.REFRESH_TOKEN} - (set() if codes else {GrantType.AUTHORIZATION_CODE})
+    if not starting:
+        return None
+    offered = starting | ({GrantType.REFRESH_TOKEN} if refresh_token else set())
+    return OAuthSettings(
+        grant_types=tuple(grant_type for grant_type in GrantType if grant_type in offered),
+        response_types=("code",) if codes else (),
+        refresh_token=refresh_token,
+        login_url=login_url or None,
+        notifications=notifications,
+        scopes=tuple(dict.fromkeys([*scopes, *(tokenwire.scopes or ())])),
+        **tokenwire.model_dump(exclude_none=True, exclude={"accepted_unsupported", "method_override", "scopes"}),
+    )

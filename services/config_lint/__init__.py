@@ -1,0 +1,1 @@
+"""Config lint (`python -m services config-lint`): finds insecure settings and records, and says how to fix them."""

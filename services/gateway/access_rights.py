@@ -1,0 +1,112 @@
+"""The rights of grants by their policies, cached until a record that they follow from changes."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import NamedTuple
+
+from contracts.apis import Api
+from contracts.clients import Client
+from contracts.policies import Policy
+from libs.catalog import Catalog
+from libs.policies import ApiAccess, PolicySets, access_on, is_holder
+from services.gateway.injected_headers import injected_headers
+from services.gateway.refusals import API_DISALLOWED, INACTIVE, UNKNOWN_TOKEN, Denial
+from services.gateway.token_grants import TokenGrant
+
+SIZE = 10_000
+"""Cached rights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What a grant may do on one API, and the headers that the upstream gets with its calls."""
+
+    access: ApiAccess
+    injected: Mapping[str, str]
+
+
+class _CachedRight(NamedTuple):
+    api: Api
+    client: Client
+    policies: Sequence[Policy | None]
+    outcome: Right | Denial
+
+    def follows_from(self, api: Api, client: Client, policies: Sequence[Policy | None]) -> bool:
+        """Whether it was computed from these objects. The catalog returns new objects after every change, so comparing
+        identities is enough; a call then costs no comparison of policies.
+        """
+        return (
+            self.api is api
+            and self.client is client
+            and len(self.policies) == len(policies)
+            and all(map(is_, self.policies, policies))
+        )
+
+
+class Rights:
+    """Computes and caches rights. Grants of one client without `key_rules` share an entry."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._cache: OrderedDict[tuple[str, str, tuple[str, ...]], _CachedRight] = OrderedDict()
+
+    async def of(self, grant: TokenGrant, client: Client, api: Api) -> Right | Denial:
+        """What the grant may do on this API under the current policies of its client, its user and its `key_rules`."""
+        policy_ids = client.policy_ids
+        if grant.rules is not None:
+            policy_ids += grant.rules.apply_policies
+        owner_ids: tuple[str, ...] = ()
+        if grant.resource_owner is not None:
+            owner = await self._catalog.resource_owner(grant.resource_owner)
+            if not is_holder(owner, grant.owner_since):
+                # The user was deleted, disabled, or created again under the same name: the token is not theirs.
+                return UNKNOWN_TOKEN
+            owner_ids = owner.policy_ids
+            policy_ids += owner_ids
+        policies: Sequence[Policy | None] | None = self._catalog.cached_policies(policy_ids)
+        if policies is None:
+            policies = await self._catalog.policies(policy_ids)
+        # The grant id stands for its rules and the policies that they apply: these never change.
+        key = (api.api_id, grant.grant_id if grant.rules else grant.client_id, owner_ids)
+        cached = self._cache.get(key)
+        if cached is None or not cached.follows_from(api, client, policies):
+            cached = _CachedRight(api, client, policies, _outcome(grant, client, api, policies))
+            self._cache[key] = cached
+            if len(self._cache) > SIZE:
+                self._cache.popitem(last=False)
+        return cached.outcome
+
+    async def named_apis(self, grant: TokenGrant, client: Client) -> set[str]:
+        """The ids of all APIs in the policies of the client, the user or `key_rules`."""
+        policy_ids = client.policy_ids + (grant.rules.apply_policies if grant.rules else ())
+        if grant.resource_owner is not None:
+            owner = await self._catalog.resource_owner(grant.resource_owner)
+            policy_ids += owner.policy_ids if owner is not None else ()
+        policies = await self._catalog.policies(policy_ids)
+        return {api_id for policy in policies if policy for api_id in policy.access_rights}
+
+
+def _outcome(grant: TokenGrant, client: Client, api: Api, policies: Sequence[Policy | None]) -> Right | Denial:
+    """Compute the right. `policies` are the client's, then those of the grant's rules, then the user's."""
+    applied = len(client.policy_ids)
+    owned = applied + (len(grant.rules.apply_policies) if grant.rules else 0)
+    of_client, *others = map(_active, (policies[:applied], policies[applied:owned], policies[owned:]))
+    if any(policies is not None and not policies for policies in (of_client, *others)):
+        # All policies of one holder were deleted or switched off. To treat that as "no policies" would lift all limits.
+        return UNKNOWN_TOKEN
+    sets = PolicySets(of_client, tuple(policies for policies in others if policies is not None))
+    access = access_on(api, grant.api_id, sets, grant.rules, client.meta_data)
+    if any(policy.is_inactive for policy in policies if policy and policy.active):
+        return INACTIVE
+    if grant.rules is not None and grant.rules.is_inactive:
+        return INACTIVE
+    if access is None:
+        return API_DISALLOWED
+    return Right(access, injected_headers(api, access.meta_data))
+
+
+def _active(policies: Sequence[Policy | None]) -> Sequence[Policy] | None:
+    """The active policies; None if no policy was assigned."""
+    return [policy for policy in policies if policy and policy.active] if policies else None

@@ -1,0 +1,111 @@
+"""Revocation by operators: one token of a client, or all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import orjson
+from aiohttp import web
+
+from contracts.clients import Client
+from contracts.error_bodies import Envelope
+from contracts.grants import RevocationReason, RevocationRequest
+from contracts.operations import FORM, JSON, RequestBody, ResponseSpec
+from contracts.operators import Permission
+from libs import client_secrets
+from libs.encryption import KeyRing
+from libs.http.error_responses import BadRequest, TooLarge
+from libs.http.forms import read_parameters
+from libs.http.operations import operator_operation
+from libs.http.responses import NO_STORE, json_bytes
+from libs.oauth.errors import BodyTooLarge, InvalidRequest
+from libs.store.clients import Clients
+from services.revocation.revoker import NotOfClient, Revoker
+from services.revocation.token_list import client_of_path
+
+_CREDENTIALS = "`client_id` and `client_secret` are optional, but must be right if they are there."
+
+
+def _ok(message: str) -> web.Response:
+    envelope = Envelope(Status="OK", Message=message).model_dump(exclude={"ID"})
+    return json_bytes(orjson.dumps(envelope), headers=NO_STORE)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenManagement:
+    """The revocation calls of Tyk's Dashboard API, for operators with the permission `revoke`."""
+
+    clients: Clients
+    keys: KeyRing
+    revoker: Revoker
+    now: Callable[[], datetime]
+
+    @operator_operation(
+        "POST",
+        "/api/apis/oauth/{client_id}/revoke",
+        "revokeTokenOfClient",
+        Permission.REVOKE,
+        tag="Revocation",
+        summary="Revoke a token of a client",
+        description="`token` is the token itself or its public id (`code` in listTokens). Revoking a refresh token "
+        "revokes "
+        "the whole grant. 200 also if the token had already been revoked or never existed.",
+        body=RequestBody(
+            model=RevocationRequest, media_types=(FORM, JSON), fields=("token",), description=_CREDENTIALS
+        ),
+        response=ResponseSpec(description="Token revoked.", models=(Envelope,)),
+        errors=(404,),
+    )
+    async def revoke(self, http_request: web.Request) -> web.Response:
+        """200 with the token, given by value or by public id, revoked; 200 for an unknown or invalid one, too."""
+        client, request = await self._client_and_body(http_request)
+        if not request.token:
+            raise BadRequest("token is required")
+        reason = RevocationReason.OPERATOR
+        try:
+            if not await self.revoker.revoke_public_id(request.token, client, reason):
+                await self.revoker.revoke_value(request.token, client, reason)
+        except NotOfClient as error:
+            raise BadRequest("this token belongs to another client") from error
+        return _ok("token revoked successfully")
+
+    @operator_operation(
+        "POST",
+        "/api/apis/oauth/{client_id}/revoke_all",
+        "revokeAllTokensOfClient",
+        Permission.REVOKE,
+        tag="Revocation",
+        summary="Revoke all tokens of a client",
+        description="Every token that the client has stops working at once.",
+        body=RequestBody(model=RevocationRequest, media_types=(FORM, JSON), optional=True, description=_CREDENTIALS),
+        response=ResponseSpec(description="Tokens revoked.", models=(Envelope,)),
+        errors=(404,),
+    )
+    async def revoke_all(self, http_request: web.Request) -> web.Response:
+        """200 with every grant of the client revoked, at once and in every process."""
+        client, _ = await self._client_and_body(http_request)
+        await self.revoker.revoke_all(client)
+        return _ok("tokens revoked successfully")
+
+    async def _client_and_body(self, http_request: web.Request) -> tuple[Client, RevocationRequest]:
+        """The client that the path names, and the body. Raises BadRequest if they contradict each other."""
+        client = await client_of_path(self.clients, http_request)
+        request = RevocationRequest.model_validate(await _parameters(http_request))
+        if request.client_id not in {None, client.client_id}:
+            raise BadRequest("client_id differs from the one in the path")
+        secret = request.client_secret or request.secret
+        if secret and not client_secrets.is_valid(self.keys, client, secret.get_secret_value(), self.now()):
+            raise BadRequest("client_secret is wrong; an operator may leave it out")
+        return client, request
+
+
+async def _parameters(http_request: web.Request) -> dict[str, str]:
+    """The parameters of the body, none for an empty one. Raises BadRequest, TooLarge."""
+    if not http_request.body_exists and not http_request.query_string:
+        return {}
+    try:
+        return await read_parameters(http_request, RevocationRequest.model_fields)
+    except BodyTooLarge as error:
+        raise TooLarge(error.description) from error
+    except InvalidRequest as error:
+        raise BadRequest(error.description) from error
