@@ -1,13 +1,19 @@
-# Every command a person types. `make` alone lists them.
-# The virtual environment is made on first use, and again installed into when the pinned requirements change.
+# Every command of the project; `make` alone lists them. The virtual environment is created on first use, and updated
+# when the pinned requirements change.
 
-PORT := 8080
+PORT :=
+# Each worker has a MongoDB and a RabbitMQ of its own; one is enough for some of the tests.
+WORKERS = $(if $(T),1,2)
 DATA := .data
 T :=
 B :=
 SEED :=
 MINUTES := 10
 UPGRADE :=
+CLUSTER :=
+V :=
+BASE :=
+S :=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,67 +24,98 @@ SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
 HOST_PYTHON = $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	if $$name -c '$(SUITABLE)' >/dev/null 2>&1; then command -v $$name; break; fi; done)
 INSTALL_PYTHON := apt-get install python3 python3-venv make
-PIP_INSTALL := -m pip install --quiet --no-input --disable-pip-version-check --require-hashes
+PIP := -m pip install --quiet --no-input --disable-pip-version-check
+PIP_INSTALL := $(PIP) --require-hashes
+# The `tokenwire` command: points to this checkout, downloads nothing.
+PIP_INSTALL_TOKENWIRE := -W ignore $(PIP) --no-index --no-deps --no-build-isolation --editable .
+NEED_RUN = $(PYTHON) -c 'import nacl.public, yaml' 2>/dev/null || $(PYTHON) $(PIP_INSTALL) -r requirements/run.txt
+# What needs no broker and no running stack.
+QUICK := tests/unit tests/faults/test_judge.py tests/security/test_rows.py tests/security/test_hardening_rows.py \
+	$(addprefix tests/deployment/test_,compose.py rabbitmq_definitions.py makefile.py packaging.py readme.py)
+
+CLUSTER_FILES := $() --file compose.yaml --file compose.cluster.yaml
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench faults fuzz check contracts audit sbom up down secrets lock clean
+.PHONY: help run demo quick test test-compose bench faults faults-compose fuzz check contracts audit sbom images up roll down secrets lock clean
 .DELETE_ON_ERROR:
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.embedded ## Start everything on http://127.0.0.1:8080 with an embedded MongoDB (PORT=9000 DATA=/some/dir move it)
-	@exec $(PYTHON) -m services --port "$(PORT)" --data "$(DATA)"
+run: $(VENV)/.embedded ## Start everything on http://127.0.0.1:8080 with an embedded MongoDB (PORT=9000 DATA=/some/dir to change them)
+	@exec $(PYTHON) -m services $(if $(PORT),--port "$(PORT)") --data "$(DATA)"
 
-demo: $(VENV)/.embedded ## Walk through the whole story: API, client, code, tokens, webhooks, refresh, revocation
-	@exec $(PYTHON) -m examples.demo
+demo: $(VENV)/.embedded ## Walk through the whole flow: API, client, code, tokens, webhooks, refresh, revocation (BASE=http://… for a running stack)
+	@exec $(if $(BASE),env TOKENWIRE_URL="$(BASE)") $(PYTHON) -m examples.demo
 
-test: $(VENV)/.test ## Prove it all against a real MongoDB and a real RabbitMQ (T="tests/unit -k pkce" for some of it)
-	@exec $(PYTHON) -m pytest $(T)
+quick: $(VENV)/.test ## Run the tests that need no RabbitMQ and no running stack, in under two minutes
+	@exec $(PYTHON) -m pytest -q -n 2 --dist loadfile $(QUICK)
 
-bench: $(VENV)/.test ## Measure against a bare handler in the same run (B=webhooks for some of it; B=--help lists what there is)
+test: $(VENV)/.test ## Run all tests against a real MongoDB and a real RabbitMQ, in about 20 minutes (T="tests/unit -k pkce" for some of them)
+	@exec $(PYTHON) -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile) $(T)
+
+test-compose: $(VENV)/.test ## Run the tests of the container stack; they need a Docker engine
+	@exec $(PYTHON) -m pytest $(or $(T),tests/compose)
+
+bench: $(VENV)/.test ## Measure throughput relative to a bare handler in the same run (B=webhooks for one part; B=--help lists the parts)
 	@exec $(PYTHON) -m bench $(B)
 
-faults: $(VENV)/.test ## Kill everything under load and see that nothing is lost or doubled; 20 minutes (SEED=… as it was then)
+faults: $(VENV)/.test ## Kill everything under load; fails if an event is lost or duplicated; 20 minutes (SEED=… repeats a run)
 	@exec $(PYTHON) -m tests.faults --report docs/faults.md $(if $(SEED),--seed "$(SEED)")
 
-fuzz: $(VENV)/.test ## Make up requests, definitions, events, answers, and see that none surprises (MINUTES=60, or SEED=… as then)
+faults-compose: $(VENV)/.test images ## Break the containers of compose.yaml under load in the same way; 15 minutes (SEED=… repeats a run)
+	@docker compose build --quiet
+	@exec $(PYTHON) -m tests.faults --containers --report docs/faults.md $(if $(SEED),--seed "$(SEED)")
+
+fuzz: $(VENV)/.test ## Fuzz requests, definitions, events and responses; fails on any 5xx or unhandled exception (MINUTES=60; SEED=… repeats a run)
 	@exec $(PYTHON) -m tests.fuzz --minutes "$(MINUTES)" $(if $(SEED),--seed "$(SEED)")
 
-check: $(VENV)/.test ## Lint, types, import rules, drift of the generated contracts
+check: $(VENV)/.test ## Lint, types, import rules, generated contracts, private attributes of libraries, Kubernetes manifests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(BIN)/lint-imports
 	$(PYTHON) -m contracts.generate --check
+	$(PYTHON) -m deploy.check_private_attributes
+	$(PYTHON) -m deploy.check_manifests
 
-contracts: $(VENV)/.test ## Write contracts/generated/ anew from the models
+contracts: $(VENV)/.test ## Regenerate contracts/generated/ from the models
 	$(PYTHON) -m contracts.generate
 
-audit: $(VENV)/.test ## Ask a database of vulnerabilities about every pinned package; says so where it cannot be reached
+audit: $(VENV)/.test ## List known vulnerabilities of the pinned packages (OSV); says so if OSV cannot be reached
 	@exec $(PYTHON) -m deploy.audit_dependencies requirements/test.txt
 
-sbom: $(VENV)/.test ## Write sbom.cdx.json: what the image is made of (CycloneDX), as its build writes it into it
+sbom: $(VENV)/.test ## Write sbom.cdx.json, the bill of materials of the image (CycloneDX)
 	@$(PYTHON) deploy/components.py requirements/run.txt > sbom.cdx.json || { rm -f sbom.cdx.json; exit 1; }
 
-up: secrets ## Start the full stack in containers: one a service, RabbitMQ, MongoDB, the edge on :8080
-	docker compose up --build --wait
+images: | $(PYTHON) ## Pull the images that the container stack is made of, or build stand-ins where no registry can be reached
+	@$(NEED_RUN)
+	@$(PYTHON) -m deploy.images
 
-down: ## Stop the stack of containers; its data stays
-	docker compose down
+up: images secrets ## Start the container stack: one container per service, RabbitMQ, MongoDB, the edge on :8080 (CLUSTER=1: three RabbitMQ nodes, three MongoDB members)
+	docker compose$(if $(CLUSTER),$(CLUSTER_FILES)) up --build --wait
+	@address=http://$$(docker compose port edge 8080) && echo "Tokenwire is at $$address; its operator key is in" \
+		".secrets/bootstrap_operator_key. A first request:" && echo "  curl $$address/api/apis" \
+		"-H \"Authorization: \$$(cat .secrets/bootstrap_operator_key)\""
 
-secrets: | $(PYTHON) ## Make the passwords and keys of the containers in .secrets/, those that are missing
-	@$(PYTHON) -c 'import nacl.public' 2>/dev/null || $(PYTHON) $(PIP_INSTALL) -r requirements/run.txt
+roll: | $(PYTHON) ## Restart the container stack without a failed request, on new images where they have changed (S=token: only this)
+	@exec $(if $(CLUSTER),env COMPOSE_FILE=compose.yaml:compose.cluster.yaml) $(PYTHON) -m deploy.roll $(S)
+
+down: ## Stop the container stack; its data stays (V=1 deletes it)
+	docker compose$(if $(V),$(CLUSTER_FILES)) --profile '*' down --remove-orphans$(if $(V), --volumes)
+
+secrets: | $(PYTHON) ## Create the missing passwords and keys of the container stack in .secrets/
+	@$(NEED_RUN)
 	@$(PYTHON) -m deploy.make_secrets .secrets
 
-lock: $(VENV)/.test ## Pin what requirements/*.in ask for (UPGRADE=--upgrade: the newest versions they allow)
+lock: $(VENV)/.test ## Pin the versions for requirements/*.in (UPGRADE=--upgrade: the newest ones)
 	$(call pin,run)
 	$(call pin,embedded,-c requirements/run.txt)
 	$(call pin,test,-c requirements/run.txt)
 
-clean: ## Remove the virtual environment and every cache; data stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache
+clean: ## Remove the virtual environment and all caches; data stays
+	rm -rf $(VENV) .wheels build tokenwire.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define pin
@@ -95,9 +132,11 @@ $(PYTHON):
 $(VENV)/.embedded: requirements/embedded.txt requirements/run.txt | $(PYTHON)
 	@echo "installing the pinned dependencies into $(VENV)"
 	@$(PYTHON) $(PIP_INSTALL) -r $<
+	@$(PYTHON) $(PIP_INSTALL_TOKENWIRE)
 	@touch $@
 
 $(VENV)/.test: requirements/test.txt | $(PYTHON)
 	@echo "installing the pinned dependencies and the test tools into $(VENV)"
 	@$(PYTHON) $(PIP_INSTALL) -r $<
+	@$(PYTHON) $(PIP_INSTALL_TOKENWIRE)
 	@touch $@

@@ -1,1 +1,1 @@
-"""What the stack of containers needs beside the services: secrets, the broker's definitions, the database's users."""
+"""What the containers need besides the services: secrets, the broker's definitions, and the database's users."""

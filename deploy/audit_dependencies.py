@@ -1,10 +1,9 @@
-"""Ask OSV, the open database of vulnerabilities, about every pinned package.
+"""Look up every pinned package in OSV, the open vulnerability database.
 
     python -m deploy.audit_dependencies requirements/test.txt
 
-Ends with 0 where nothing is known against any of them, with 1 where something is. Where the database cannot be reached
-it says so in one line and ends with 0: what could not be asked is no finding, and a build without a way out is no fault
-of the packages. Only names and versions leave this machine.
+Exits with 0 if no vulnerability is known, with 1 if one is. If the database cannot be reached, it prints one line and
+exits with 0, so that a build without network access does not fail. Only package names and versions leave this machine.
 """
 
 import argparse
@@ -14,18 +13,18 @@ import sys
 from typing import Any
 
 _UNREACHED = ("requests.exceptions.", "Could not connect")
-"""In what pip-audit complains of, where it got no answer, or none that is the database's."""
+"""What pip-audit prints when it gets no response, or one that is not from the database."""
 
 
 class Unreachable(Exception):
-    """The database did not answer."""
+    """The vulnerability database did not respond."""
 
 
 def audit(requirements: list[str], database: str | None = None) -> list[dict[str, Any]]:
-    """The packages and what is known against each. Raises Unreachable, or RuntimeError where pip-audit cannot go on."""
+    """The packages and their known vulnerabilities. Raises Unreachable, or RuntimeError if pip-audit fails."""
     files = [argument for name in requirements for argument in ("--requirement", name)]
     elsewhere = ["--osv-url", database] if database else []
-    # Without pip: everything is pinned with hashes, so there is nothing to resolve, download or build.
+    # No pip needed: all packages are pinned with hashes, so nothing is resolved, downloaded or built.
     how = ["--require-hashes", "--disable-pip", "--format", "json", "--progress-spinner", "off"]
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "pip_audit", *files, *how, "--vulnerability-service", "osv", *elsewhere],
@@ -44,7 +43,7 @@ def audit(requirements: list[str], database: str | None = None) -> list[dict[str
 
 
 def findings(packages: list[dict[str, Any]]) -> list[str]:
-    """A line for each thing that is known against a package."""
+    """One line for each known vulnerability of a package."""
     return [
         f"{package['name']} {package['version']}: {known['id']}"
         f" ({'fixed in ' + ', '.join(known['fix_versions']) if known['fix_versions'] else 'not fixed yet'}):"
@@ -55,7 +54,7 @@ def findings(packages: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    """A line for each finding, or one that says that there is none or that nobody could be asked."""
+    """Print a line for each finding, or one that says that none was found or that the database was unreachable."""
     parser = argparse.ArgumentParser(prog="python -m deploy.audit_dependencies", description=__doc__.splitlines()[0])
     parser.add_argument("requirements", nargs="+", help="a file of requirements with hashes")
     parser.add_argument("--database", metavar="URL", help="another address that answers as OSV does")

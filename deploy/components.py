@@ -1,8 +1,8 @@
-"""Say what the image is made of: the pinned packages that are installed, as a CycloneDX 1.6 bill of materials.
+"""Print the bill of materials of the image: its pinned, installed packages as CycloneDX 1.6 JSON.
 
     python deploy/components.py requirements/run.txt > sbom.cdx.json
 
-Needs nothing but Python, so that making it adds nothing to the image. The same packages give the same bytes.
+It needs only Python's standard library, so making it adds nothing to the image. The same packages give the same bytes.
 """
 
 import importlib.metadata
@@ -22,25 +22,25 @@ _EXPRESSION = re.compile(r"[A-Za-z0-9.+()-]+( (AND|OR|WITH) [A-Za-z0-9.+()-]+)*"
 
 @dataclass(frozen=True)
 class Pin:
-    """A package as the requirements name it."""
+    """A package as pinned in the requirements."""
 
     name: str
     version: str
     conditional: bool
-    """True: only needed on some machines."""
+    """True if the package is needed on some platforms only."""
     hashes: tuple[str, ...]
-    """SHA-256 of every file that may be installed for it."""
+    """SHA-256 of every file that may be installed for this package."""
 
 
 def pins(requirements: str) -> Iterator[Pin]:
-    """The packages of a file of requirements with hashes."""
+    """The packages in a requirements file with hashes."""
     for requirement in requirements.replace("\\\n", " ").splitlines():
         if pin := _PIN.match(requirement):
             yield Pin(pin[1], pin[2], pin[3] is not None, tuple(_HASH.findall(requirement)))
 
 
 def bill_of_materials(requirements: str) -> dict[str, Any]:
-    """What is installed here of these requirements. Raises ValueError where that is not what they pin."""
+    """The installed packages of these requirements. Raises ValueError if they differ from what is pinned."""
     components = [_component(pin) for pin in pins(requirements) if _is_installed(pin)]
     return {
         "bomFormat": "CycloneDX",
@@ -79,10 +79,10 @@ def _component(pin: Pin) -> dict[str, Any]:
 
 def _licenses(name: str) -> list[dict[str, Any]]:
     metadata = importlib.metadata.metadata(name)
-    expression = metadata.get("License-Expression", "")
+    (expression,) = metadata.get_all("License-Expression") or [""]
     if _EXPRESSION.fullmatch(expression):
         return [{"expression": expression}]
-    text = metadata.get("License", "").strip()
+    text = (metadata.get_all("License") or [""])[0].strip()
     if text and "\n" not in text:
         return [{"license": {"name": text}}]
     classified = [
@@ -92,7 +92,7 @@ def _licenses(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """The bill of materials on standard output; one line where there cannot be one."""
+    """Print the bill of materials, or one line that says why there is none."""
     try:
         document = bill_of_materials(Path(sys.argv[1]).read_text(encoding="utf-8"))
     except (IndexError, OSError, ValueError) as error:

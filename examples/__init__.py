@@ -1,1 +1,1 @@
-"""Programs around Tokenwire, each one file to copy; they know its HTTP surface and its exchange, never its code."""
+"""Example programs around Tokenwire. Each is one file to copy; they use only its HTTP API and its event exchange."""

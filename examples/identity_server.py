@@ -2,28 +2,29 @@
 
     python -m examples.identity_server --api-id <api id> --listen-path /my-oauth-api/ --operator-key-file key
 
-The `authLoginRedirect` of the API definition points at `/login` here. Tokenwire sends the browser there with 307: a GET
-brings the authorization request as the query, a POST makes the browser post the same form again. Then
+The `authLoginRedirect` of the API definition points to `/login` here. Tokenwire redirects the browser there with 307: a
+GET carries the authorization request in the query; a POST makes the browser post the same form again. Then
 
-1. the user logs in, unless a session says who it is;
-2. the user sees which client asks for what, and allows or denies it;
-3. allowed: this server asks Tokenwire for a code with an operator key that holds the permission `authorize` and no
-   other, and sends the browser where the answer's `redirect_to` says.
+1. the user logs in, unless a session identifies the user already;
+2. the user sees which client requests which scopes, and allows or denies it;
+3. if allowed, this server requests a code from Tokenwire with an operator key that has only the permission `authorize`,
+   and redirects the browser to the `redirect_to` of the response.
 
-Denied: the browser goes back to the client with `error=access_denied` (RFC 6749 §4.1.2.1). The redirect URI in the
-query proves nothing, since anybody can write a link to `/login`: a server that believed it would be an open redirector
-(RFC 9700 §4.11.2). So nothing is shown before the same request was put to the authorization endpoint of the API: only
-where that answers 307 are client and redirect URI registered together. What was proven is signed into the form, bound
-to this browser and valid for ten minutes, and a denial redirects to what comes out of that signature. A request without
-a redirect URI (the client has registered just one) is denied on a page, for only Tokenwire knows the address. The
-denial names the issuer as every authorization response does (RFC 9207); the API's metadata spells it.
+If denied, the browser returns to the client with `error=access_denied` (RFC 6749 §4.1.2.1). The redirect URI in the
+query cannot be trusted, because anyone can write a link to `/login`: a server that trusted it would be an open
+redirector (RFC 9700 §4.11.2). So before it shows a page, this server sends the same request to the API's authorization
+endpoint. Only a 307 from there shows that the redirect URI is registered for the client. The verified parameters are
+signed into the form, bound to this browser and valid for ten minutes, and a denial redirects to the signed URI. A
+request without a redirect URI (when the client registered exactly one) is denied on a page, because only Tokenwire
+knows the address. A denial names the issuer, as every authorization response does (RFC 9207); it is read from the API's
+metadata.
 
-Every form carries such a signed field, and it must fit a signed cookie: the login form the browser's, the consent form
-the session's. A page of somebody else can read neither, so it cannot log a user in or consent in the user's name. A
-consent counts once: the same form sent again, or many times at once, brings no second code.
+Every form has such a signed field, which must match a signed cookie: the login form the browser's cookie, the consent
+form the session's. Another site's page can read neither, so it can neither log a user in nor consent for the user
+(CSRF). A consent can be used once: sending the form again, even concurrently, does not issue a second code.
 
-Left to you: real users, a limit on attempts, and, for several instances, a key that all share in place of the one made
-at the start, and one place where all of them note which consents were used.
+Left to you: real users, a limit on login attempts, and, for several instances, a shared signing key in place of the
+one made at the start, and a shared record of the consents used.
 """
 
 import argparse
@@ -68,12 +69,12 @@ DEMO_USERS = {"alice": "wonderland"}
 Fields = dict[str, str]
 
 
-# What is configured
+# Configuration
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Whose API this logs users in for, and who they are."""
+    """The API whose users log in here, and the users."""
 
     tokenwire: str
     """The base URL of Tokenwire, e.g. `http://127.0.0.1:8080`."""
@@ -83,15 +84,15 @@ class Settings:
     users: Mapping[str, str] = field(repr=False)
     """Name to password."""
     client_names: Mapping[str, str] = field(default_factory=dict)
-    """Client id to the name that users know; a client without one is shown by its id."""
+    """Client id to display name; a client without one is shown by its id."""
     scopes: Mapping[str, str] = field(default_factory=dict)
-    """Scope to the sentence that users read."""
+    """Scope to the sentence that users read on the consent page."""
     secure_cookies: bool = False
-    """True where browsers come over https."""
+    """True if browsers use https."""
 
 
 class Users:
-    """Names and scrypt hashes. An unknown name costs as much time as a wrong password."""
+    """User names and scrypt hashes. An unknown name takes as long as a wrong password."""
 
     def __init__(self, passwords: Mapping[str, str]) -> None:
         self._salt = secrets.token_bytes(16)
@@ -99,7 +100,7 @@ class Users:
         self._nobody = secrets.token_bytes(64)
 
     async def are(self, name: str, password: str) -> bool:
-        """Whether this is a user's name and password."""
+        """Whether the name and the password are right."""
         presented = await asyncio.to_thread(self._hash, password)
         return hmac.compare_digest(presented, self._hashes.get(name, self._nobody))
 
@@ -107,23 +108,23 @@ class Users:
         return hashlib.scrypt(password.encode(errors="replace"), salt=self._salt, n=2**14, r=8, p=1)
 
 
-# What is signed
+# Signed fields
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Text that only this server can have written, for one purpose, until a Unix time."""
+    """Signs text for one purpose until a Unix time, so that only this server can have written it."""
 
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def sign(self, purpose: str, content: dict[str, Any], *, until: float) -> str:
-        """The content and its tag, fit for a cookie and for a form."""
-        # Hex and a dot: a cookie value that needs no quoting.
+        """The text and its signature, usable in a cookie and in a form."""
+        # Hex and a dot, because a cookie value of these needs no quoting.
         body = json.dumps({**content, "until": until}).encode().hex()
         return f"{body}.{self._tag(purpose, body)}"
 
     def open(self, purpose: str, text: str, *, now: float) -> dict[str, Any] | None:
-        """The content; None for a wrong tag, another purpose, or after its time."""
+        """The signed text; None if the signature or the purpose is wrong, or the time is over."""
         body, _, tag = text.encode(errors="replace").decode().rpartition(".")
         if not hmac.compare_digest(tag.encode(), self._tag(purpose, body).encode()):
             return None
@@ -136,13 +137,13 @@ class Signer:
 
 @dataclass
 class Once:
-    """What was used already, for as long as it could be used again."""
+    """Remembers what was used, for as long as it could be used again."""
 
     _used: dict[str, float] = field(default_factory=dict, repr=False)
 
     @contextmanager
     def use(self, proof: str, *, now: float) -> Iterator[None]:
-        """The first use, until it fails. Raises Refused for every other one."""
+        """Accept the first use until it expires. Raises Refused for any further use."""
         if proof in self._used:
             raise foreign_form()
         for old in [old for old, until in self._used.items() if until <= now]:
@@ -155,11 +156,11 @@ class Once:
             raise
 
 
-# What is refused
+# Refusals
 
 
 class Refused(Exception):
-    """The browser gets a page that says so."""
+    """The browser gets an error page."""
 
     def __init__(self, status: int, title: str, text: str) -> None:
         super().__init__(title)
@@ -184,18 +185,18 @@ def unavailable() -> Refused:
     return Refused(502, "We cannot reach the authorization server", "Please try again in a moment.")
 
 
-# What is asked of Tokenwire
+# Requests to Tokenwire
 
 
 @dataclass(frozen=True)
 class Tokenwire:
-    """What an identity server asks."""
+    """The requests that an identity server makes."""
 
     http: ClientSession
     settings: Settings
 
     async def prove(self, parameters: Fields) -> None:
-        """The client exists and the redirect URI is its own; otherwise raises Refused."""
+        """Raises Refused unless the client exists and the redirect URI is registered for it."""
         url = f"{self.settings.tokenwire}/{self.settings.listen_path.strip('/')}/oauth/authorize"
         status, body, _ = await self._ask("GET", url, params=parameters)
         if status == 307:
@@ -206,7 +207,7 @@ class Tokenwire:
         raise invalid_link(f"The application sent a request that is not valid. {said}".strip())
 
     async def code(self, parameters: Fields, *, subject: str) -> str:
-        """A code is issued for this user; returns the client's address with the code in it."""
+        """Issue a code for this user; return the client's redirect URI with the code in it."""
         url = f"{self.settings.tokenwire}/api/apis/oauth/{self.settings.api_id}/authorize-client"
         headers = {"Authorization": self.settings.operator_key}
         status, body, text = await self._ask("POST", url, data={**parameters, "subject": subject}, headers=headers)
@@ -229,7 +230,7 @@ class Tokenwire:
             async with self.http.request(method, url, allow_redirects=False, **request) as response:
                 return response.status, *await _json_and_text(response)
         except (ClientError, TimeoutError) as error:
-            print(f"no answer from {url}: {error!r}", file=sys.stderr)
+            print(f"no response from {url}: {error!r}", file=sys.stderr)
             raise unavailable() from error
 
 
@@ -242,11 +243,11 @@ async def _json_and_text(response: ClientResponse) -> tuple[dict[str, Any], str]
     return (body if isinstance(body, dict) else {}), text
 
 
-# What the browser sends
+# Requests from the browser
 
 
 def fields(text: str) -> Fields:
-    """A query or a form as names and values; the empty ones are left out (RFC 6749 §3.1)."""
+    """The parameters of a query or a form; empty values are left out (RFC 6749 §3.1)."""
     try:
         pairs = parse_qsl(text, max_num_fields=50)
     except ValueError:
@@ -273,7 +274,7 @@ def denied(redirect_uri: str, *, state: str | None, issuer: str) -> str:
     return urlunsplit(parts._replace(query=f"{parts.query}&{error}" if parts.query else error))
 
 
-# The pages
+# Pages
 
 
 STYLE = """
@@ -326,8 +327,8 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-# No form-action: browsers apply it to the redirect that follows a form too, and consent ends at the client's address,
-# which may redirect further.
+# No form-action: browsers also apply it to the redirect after a form, and after consent the client's address may
+# redirect further.
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -347,7 +348,7 @@ TICK = (
 
 
 def page(title: str, inside: str, *, status: int = 200) -> web.Response:
-    """A whole document; `inside` is markup, the title is text."""
+    """A whole document. `inside` is inserted as markup, the title as text."""
     document = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
@@ -362,7 +363,7 @@ def hidden(proof: str) -> str:
 
 
 def login_page(client: str, proof: str, *, name: str = "", wrong: bool = False) -> web.Response:
-    """The name and password form; after a wrong attempt it says so and keeps the name."""
+    """The login form. After a wrong attempt it says so and keeps the name."""
     alert = '<p class="alert" role="alert" id="wrong">That name and password do not match.</p>' if wrong else ""
     marked = ' aria-invalid="true" aria-describedby="wrong"' if wrong else ""
     on_name, on_password = ("", " autofocus") if wrong else (" autofocus", "")
@@ -382,7 +383,7 @@ def login_page(client: str, proof: str, *, name: str = "", wrong: bool = False) 
 def consent_page(
     client: str, parameters: Fields, asks: list[str], *, subject: str, proof: str, ending: str
 ) -> web.Response:
-    """Who asks for what, in whose name, and two buttons."""
+    """Shows which client asks for which scopes and for which user, with two buttons."""
     items = "".join(f"<li>{TICK}<span>{html.escape(ask)}</span></li>" for ask in asks)
     back_to = urlsplit(parameters.get("redirect_uri", ""))
     facts = f"<dt>Client id</dt><dd>{html.escape(parameters['client_id'])}</dd>"
@@ -409,7 +410,7 @@ def message_page(title: str, text: str, *, status: int) -> web.Response:
 
 @dataclass(frozen=True)
 class IdentityServer:
-    """The four endpoints; `/login` is the one that Tokenwire redirects to."""
+    """The four endpoints; Tokenwire redirects to `/login`."""
 
     settings: Settings
     users: Users
@@ -418,7 +419,7 @@ class IdentityServer:
     now: Callable[[], float] = time.time
 
     async def arrive(self, request: web.Request) -> web.Response:
-        """GET /login: the login page, or the consent page for who is signed in already."""
+        """GET /login: the login page, or the consent page if the user is already logged in."""
         parameters = authorization_request(fields(request.query_string))
         await self._tokenwire(request).prove(parameters)
         session = self._cookie(request, "session")
@@ -427,23 +428,24 @@ class IdentityServer:
         return self._ask_for_consent(parameters, session)
 
     async def arrive_by_form(self, request: web.Request) -> web.Response:
-        """POST /login: the form that the browser posts again, made a GET so that SameSite cookies come along."""
+        """POST /login: turn a form posted across sites into a GET, because SameSite cookies come only with that."""
         return see_other(_entrance(authorization_request(await form(request))))
 
     async def log_in(self, request: web.Request) -> web.Response:
-        """POST /session: a session for the right name and password, the form again for others."""
+        """POST /session: start a session if the password is right; otherwise show the form again."""
         sent = await form(request)
         parameters = self._proven("login", sent, self._cookie(request, "browser"))
         name = sent.get("username", "")
         if not await self.users.are(name, sent.get("password", "")):
             return self._ask_to_log_in(request, parameters, name=name, wrong=True)
         response = see_other(_entrance(parameters))
-        # A new id for every login: whoever knew the browser's id before knows nothing of the session's.
+        # A new id at each login, so that knowing the browser's earlier id gives no access to the session (session
+        # fixation).
         self._set_cookie(response, "session", {"id": secrets.token_urlsafe(16), "subject": name})
         return response
 
     async def log_out(self, request: web.Request) -> web.Response:
-        """POST /session/end: the session cookie is gone, and the login page asks anew."""
+        """POST /session/end: drop the session cookie and show the login page again."""
         parameters = self._proven("end", await form(request), self._cookie(request, "session"))
         response = see_other(_entrance(parameters))
         self._drop_cookie(response, "session")
@@ -494,12 +496,14 @@ class IdentityServer:
         )
 
     def _proof(self, form: str, parameters: Fields, holder: dict[str, Any]) -> str:
-        """The form's hidden field: these parameters were proven, and this holder was asked."""
+        """The form's hidden field: the verified parameters, bound to this browser or session."""
         content = {"bound_to": holder["id"], "parameters": parameters}
         return self.signer.sign(f"form {form}", content, until=self.now() + FORM_SECONDS)
 
     def _proven(self, form: str, sent: Fields, holder: dict[str, Any] | None) -> Fields:
-        """The parameters out of a form's hidden field. Raises Refused where it is not ours, too old or another's."""
+        """The parameters in a form's hidden field. Raises Refused if the field is forged, expired or from another
+        browser.
+        """
         proof = self.signer.open(f"form {form}", sent.get("request", ""), now=self.now())
         if proof is None or holder is None or proof["bound_to"] != holder["id"]:
             raise foreign_form()
@@ -526,7 +530,7 @@ class IdentityServer:
         response.del_cookie(self._cookie_name(name), path="/", httponly=True, samesite="Lax", secure=secure)
 
     def _cookie_name(self, name: str) -> str:
-        # With the prefix, browsers take the cookie from this very host over https only.
+        # With this prefix, browsers accept the cookie only from this exact host, over https.
         return f"__Host-{name}" if self.settings.secure_cookies else f"identity_{name}"
 
     def _client_name(self, parameters: Fields) -> str:
@@ -541,7 +545,7 @@ HTTP = web.AppKey("http", ClientSession)
 
 
 def see_other(location: str) -> web.Response:
-    """The browser goes on with a GET, and the location stays as it is written."""
+    """Redirect with 303, so that the browser continues with a GET. The location is not re-encoded."""
     return web.Response(status=303, headers={"Location": location})
 
 
@@ -551,7 +555,7 @@ def _entrance(parameters: Fields) -> str:
 
 @web.middleware
 async def show_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A refusal is a page too."""
+    """Turn a Refused into an error page."""
     try:
         return await handler(request)
     except Refused as refused:
@@ -582,7 +586,7 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-# The command
+# Command line
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -608,7 +612,7 @@ def _operator_key(path: Path | None) -> str:
 
 
 def main() -> None:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m examples.identity_server", description="A login and consent page.")
     parser.add_argument("--tokenwire", default="http://127.0.0.1:8080", metavar="URL", help="default: %(default)s")
     parser.add_argument("--api-id", required=True, help="the API that codes are asked for")

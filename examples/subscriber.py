@@ -3,16 +3,16 @@
     python -m examples.subscriber --name billing 'token.*.my-api' 'grant.revoked.#'     over RabbitMQ
     python -m examples.subscriber --stream http://127.0.0.1:8080 'token.#'              over HTTP
 
-Over RabbitMQ it declares a durable quorum queue of its own, `sub.<name>`, and binds it to the topic exchange
-`tokenwire.events`: events wait there while it is away. Two processes of one name share the events of that queue. Over
-HTTP it reads `GET /api/events/stream` (server-sent events) with an operator key; that needs no broker, and shows what
-happens while it is connected.
+Over RabbitMQ it declares its own durable quorum queue, `sub.<name>`, and binds it to the topic exchange
+`tokenwire.events`. Events wait in the queue while the subscriber is not running. Two processes with the same name share
+the events of one queue. Over HTTP it reads `GET /api/events/stream` (server-sent events) with an operator key. That
+needs no broker, but shows only events published while it is connected.
 
-A routing key is the event's type without `io.tokenwire.`, then the API's id (a policy's or an operator's own id; `user`
-for resource owners): `*` stands for one word, `#` for any number.
+A routing key is the event's type without `io.tokenwire.`, followed by the API's id (for events of a policy or an
+operator, its own id; for resource owners, `user`). `*` matches one word, `#` any number of words.
 
 Delivery is at least once, so an event id that was seen is not shown again. `sequence` counts the changes of one record
-(the event's `subject`): a hole means that an event is missing, was not asked for by the keys, or is still on its way.
+(the event's `subject`). A gap means that an event was lost, does not match the routing keys, or is still on its way.
 """
 
 import argparse
@@ -45,11 +45,11 @@ Event = dict[str, Any]
 """A CloudEvent as JSON."""
 
 
-# What is made of an event
+# Events
 
 
 def read_event(text: bytes | str) -> Event:
-    """A CloudEvent of Tokenwire's. Raises ValueError for anything else."""
+    """Parse one of Tokenwire's CloudEvents. Raises ValueError for anything else."""
     event = json.loads(text)
     if not isinstance(event, dict) or not isinstance(event.get("data"), dict):
         raise ValueError("not an object with an object `data`")
@@ -61,7 +61,7 @@ def read_event(text: bytes | str) -> Event:
 
 
 class Remembered:
-    """The values used last under their keys; the oldest are forgotten."""
+    """A bounded map: it forgets the least recently used keys."""
 
     def __init__(self, most: int = REMEMBERED) -> None:
         self._most = most
@@ -79,20 +79,20 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What was seen: every event once, and the holes between."""
+    """Tracks which events were seen, and gaps in the sequence of each record."""
 
     ids: Remembered = field(default_factory=Remembered)
     sequences: Remembered = field(default_factory=Remembered)
 
     def is_new(self, event: Event) -> bool:
-        """False for an event that came before."""
+        """False if the event was seen before."""
         if self.ids.get(event["id"]) is not None:
             return False
         self.ids.put(event["id"], 1)
         return True
 
     def missing_before(self, event: Event) -> range:
-        """The numbers between the latest event of this record and this one; empty where nothing can be said."""
+        """The sequence numbers missing between this record's latest event and this one; empty if unknown."""
         sequence = int(event["sequence"])
         latest = self.sequences.get(event["subject"])
         self.sequences.put(event["subject"], max(sequence, latest or 0))
@@ -100,7 +100,7 @@ class Ledger:
 
 
 def described(event: Event, missing: range) -> str:
-    """One line: when, what, whose, and a hole before it."""
+    """One line: time, type, ids, and any gap before it."""
     facts = " ".join(f"{name}={value}" for name, value in event["data"].items())
     hole = f"   (not seen before it: {', '.join(map(str, missing))})" if missing else ""
     stem = event["type"].removeprefix(VENDOR)
@@ -108,7 +108,7 @@ def described(event: Event, missing: range) -> str:
 
 
 def show(ledger: Ledger, event: Event) -> None:
-    """Prints an event that is new."""
+    """Print an event unless it was seen before."""
     if ledger.is_new(event):
         print(described(event, ledger.missing_before(event)), flush=True)
 
@@ -117,12 +117,12 @@ def show(ledger: Ledger, event: Event) -> None:
 
 
 async def from_queue(url: str, name: str, keys: list[str], handle: Callable[[Event], None]) -> None:
-    """Until cancelled: every event of the subscriber's own queue goes through `handle`, then it is acknowledged."""
+    """Run `handle` for every event of the subscriber's queue, then acknowledge it. Returns only by cancellation."""
     connection = await aio_pika.connect_robust(url)
     async with connection:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=PREFETCH)
-        # Passive: the exchange is Tokenwire's. A subscriber's user may read it and own queues under its name, no more.
+        # Passive, because the exchange is Tokenwire's: a subscriber's user may only read it and own queues of its name.
         exchange = await channel.get_exchange(EXCHANGE)
         queue = await channel.declare_queue(
             f"sub.{name}", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
@@ -152,7 +152,10 @@ async def _handled(message: AbstractIncomingMessage, handle: Callable[[Event], N
 async def from_stream(
     base: str, operator_key: str, *, connected: Callable[[], None] = lambda: None
 ) -> AsyncIterator[Event]:
-    """Every event while connected, again and again after the connection is lost. Raises PermissionError for the key."""
+    """Yield every event while connected; reconnect when the connection is lost.
+
+    Raises PermissionError if the operator key is refused.
+    """
     last_id = ""
     headers = {"Authorization": operator_key, "Accept": "text/event-stream"}
     async with ClientSession(timeout=ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)) as http:
@@ -173,13 +176,13 @@ async def from_stream(
 
 
 async def lines_of(content: StreamReader) -> AsyncIterator[bytes]:
-    """Each line with its end; nothing more when the connection is closed."""
+    """Yield each line with its line end; stop when the connection closes."""
     while line := await content.readline():
         yield line
 
 
 async def server_sent_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
-    """The `data` of each event of a stream; comments and other fields are ignored."""
+    """The `data` of each server-sent event; comments and other fields are ignored."""
     data: list[str] = []
     async for line in lines:
         text = line.decode().rstrip("\r\n")
@@ -191,13 +194,13 @@ async def server_sent_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event
 
 
 def routing_key(event: Event) -> str:
-    """The key that the event has on the exchange."""
+    """The event's routing key on the exchange."""
     ids = (event["data"].get(name) for name in ("api_id", "policy_id", "operator_id"))
     return f"{event['type'].removeprefix(VENDOR)}.{next(filter(None, ids), 'user')}"
 
 
 def matches(pattern: str, key: str) -> bool:
-    """As a topic exchange matches: `*` is one word, `#` is any number of words."""
+    """Match as a topic exchange does: `*` is one word, `#` is any number of words."""
     expression = ""
     for word in pattern.split("."):
         expression += {"*": r"\.[^.]+", "#": r"(?:\.[^.]+)*"}.get(word, rf"\.{re.escape(word)}")
@@ -208,7 +211,7 @@ def matches(pattern: str, key: str) -> bool:
 
 
 async def follow(options: argparse.Namespace) -> None:
-    """Prints events until cancelled."""
+    """Print events until cancelled."""
     ledger = Ledger()
     if options.stream is None:
         await from_queue(options.amqp, options.name, options.keys, lambda event: show(ledger, event))
@@ -239,7 +242,7 @@ async def _until_told_to_stop(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Follows until Ctrl-C or SIGTERM."""
+    """Follow events until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m examples.subscriber", description="Follows token events.")
     parser.add_argument("keys", nargs="*", default=["#"], metavar="KEY", help="routing keys; default: everything")
     parser.add_argument("--name", default="example", help="the queue is sub.NAME; default: %(default)s")

@@ -1,10 +1,10 @@
-"""A resource server behind Tokenwire's gateway: a few JSON paths, and not a word about tokens.
+"""A resource server behind Tokenwire's gateway: a few JSON paths, with no token handling of its own.
 
     python -m examples.upstream
 
-The gateway lets a call through only with a token that is good for it, takes the token out where the API says so
-(`stripAuthorizationData`), and says in `X-Tokenwire-*` whose call it is. Callers cannot say that themselves: what they
-send under these names does not get through. So this server believes it, and must be reached by the gateway alone.
+The gateway passes a call on only with a valid token. It removes the token if the API definition says so
+(`stripAuthorizationData`), and sets `X-Tokenwire-*` headers that name the client and the user. It drops such headers
+from callers, so this server trusts them. Only the gateway may be able to reach this server.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ORDERS = {
 
 
 def whose(request: web.Request) -> dict[str, str]:
-    """The client app that calls, and the user who allowed it, where there is one."""
+    """The calling client app, and the user who authorized it, if any."""
     client = request.headers.get("X-Tokenwire-Client-Id", "")
     user = unquote(request.headers.get("X-Tokenwire-Subject", ""))
     return {"client": client, "user": user}
@@ -47,7 +47,7 @@ def create_app() -> web.Application:
 
 
 def main() -> None:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m examples.upstream", description="A resource server.")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--port", type=int, default=9003, help="default: %(default)s")

@@ -1,19 +1,19 @@
-"""A resource owner service: takes Tokenwire's webhooks, and believes only those that prove themselves.
+"""A resource owner service that receives Tokenwire's webhooks and verifies them.
 
     TOKENWIRE_WEBHOOK_SECRET=oauth-shared-secret python -m examples.webhook_receiver
 
-The `notifications` of the API definition point here: `onKeyChangeUrl` at any path, `sharedSecret` the same secret. A
-webhook is taken when
+The `notifications` of the API definition point here: `onKeyChangeUrl` with any path, and `sharedSecret` with the same
+secret. A webhook is accepted if
 
 - `X-Tyk-Shared-Secret` is that secret;
-- `webhook-timestamp` is at most five minutes off, so that a recorded webhook cannot be sent again next week;
-- one of the entries of `webhook-signature` is `v1,` and the base64 HMAC-SHA-256 of `{webhook-id}.{webhook-timestamp}.`
-  and the very bytes of the body (Standard Webhooks 1.0.0). The key is the UTF-8 of the secret; of `whsec_` and
-  base64 it is what the base64 says;
-- the body has exactly the five keys, all strings.
+- `webhook-timestamp` is at most five minutes off, so that a recorded webhook cannot be replayed later;
+- one of the entries of `webhook-signature` is `v1,` followed by the base64 HMAC-SHA-256 of
+  `{webhook-id}.{webhook-timestamp}.` and the exact bytes of the body (Standard Webhooks 1.0.0). The key is the UTF-8 of
+  the secret; for `whsec_` followed by base64 it is the decoded base64;
+- the body has exactly the five keys, and all values are strings.
 
-Delivery is at least once: the same `webhook-id` may come again, and is answered 204 again without effect. The body
-holds raw tokens: keep them as you would keep passwords. `GET /received` shows the latest to whoever sends the shared
+Delivery is at least once: the same `webhook-id` may come again, and gets 204 without effect. The body contains raw
+tokens: store them as carefully as passwords. `GET /received` shows the latest webhooks to callers that send the shared
 secret.
 """
 
@@ -41,7 +41,7 @@ LARGEST_BODY = 64 * 1024
 
 
 class Refused(Exception):
-    """The webhook is not taken."""
+    """The webhook is not accepted."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -51,24 +51,24 @@ class Refused(Exception):
 
 @dataclass
 class Received:
-    """One webhook that proved itself."""
+    """A verified webhook."""
 
     id: str
     timestamp: int
-    """Unix seconds of the first attempt that arrived."""
+    """Unix seconds of the first attempt that was received."""
     notification: dict[str, str]
     times: int = 1
-    """How often it arrived."""
+    """How often it was received."""
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """Knows a webhook of the shared secret's holder from any other request."""
+    """Verifies that a request comes from the holder of the shared secret."""
 
     shared_secret: str = field(repr=False)
 
     def verify(self, headers: Mapping[str, str], body: bytes, *, now: float) -> tuple[str, int]:
-        """The id and the timestamp of a genuine webhook. Raises Refused."""
+        """Return the id and the timestamp of a genuine webhook. Raises Refused."""
         if not self.is_shared_secret(headers.get(SHARED_SECRET_HEADER, "")):
             raise Refused(401, "wrong shared secret")
         webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
@@ -82,7 +82,7 @@ class Verifier:
         return webhook_id, int(timestamp)
 
     def is_shared_secret(self, presented: str) -> bool:
-        """Whether this is the secret, in a time that does not tell how much of it is right."""
+        """Compare with the shared secret in constant time."""
         return _same(presented, self.shared_secret)
 
     def _signature(self, signed: bytes) -> str:
@@ -91,7 +91,7 @@ class Verifier:
 
 
 def signing_key(shared_secret: str) -> bytes:
-    """The bytes that sign."""
+    """The bytes of the HMAC key."""
     if shared_secret.startswith("whsec_"):
         with contextlib.suppress(binascii.Error):
             return base64.b64decode(shared_secret.removeprefix("whsec_"), validate=True)
@@ -103,7 +103,7 @@ def _same(presented: str, expected: str) -> bool:
 
 
 def read_notification(body: bytes) -> dict[str, str]:
-    """The five strings. Raises Refused for any other body."""
+    """Return the five strings. Raises Refused for any other body."""
     try:
         notification = json.loads(body)
     except ValueError:
@@ -117,16 +117,16 @@ def read_notification(body: bytes) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WebhookReceiver:
-    """Takes webhooks, once each."""
+    """Accepts webhooks, each id once."""
 
     verifier: Verifier
     taken: OrderedDict[str, Received] = field(default_factory=OrderedDict)
-    """By webhook id, the oldest first."""
+    """Accepted webhooks by id, the oldest first."""
     say: Callable[[str], None] = print
     now: Callable[[], float] = time.time
 
     async def receive(self, request: web.Request) -> web.Response:
-        """POST: 204 when it was taken, now or before."""
+        """POST: 204 if the webhook is accepted, now or earlier."""
         try:
             received = self._take(request.headers, await request.read())
         except Refused as refused:
@@ -142,14 +142,15 @@ class WebhookReceiver:
         if known := self.taken.get(webhook_id):
             known.times += 1
             return known
-        # What must happen once happens here, in one write with the id: between two writes a crash finds its place.
+        # Work that must happen once belongs here, in the same write as the id: a crash between two writes would lose or
+        # repeat it.
         self.taken[webhook_id] = received = Received(webhook_id, timestamp, notification)
         if len(self.taken) > REMEMBERED:
             self.taken.popitem(last=False)
         return received
 
     async def show(self, request: web.Request) -> web.Response:
-        """GET /received: the latest hundred, the oldest first."""
+        """GET /received: the latest hundred webhooks, the oldest first."""
         if not self.verifier.is_shared_secret(request.headers.get(SHARED_SECRET_HEADER, "")):
             return web.json_response({"error": "wrong shared secret"}, status=401)
         latest = [asdict(received) for received in list(self.taken.values())[-100:]]
@@ -166,7 +167,7 @@ def create_app(shared_secret: str, say: Callable[[str], None] = print) -> web.Ap
 
 
 def main() -> None:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m examples.webhook_receiver", description="Takes token webhooks.")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--port", type=int, default=9002, help="default: %(default)s")

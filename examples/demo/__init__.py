@@ -1,13 +1,16 @@
-"""The whole story, told by requests: `python -m examples.demo`, which is `make demo`.
+"""The whole OAuth flow, request by request: `python -m examples.demo`, or `make demo`.
 
-An API is imported, a client registered; a browser authorizes, logs in, consents; the client exchanges the code, the
-resource owner service hears of it; the API is called; the token is refreshed, heard of again, revoked, refused.
+It imports an API and registers a client. A browser authorizes, logs in and consents. The client exchanges the code, and
+the resource owner service receives the webhook. The client calls the API, refreshes the token, and revokes it; then the
+API refuses it.
 
-It runs against the Tokenwire at `TOKENWIRE_URL` (default `http://127.0.0.1:8080`) with the operator key in
-`TOKENWIRE_OPERATOR_KEY` or `.data/operator-key`. Where none answers it starts one on a free port with temporary data,
-and stops it at the end. The login page, the webhook receiver, the resource server and the subscriber are the examples
-next to this package, on free ports of this machine. What the story made, it deletes.
+The demo uses the Tokenwire at `TOKENWIRE_URL` (default `http://127.0.0.1:8080`) with the operator key in
+`TOKENWIRE_OPERATOR_KEY`, `.data/operator-key` (`make run`) or `.secrets/bootstrap_operator_key` (`make up`). If none
+responds, it starts one on a free port with temporary data and stops it at the end. The identity server, the webhook
+receiver, the resource server and the subscriber are the examples next to this package, on free ports of this machine.
+The stack of `make up` reaches them at this machine's address on Docker's network, and sends webhooks there only with
+`TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS=true`. The demo deletes what it creates.
 
-Every answer is compared with what it has to be. The first difference ends the story: what was expected and what came is
-printed, and the exit status is 1.
+Every response is compared with the expected one. The first mismatch ends the demo: it prints what was expected and what
+came, and exits with status 1.
 """

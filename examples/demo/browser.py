@@ -1,10 +1,10 @@
-"""What the user does: a browser without scripts that reads the pages it gets."""
+"""The user's browser: it has no scripts, and submits the forms of the pages it loads."""
 
 import html.parser
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-from examples.demo.telling import Answer, Caller, Difference, expect
+from examples.demo.transcript import Caller, Mismatch, Response, expect
 
 
 class Form(html.parser.HTMLParser):
@@ -37,18 +37,18 @@ class Browser:
 
     call: Caller
 
-    async def open(self, url: str) -> Answer:
+    async def open(self, url: str) -> Response:
         return await self.call("GET", url)
 
-    async def send(self, page: Answer, page_url: str, action: str, filled_in: dict[str, str]) -> Answer:
-        """What the page's form leads to: the redirect that follows it. Raises Difference without such a form."""
+    async def send(self, page: Response, page_url: str, action: str, filled_in: dict[str, str]) -> Response:
+        """Submit the page's form; the redirect that answers it. Raises Mismatch if the page has no such form."""
         form = Form(page.has(200).text, action)
         if not form.found:
-            raise Difference(f"a form that posts to {action}", expected="a form", came=page.text)
+            raise Mismatch(f"a form that posts to {action}", expected="a form", actual=page.text)
         return (await self.call("POST", urljoin(page_url, action), data={**form.hidden, **filled_in})).has(303)
 
 
 def query_of(url: str, *, at: str) -> dict[str, str]:
-    """The parameters that the URL brings to this address. Raises Difference for another address."""
+    """The query parameters of the URL. Raises Mismatch if it is not this address."""
     expect("where the browser is sent", url.partition("?")[0], at)
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
