@@ -1,4 +1,4 @@
-"""The benchmark: ratios against a bare aiohttp handler in the same run, never absolute promises.
+"""Benchmarks. Results are ratios against a bare aiohttp handler measured in the same run, never absolute rates.
 
-Each measurement is a module with a `measure(ground)` that returns its report; `__main__` has the list of them.
+Each module has a `measure(testbed)` that returns its report; `__main__` lists the modules.
 """

@@ -1,4 +1,4 @@
-"""`make bench`: every measurement, or those that are named (`make bench B=webhooks`), each against a bare handler."""
+"""`make bench` runs all benchmarks, `make bench B=webhooks` only the named ones, each against a bare handler."""
 
 import argparse
 import asyncio
@@ -10,50 +10,63 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import arrival, check, tokens, webhooks
-from bench.ground import Ground
-from bench.report import Report, Wrong
+from bench import abuse, arrival, check, growth, publish, tokens, webhooks
+from bench.report import MeasurementFailed, Report
+from bench.testbed import Testbed
 from libs import logging
 from tests.provision import CannotProvide, mongodb, rabbitmq
 
-MEASUREMENTS: dict[str, Callable[[Ground], Report]] = {
+MEASUREMENTS: dict[str, Callable[[Testbed], Report]] = {
     "tokens": tokens.measure,
     "webhooks": webhooks.measure,
     "arrival": arrival.measure,
     "check": check.measure,
+    "growth": growth.measure,
+    "publish": publish.measure,
+    "abuse": abuse.measure,
 }
+BY_NAME = frozenset({"growth", "abuse", "publish"})
+"""Measured only by name: the first two take minutes, the last justifies the publish encoder."""
 
 
-def _measured(names: Sequence[str], rounds: int, seconds: float) -> list[Report]:
+def _measured(names: Sequence[str], rounds: int, seconds: float, size: int) -> list[Report]:
     with ExitStack() as provided:
         database = asyncio.run(mongodb.provide())
         provided.callback(lambda: asyncio.run(database.close()))
         broker = rabbitmq.provide(as_deployed=True)
         provided.callback(broker.close)
         home = provided.enter_context(tempfile.TemporaryDirectory(prefix="tokenwire-bench-"))
-        ground = Ground(database.url, broker, Path(home), rounds, seconds)
+        testbed = Testbed(database.url, broker, Path(home), rounds, seconds, size)
         reports = []
         for name in names:
-            ground.say(f"{name}:")
-            reports.append(MEASUREMENTS[name](ground))
+            testbed.print_progress(f"{name}:")
+            reports.append(MEASUREMENTS[name](testbed))
         return reports
 
 
 def main() -> None:
-    """Measure, print, and exit with 1 where a target was missed or an answer was wrong."""
+    """Run the benchmarks and print the reports. Exit with 1 if a target was missed or a response was wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"{', '.join(MEASUREMENTS)}; none: all")
+    parser.add_argument("name", nargs="*", help=f"{', '.join(MEASUREMENTS)}; default: all but {', '.join(BY_NAME)}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="that each server is under load in a round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of load for each server in a round")
+    parser.add_argument("--size", type=int, default=1_000_000, help="records of each kind inserted by growth")
     arguments = parser.parse_args()
+    if arguments.size < 1000:
+        parser.error("--size must be at least 1000")
     if unknown := ", ".join(set(arguments.name) - MEASUREMENTS.keys()):
-        parser.error(f"{unknown} is not measured; {', '.join(MEASUREMENTS)} are")
+        parser.error(f"unknown measurement: {unknown}; known are {', '.join(MEASUREMENTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.configure("warning", json=False, service="bench")
     began = time.monotonic()
     try:
-        reports = _measured(arguments.name or list(MEASUREMENTS), arguments.rounds, arguments.seconds)
-    except (CannotProvide, Wrong) as reason:
+        reports = _measured(
+            arguments.name or [name for name in MEASUREMENTS if name not in BY_NAME],
+            arguments.rounds,
+            arguments.seconds,
+            arguments.size,
+        )
+    except (CannotProvide, MeasurementFailed) as reason:
         sys.exit(f"bench: {reason}")
     print("\n".join(map(str, reports)))
     missed = sum(not target.reached for report in reports for target in report.targets)

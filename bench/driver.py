@@ -1,6 +1,6 @@
-"""The load: N kept-alive connections, one request in flight on each, every response checked.
+"""The load generator: N keep-alive connections with one request in flight on each; every response is checked.
 
-Its own process (`python -m bench.driver …`), so that it takes nothing from the server's event loop.
+It is a process of its own (`python -m bench.driver …`), so that it does not share the server's event loop.
 """
 
 import argparse
@@ -12,12 +12,12 @@ from typing import cast
 import uvloop
 
 
-class Wrong(Exception):
+class UnexpectedResponse(Exception):
     """A response was not the expected one."""
 
 
 class Connection(asyncio.Protocol):
-    """Sends the request again as soon as its answer is complete."""
+    """Sends the request again as soon as it has the complete response."""
 
     def __init__(self, request: bytes, expected: bytes, deadline: float, latencies: list[float]) -> None:
         self._request = request
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         self._latencies.append(now - self._sent)
         if not head.startswith(b"HTTP/1.1 200") or not body.startswith(self._expected):
-            self._finish(Wrong(f"{head[:15]!r} {body[:200]!r}"))
+            self._finish(UnexpectedResponse(f"{head[:15]!r} {body[:200]!r}"))
             return
         self._buffer = b""
         if now >= self._deadline:
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._finish(exc or Wrong("the server closed the connection"))
+        self._finish(exc or UnexpectedResponse("the server closed the connection"))
 
     def _finish(self, error: Exception | None) -> None:
         if self.done.done():
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
 async def load(
     host: str, port: int, request: bytes, expected: bytes, connections: int, seconds: float
 ) -> dict[str, float]:
-    """Requests a second and latencies in milliseconds, of responses that all were as expected."""
+    """Requests per second and latencies in milliseconds. Raises UnexpectedResponse if a response was wrong."""
     latencies: list[float] = []
     started = time.perf_counter()
     loop = asyncio.get_running_loop()

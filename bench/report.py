@@ -1,4 +1,4 @@
-"""What a measurement says: a table, and the figures that are to be reached."""
+"""The report of a measurement: a table, and targets with the figures reached."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,39 +9,42 @@ _WIDTHS = (26, 9, 8, 10, 10, 8)
 HEADING = ("rate /s", "ratio", "p50 ms", "p99 ms", "CPU µs")
 
 
-class Wrong(Exception):
-    """An answer was not the expected one, or something did not come: figures of such a run mean nothing."""
+class MeasurementFailed(Exception):
+    """A response was wrong or did not come; the figures of this run are meaningless."""
 
 
 T = TypeVar("T")
 
 
-def there(value: T | None) -> T:
-    """The value. Raises Wrong where there is none."""
+def required(value: T | None) -> T:
+    """Return the value. Raises MeasurementFailed if it is None."""
     if value is None:
-        raise Wrong("what the measurement prepared is not there")
+        raise MeasurementFailed("a record that the measurement created is missing")
     return value
 
 
 @dataclass
 class Figures:
-    """All rounds of one thing that is measured."""
+    """The figures of all rounds of one measurement."""
 
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     def median(self, name: str) -> float:
-        """Of the rounds."""
+        """The median of this figure over the rounds."""
         return statistics.median(figures[name] for figures in self.rounds)
 
     def ratio(self, other: "Figures", name: str = "rps") -> float:
-        """Of this figure to the other's in the same round, the median: the machine's pace is not the same in all."""
+        """Median over the rounds of this figure divided by the other's in the same round.
+
+        Rounds are compared pairwise, because the machine's speed varies from round to round.
+        """
         pairs = zip(self.rounds, other.rounds, strict=True)
         return statistics.median(ours[name] / theirs[name] for ours, theirs in pairs)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure, and the bound that it has to keep."""
+    """A measured figure and its bound."""
 
     what: str
     measured: float
@@ -59,18 +62,18 @@ class Target:
 
 @dataclass
 class Report:
-    """The outcome of one measurement."""
+    """The result of one measurement."""
 
     title: str
     lines: list[str] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
 
     def heading(self, text: str, columns: Sequence[str] = HEADING) -> None:
-        """The first line of a table."""
+        """Add the first line of a table."""
         self.lines += ["", _aligned((text, *columns))]
 
     def row(self, name: str, figures: Figures, bare: Figures) -> None:
-        """A line of it: the medians, and the rate as part of the bare handler's."""
+        """Add a line with the medians, and the rate as a fraction of the bare handler's."""
         self.lines.append(
             _aligned(
                 (

@@ -1,4 +1,4 @@
-"""What Tokenwire is measured against: a bare handler, and the obvious way to write a token endpoint.
+"""The servers that Tokenwire is compared with: a bare handler, and a straightforward token endpoint.
 
 `python -m bench.servers bare|naive --port N [--mongodb URL --amqp URL]`.
 """
@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aio_pika
 import uvloop
@@ -21,25 +22,25 @@ SECRET = "benchmark-secret-of-the-naive-server"
 
 
 async def bare(_request: web.Request) -> web.Response:
-    """Ready bytes of the length of a token response."""
+    """Respond with constant bytes of a token response's length."""
     return web.Response(body=b'{"access_token":"tw_at_' + b"x" * 76 + b'","expires_in":3600,"token_type":"bearer"}')
 
 
 async def ready(_request: web.Request) -> web.Response:
-    """Whoever listens is ready."""
+    """Always ready."""
     return web.Response()
 
 
 class Naive:
-    """One insert, then one awaited publish with confirm, then the response; nothing shared between requests."""
+    """One insert, then one awaited publish with confirmation, then the response. Requests share nothing."""
 
     def __init__(self, mongodb: str, amqp: str) -> None:
         self._mongodb = mongodb
         self._amqp = amqp
 
     async def connected(self, _app: web.Application) -> AsyncIterator[None]:
-        """Connections to both, for the application's life."""
-        client: AsyncIOMotorClient = AsyncIOMotorClient(self._mongodb, w="majority", journal=True)
+        """Connect to MongoDB and RabbitMQ for the application's lifetime."""
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(self._mongodb, w="majority", journal=True)
         self._tokens = client["naive"]["tokens"]
         connection = await aio_pika.connect_robust(self._amqp)
         channel = await connection.channel(publisher_confirms=True)
@@ -51,7 +52,7 @@ class Naive:
         client.close()
 
     async def token(self, request: web.Request) -> web.Response:
-        """client_credentials, as a tutorial would write it."""
+        """The client_credentials grant as a tutorial would write it."""
         form = await request.post()
         given = base64.b64decode(request.headers["Authorization"][6:]).decode().partition(":")[2]
         if form["grant_type"] != "client_credentials" or not hmac.compare_digest(given, SECRET):
@@ -74,7 +75,7 @@ class Naive:
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["bare", "naive"])
     parser.add_argument("--port", type=int, required=True)

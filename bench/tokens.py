@@ -1,7 +1,8 @@
-"""The token endpoint against a bare handler and the naive way.
+"""The token endpoint against a bare handler and a naive implementation.
 
-client_credentials, one process, MongoDB with majority, each token's event published and confirmed, the access line on.
-One durable quorum queue takes the events in both cases, ours being that of the audit.
+The load is client_credentials on one process, with majority writes to MongoDB, one published and confirmed event per
+token, and the access log on. In both implementations one durable quorum queue receives the events; Tokenwire's is the
+queue of the event recorder.
 """
 
 import asyncio
@@ -10,34 +11,34 @@ from collections.abc import Mapping
 
 from motor.motor_asyncio import AsyncIOMotorClient
 
-from bench.ground import TOKEN, Ground, Program, token_request
-from bench.report import Figures, Report, Target, Wrong
+from bench.report import Figures, MeasurementFailed, Report, Target
 from bench.servers import SECRET as NAIVE_SECRET
+from bench.testbed import TOKEN, Program, Testbed, token_request
 from services.demo_data import CLIENT_ID, CLIENT_SECRET
 
 CONNECTIONS = (32, 128)
 TARGETS = {32: 0.07, 128: 0.13}
-"""Of the bare handler."""
+"""Fraction of the bare handler's rate, by number of connections."""
 OVER_NAIVE = 2.0
 _PENDING = {"pending_since": {"$exists": True}}
 NAMES = ("bare", "tokenwire", "naive")
 
 
-def measure(ground: Ground) -> Report:
-    """Rounds of the three in turn. Raises Wrong where an event was not published in the end."""
-    system = asyncio.run(ground.new_system())
+def measure(testbed: Testbed) -> Report:
+    """Run the three servers in turn. Raises MeasurementFailed if an event is never published."""
+    system = asyncio.run(testbed.new_system())
     ours = system.program("token")
     naive = Program("naive", ["bench.servers", "naive", *_servers(system.values)])
     results = {(name, number): Figures() for name in NAMES for number in CONNECTIONS}
-    for _ in range(ground.rounds):
+    for _ in range(testbed.rounds):
         for number in CONNECTIONS:
             request = token_request(CLIENT_ID, CLIENT_SECRET)
-            results["bare", number].rounds.append(ground.bare(number))
-            results["tokenwire", number].rounds.append(ground.loaded(ours, request, TOKEN, number))
+            results["bare", number].rounds.append(testbed.run_bare(number))
+            results["tokenwire", number].rounds.append(testbed.run_load(ours, request, TOKEN, number))
             request = token_request(CLIENT_ID, NAIVE_SECRET)
-            results["naive", number].rounds.append(ground.loaded(naive, request, '{"access_token": "tw_at_', number))
+            results["naive", number].rounds.append(testbed.run_load(naive, request, '{"access_token": "tw_at_', number))
     if left := asyncio.run(_unpublished(system.values)):
-        raise Wrong(f"{left} events were committed and not published a minute after the load")
+        raise MeasurementFailed(f"{left} events were still unpublished a minute after the load")
     return _report(results)
 
 
@@ -48,8 +49,12 @@ def _report(results: Mapping[tuple[str, int], Figures]) -> Report:
         report.heading(f"{number} connections")
         for name in NAMES:
             report.row(name, results[name, number], bare)
-        report.targets.append(Target(f"{number} connections, of the bare handler", ours.ratio(bare), TARGETS[number]))
-        report.targets.append(Target(f"{number} connections, times the naive way", ours.ratio(naive), OVER_NAIVE))
+        report.targets.append(
+            Target(f"{number} connections, fraction of the bare handler", ours.ratio(bare), TARGETS[number])
+        )
+        report.targets.append(
+            Target(f"{number} connections, multiple of the naive server", ours.ratio(naive), OVER_NAIVE)
+        )
     return report
 
 
@@ -62,7 +67,7 @@ async def _unpublished(values: Mapping[str, str]) -> int:
     grants = client[values["mongodb_database"]]["grants"]
     deadline = time.monotonic() + 60
     try:
-        # Nobody tells when the last one is published.
+        # The service does not report when it has published the last event, so poll.
         while (left := await grants.count_documents(_PENDING)) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         return left

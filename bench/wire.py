@@ -1,4 +1,6 @@
-"""As little HTTP as the other side of what is measured needs, so that it takes little from it."""
+"""A minimal HTTP client and server for the other side of a measurement; minimal, to leave the processor to the
+measured.
+"""
 
 import asyncio
 import json
@@ -6,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from bench.report import Wrong
-from services.notifier.signing import signature
+from bench.report import MeasurementFailed
+from services.notifier.client import signature
 
 KEYS = {"auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"}
 SHARED_SECRET = "a shared secret of the benchmark"
@@ -15,7 +17,7 @@ _TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 def message(buffer: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """Head, body and rest of what has come; None while it is not whole."""
+    """Head, body and remaining bytes; None while the message is incomplete."""
     head, separator, rest = buffer.partition(b"\r\n\r\n")
     if not separator:
         return None
@@ -24,7 +26,7 @@ def message(buffer: bytes) -> tuple[bytes, bytes, bytes] | None:
 
 
 def header(head: bytes, name: str) -> str:
-    """The value of a header; empty where there is none."""
+    """The value of this header; empty if it is missing."""
     for line in head.split(b"\r\n")[1:]:
         key, _, value = line.partition(b":")
         if key.lower() == name.encode():
@@ -32,67 +34,67 @@ def header(head: bytes, name: str) -> str:
     return ""
 
 
-class Line(asyncio.Protocol):
-    """A kept-alive connection with one request on it at a time."""
+class HttpConnection(asyncio.Protocol):
+    """A keep-alive connection with at most one request in flight."""
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._response: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer. Raises Wrong where the connection is closed instead."""
-        self._answer = asyncio.get_running_loop().create_future()
+        """Send the request; return status and body. Raises MeasurementFailed if the server closes the connection."""
+        self._response = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await self._answer
+        return await self._response
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        if self._answer is not None and (whole := message(self._buffer)) is not None:
+        if self._response is not None and (whole := message(self._buffer)) is not None:
             head, body, self._buffer = whole
-            self._answer.set_result((int(head[9:12]), body))
-            self._answer = None
+            self._response.set_result((int(head[9:12]), body))
+            self._response = None
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Wrong("the server closed the connection"))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(MeasurementFailed("the server closed the connection"))
 
     def close(self) -> None:
-        """No more requests."""
+        """Close the connection."""
         self._transport.close()
 
 
 @dataclass
 class Receiver:
-    """A resource owner service that answers after `delay` seconds."""
+    """A webhook receiver that responds after `delay` seconds."""
 
     take: Callable[[bytes, bytes], None]
-    """Given the head and the body of each."""
+    """Called with the head and the body of each request."""
     delay: float = 0.0
 
     async def listen(self) -> asyncio.Server:
-        """On a free port."""
+        """Listen on a free port."""
         loop = asyncio.get_running_loop()
         return await loop.create_server(lambda: _Incoming(self), "127.0.0.1", 0, backlog=2048)
 
 
-def proven(head: bytes, raw: bytes) -> tuple[str, dict[str, str]]:
-    """The id of a webhook and its body. Raises Wrong for one that is not as documented, or not signed."""
+def read_webhook(head: bytes, raw: bytes) -> tuple[str, dict[str, str]]:
+    """The id and the body of a webhook. Raises MeasurementFailed if its signature, secret or keys are wrong."""
     identifier, stamp = header(head, "webhook-id"), header(head, "webhook-timestamp")
     if header(head, "x-tyk-shared-secret") != SHARED_SECRET:
-        raise Wrong(f"{identifier}: another shared secret")
+        raise MeasurementFailed(f"{identifier}: wrong shared secret")
     if not stamp.isdecimal() or header(head, "webhook-signature") != signature(
         SHARED_SECRET, identifier, int(stamp), raw
     ):
-        raise Wrong(f"{identifier}: not signed with the shared secret")
+        raise MeasurementFailed(f"{identifier}: not signed with the shared secret")
     try:
         body: dict[str, str] = json.loads(raw)
     except ValueError:
-        raise Wrong(f"{identifier}: not JSON") from None
+        raise MeasurementFailed(f"{identifier}: not JSON") from None
     if set(body) != KEYS:
-        raise Wrong(f"{identifier}: other keys than the five: {sorted(body)}")
+        raise MeasurementFailed(f"{identifier}: wrong keys: {sorted(body)}")
     return identifier, body
 
 

@@ -1,32 +1,32 @@
-"""Time that stands still until a test moves it."""
+"""A clock that stands still until a test advances it."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
 
 class Clock:
-    """What `now` and `sleep` of a process can be; all who sleep wake when their time has come."""
+    """Replaces `now` and `sleep` of a process. Sleepers wake when the clock reaches their time."""
 
     def __init__(self, start: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC)) -> None:
         self._now = start
         self._moved = asyncio.Condition()
 
     def now(self) -> datetime:
-        """The time."""
+        """The current time of this clock."""
         return self._now
 
     async def sleep(self, seconds: float) -> None:
-        """Return when the clock is so much further."""
+        """Return when the clock has advanced by this much."""
         until = self._now + timedelta(seconds=seconds)
         async with self._moved:
             await self._moved.wait_for(lambda: self._now >= until)
 
     async def move(self, by: timedelta) -> None:
-        """It is later now."""
+        """Advance the clock by this much."""
         await self.move_to(self._now + by)
 
     async def move_to(self, moment: datetime) -> None:
-        """It is then now; never earlier than before."""
+        """Set the clock; it never goes back."""
         async with self._moved:
             self._now = max(self._now, moment)
             self._moved.notify_all()

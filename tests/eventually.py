@@ -1,4 +1,4 @@
-"""Wait for a fact, with a bound, instead of for a time."""
+"""Wait for a condition, with a time limit, instead of sleeping for a fixed time."""
 
 import asyncio
 import inspect
@@ -14,9 +14,9 @@ async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float
 @overload
 async def eventually(predicate: Callable[[], T | None], within: float = 10.0, every: float = 0.02) -> T: ...
 async def eventually(predicate: Callable[[], object], within: float = 10.0, every: float = 0.02) -> object:
-    """The first truthy value of `predicate`, sync or async. An AssertionError inside it means "not yet".
+    """Return the first truthy value of `predicate`, sync or async. An AssertionError inside it means "not yet".
 
-    After `within` seconds: the last AssertionError, or one that shows the last value.
+    After `within` seconds, raise the last AssertionError, or one that shows the last value.
     """
     deadline = time.monotonic() + within
     while True:

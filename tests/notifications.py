@@ -1,4 +1,4 @@
-"""The notifier as its tests use it: running, with endpoints that behave as they are told."""
+"""Helpers for the notifier's tests: a running notifier, and a webhook receiver whose paths behave as told."""
 
 import asyncio
 import base64
@@ -20,11 +20,11 @@ from libs.bus.local import LocalBroker, LocalBus
 from libs.bus.outbox import messages_of
 from libs.bus.port import Delivery as BusDelivery
 from libs.bus.port import Exchange, Message, Mode, Subscription
-from libs.events import new_event_id, pending, sequence_text
+from libs.encryption import Sealer, public_key_of
+from libs.event_encoding import new_event_id, pending, sequence_text
 from libs.runtime import Deps, new_application, new_deps, utc_now
-from libs.sealing import Sealer, public_key_of
 from services.notifier.app import install
-from services.notifier.schedule import LADDER, Ladder
+from services.notifier.retry import RETRY_SCHEDULE, RetrySchedule
 from services.notifier.settings import NotifierSettings
 from tests.builders import (
     NOTIFIER_KEY,
@@ -51,29 +51,29 @@ Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def answering(status: int, **headers: str) -> Behaviour:
-    """An endpoint that answers this at once."""
+    """An endpoint that responds at once with this status."""
 
-    async def answer(_: web.Request) -> web.Response:
+    async def response(_: web.Request) -> web.Response:
         return web.Response(status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
-    return answer
+    return response
 
 
 async def hanging(_: web.Request) -> web.StreamResponse:
-    """An endpoint that never answers."""
+    """An endpoint that never responds."""
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
 
 
 async def resetting(request: web.Request) -> web.StreamResponse:
-    """An endpoint that closes the connection instead of answering."""
+    """An endpoint that closes the connection instead of responding."""
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
 
 
 async def dripping(request: web.Request) -> web.StreamResponse:
-    """An endpoint whose 200 has a body that never ends, a byte at a time."""
+    """An endpoint that responds 200 with an endless body, one byte at a time."""
     response = web.StreamResponse()
     await response.prepare(request)
     while True:
@@ -82,7 +82,7 @@ async def dripping(request: web.Request) -> web.StreamResponse:
 
 
 async def pouring(request: web.Request) -> web.StreamResponse:
-    """An endpoint whose 200 has a body that never ends, as fast as it is read."""
+    """An endpoint that responds 200 with an endless body, as fast as it is read."""
     response = web.StreamResponse()
     await response.prepare(request)
     while True:
@@ -98,12 +98,12 @@ class Webhook:
     body: bytes
     path: str
     target: str
-    """As it stood in the request line."""
+    """As written in the request line."""
 
 
 @dataclass
 class Receiver:
-    """A resource owner service on the loopback, which remembers every request; each path behaves as it is told."""
+    """A webhook receiver on loopback that records every request; each path has its own behaviour."""
 
     port: int = 0
     webhooks: list[Webhook] = field(default_factory=list)
@@ -115,11 +115,11 @@ class Receiver:
         return f"http://{host}:{self.port}{path}"
 
     def behave(self, behaviour: Behaviour, path: str = "/hook") -> None:
-        """From now on."""
+        """Set the behaviour of a path from now on."""
         self.behaviours[path] = behaviour
 
     def ids(self, path: str = "/hook") -> list[str]:
-        """The webhook ids that arrived here, in order."""
+        """The webhook ids received, in order."""
         return [webhook.id for webhook in self.webhooks if webhook.path == path]
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
@@ -141,7 +141,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver that answers 204 until told otherwise."""
+    """A receiver that responds 204 by default."""
     received = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", received._receive)
@@ -155,7 +155,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 class Heard:
-    """The notification events of a process, in the order in which its bus had them."""
+    """The notification events of a process, in the order in which its bus received them."""
 
     def __init__(self, deps: Deps) -> None:
         self._events: list[dict[str, Any]] = []
@@ -165,7 +165,7 @@ class Heard:
         self._events.append(orjson.loads(delivery.message.body))
 
     async def about(self, delivery: Delivery) -> list[dict[str, Any]]:
-        """The events of a delivery, once all that it has had so far have arrived."""
+        """The events of this delivery, after waiting for those of all its recorded attempts."""
 
         def arrived() -> list[dict[str, Any]]:
             found = [event for event in self._events if event["subject"] == delivery.delivery_id]
@@ -176,13 +176,13 @@ class Heard:
 
 
 def database_of_its_own() -> str:
-    """A name for a database that several tests share, and nobody else."""
+    """A database name that several tests of one module share, and no other test uses."""
     return f"tokenwire_test_{secrets.token_hex(6)}"
 
 
 @dataclass(frozen=True)
 class Notifier:
-    """A running notifier, and operators of it."""
+    """A running notifier, and operators' access to it."""
 
     deps: Deps
     anybody: Caller
@@ -191,18 +191,18 @@ class Notifier:
     heard: Heard
 
     async def publish(self, *events: "Published") -> None:
-        """Give the commands to the bus; returns when the notifier has acknowledged them."""
+        """Publish the commands; return when the notifier has acknowledged them."""
         outcomes = await self.deps.bus.publish([event.message for event in events])
         assert all(outcomes), outcomes
 
     async def delivery(self, delivery_id: str) -> Delivery:
-        """As MongoDB has it."""
+        """The delivery as stored in MongoDB."""
         found = await self.deps.store.deliveries.get(delivery_id)
         assert found is not None, f"no delivery {delivery_id}"
         return found
 
     async def reached(self, delivery_id: str, state: DeliveryState, within: float = 10.0) -> Delivery:
-        """The delivery, once it is in this state."""
+        """Wait until the delivery is in this state; return it."""
 
         async def there() -> Delivery:
             found = await self.delivery(delivery_id)
@@ -212,7 +212,7 @@ class Notifier:
         return await eventually(there, within)
 
     async def tried(self, delivery_id: str, attempts: int, within: float = 10.0) -> Delivery:
-        """The delivery, once so many attempts are recorded."""
+        """Wait until this many attempts are recorded; return the delivery."""
 
         async def there() -> Delivery:
             found = await self.delivery(delivery_id)
@@ -224,14 +224,14 @@ class Notifier:
 
 @dataclass(frozen=True)
 class Published:
-    """A token event with its sealed companion, as the token service publishes it."""
+    """A token event and its encrypted notification command, as the token service publishes them."""
 
     id: str
     message: Message
 
 
 def token_event(api: Api, at: datetime | None = None, *, body: bytes = BODY, key: bytes = NOTIFIER_KEY) -> Published:
-    """What follows the first token of a new grant."""
+    """The event and command of the first token of a new grant."""
     at = at or utc_now()
     grant_id, event_id = unique("grant"), new_event_id(at)
     data = TokenData(
@@ -258,7 +258,7 @@ def token_event(api: Api, at: datetime | None = None, *, body: bytes = BODY, key
 
 
 def stored(api: Api, at: datetime, **fields: Any) -> Delivery:
-    """A delivery of this API as an intake stores it: due at once."""
+    """Store a delivery of this API as the notification consumer would: due at once."""
     given = {
         "delivery_id": new_event_id(at),
         "state": DeliveryState.PENDING,
@@ -269,7 +269,7 @@ def stored(api: Api, at: datetime, **fields: Any) -> Delivery:
         "event_at": at,
         "sealed": Sealer(public_key_of(NOTIFIER_KEY)).seal(BODY),
         "next_attempt_at": at,
-        "give_up_at": at + LADDER.patience,
+        "give_up_at": at + RETRY_SCHEDULE.max_age,
         "created_at": at,
         "updated_at": at,
     }
@@ -282,17 +282,17 @@ async def notifier(
     database_name: str,
     *,
     broker: LocalBroker | None = None,
-    ladder: Ladder = LADDER,
+    schedule: RetrySchedule = RETRY_SCHEDULE,
     now: Callable[[], datetime] = utc_now,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     **own: Any,
 ) -> AsyncIterator[Notifier]:
-    """The service on this database and a bus in this process; private destinations are allowed unless they are not."""
+    """The notifier on this database, with an in-process bus. Private destinations are allowed by default."""
     given = {"notifier_private_keys": base64.b64encode(NOTIFIER_KEY).decode(), "allow_private_destinations": True}
     configured = settings(NotifierSettings, mongodb_url, database_name, **given | own)
-    deps = new_deps(configured, "notifier", bus=LocalBus(broker, first_pause=0.01), now=now)
+    deps = new_deps(configured, "notifier", bus=LocalBus(broker, first_backoff=0.01), now=now)
     app = new_application(configured, deps)
-    install(app, configured, deps, ladder, sleep)
+    install(app, configured, deps, schedule, sleep)
     heard = Heard(deps)
     async with running(app) as anybody:
         reader, writer = await make_operator(deps, Permission.READ), await make_operator(deps, Permission.WRITE)
@@ -300,6 +300,6 @@ async def notifier(
 
 
 async def api_to(deps: Deps, url: str, secret: str = SECRET) -> Api:
-    """A new API whose webhooks go there."""
+    """Create an API whose webhooks go to this URL."""
     scheme = "x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth__notifications"
     return await make_api(deps, api_document(**{scheme: {"onKeyChangeUrl": url, "sharedSecret": secret}}))

@@ -1,4 +1,4 @@
-"""A way to a server that a test can cut: the server goes on, and nobody reaches it."""
+"""A TCP proxy that a test can cut or stall, to make a running server unreachable."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -7,23 +7,32 @@ from typing import Any
 
 
 class Wire:
-    """Forwards connections to a server on this machine, until it is cut and again when it is mended."""
+    """Forwards connections to a local server; `cut` breaks them, `mend` restores the path."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._carrying: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.port = 0
-        """Where to connect to; it stays the same."""
+        """Connect here; the port does not change."""
+
+    async def stall(self) -> None:
+        """Keep every connection open, but forward nothing."""
+        self._flowing.clear()
 
     async def mend(self) -> None:
-        """Connections are taken again."""
+        """Accept connections again, and forward what they received meanwhile."""
+        self._flowing.set()
+        if self._listener is not None:
+            return
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Every connection is broken, and new ones are refused."""
+        """Break every connection and refuse new ones."""
         if self._listener is None:
             return
         self._listener.close()
@@ -46,11 +55,17 @@ class Wire:
             there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
             ends.add(back)
             self._writers.add(back)
-            await _until_either_ends(_copy(reader, back), _copy(there, writer))
+            await _until_either_ends(self._copy(reader, back), self._copy(there, writer))
         finally:
             self._writers -= ends
             for end in ends:
                 end.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
 
 
 async def _until_either_ends(*ways: Coroutine[Any, Any, None]) -> None:
@@ -63,15 +78,9 @@ async def _until_either_ends(*ways: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-
-
 @asynccontextmanager
 async def wire(server_port: int) -> AsyncIterator[Wire]:
-    """A wire to this port, whole."""
+    """A proxy to this port that forwards normally."""
     made = Wire(server_port)
     await made.mend()
     try:

@@ -1,1 +1,1 @@
-"""The system as its users meet it: separate processes behind the edge, over a real RabbitMQ and a real MongoDB."""
+"""The system as users see it: separate processes behind the edge, with a real RabbitMQ and a real MongoDB."""

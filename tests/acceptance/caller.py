@@ -1,4 +1,4 @@
-"""Requests over HTTP, as somebody without a memory makes them: no cookies, no redirects followed."""
+"""A stateless HTTP client: no cookies, no redirects followed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,43 +9,43 @@ import orjson
 from yarl import URL
 
 from tests.acceptance.discretion import Secrets
-from tests.builders import Answer
+from tests.builders import Response
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Calls what is at `url`; whatever is secret in what is said and answered is remembered."""
+    """Calls the server at `url`. Secrets in requests and responses are remembered, to scan the logs for them."""
 
     http: aiohttp.ClientSession
     url: str
     secrets: Secrets = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    async def __call__(self, method: str, path: str, **request: Any) -> Answer:
-        """The answer, whatever its status."""
+    async def __call__(self, method: str, path: str, **request: Any) -> Response:
+        """The response, whatever its status."""
         headers = {**self.headers, **request.pop("headers", {})}
         self.secrets.overhear(request.get("json") or request.get("data"))
         url = URL(self.url + path, encoded=True)
         async with self.http.request(method, url, headers=headers, allow_redirects=False, **request) as response:
-            answer = Answer(response.status, response.headers, await response.read())
-        self._overhear(answer)
-        return answer
+            received = Response(response.status, response.headers, await response.read())
+        self._overhear(received)
+        return received
 
     def with_key(self, key: str) -> "Caller":
-        """The same, as the operator with this key."""
+        """The same client with this operator's key."""
         return replace(self, headers={**self.headers, "Authorization": key})
 
     def with_header(self, name: str, value: str) -> "Caller":
-        """The same, saying this, too."""
+        """The same client with this additional header."""
         return replace(self, headers={**self.headers, name: value})
 
     def at(self, url: str) -> "Caller":
-        """The same, elsewhere."""
+        """The same client for another URL."""
         return replace(self, url=url)
 
-    def _overhear(self, answer: Answer) -> None:
-        self.secrets.overhear(answer.headers.get("Location", ""))
+    def _overhear(self, response: Response) -> None:
+        self.secrets.overhear(response.headers.get("Location", ""))
         try:
-            self.secrets.overhear(orjson.loads(answer.raw))
+            self.secrets.overhear(orjson.loads(response.raw))
         except orjson.JSONDecodeError:
-            self.secrets.overhear(answer.raw)
+            self.secrets.overhear(response.raw)

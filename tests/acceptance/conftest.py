@@ -1,4 +1,4 @@
-"""The system under test, started once for all acceptance tests, and what listens to it."""
+"""The system under test, started once for all acceptance tests, with a webhook receiver."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.provision import rabbitmq
 async def stack(
     mongodb_url: str, rabbitmq: rabbitmq.Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """Every service as a process of its own behind the edge, ready."""
+    """Every service as a separate process behind the edge, ready."""
     servers = Servers(mongodb_url, f"tokenwire_test_{secrets.token_hex(6)}", rabbitmq.new_vhost())
     async with running(servers, tmp_path_factory.mktemp("stack")) as stack:
         yield stack
@@ -24,12 +24,12 @@ async def stack(
 
 @pytest.fixture(scope="package")
 async def receiver() -> AsyncIterator[Receiver]:
-    """A resource owner service that takes every webhook and keeps it."""
+    """A webhook receiver that accepts and keeps every webhook."""
     async with Receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture(scope="package")
 def tenant_of(stack: Stack) -> NewTenant:
-    """Makes an API with these changes to its definition, a client and a user (see `new_tenant`)."""
+    """Creates an API with these changes to its definition, a client and a user (see `new_tenant`)."""
     return partial(new_tenant, stack.anybody, stack.operator)

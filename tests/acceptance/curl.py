@@ -1,4 +1,4 @@
-"""Commands as somebody pastes them into a terminal: run by a shell, with the machine's curl."""
+"""Runs documented commands as a user would paste them: in a shell, with the machine's curl."""
 
 import functools
 import re
@@ -8,8 +8,8 @@ from pathlib import Path
 import multidict
 
 from tests.acceptance.programs import run
-from tests.builders import Answer
-from tests.provision import CannotProvide, debian
+from tests.builders import Response
+from tests.provision import debian
 
 INSTEAD = "put a curl on PATH"
 _OPEN = re.compile(r"<[^<>]+>")
@@ -17,25 +17,19 @@ _OPEN = re.compile(r"<[^<>]+>")
 
 @functools.cache
 def curl() -> Path:
-    """The program, installed if permitted. Raises CannotProvide with what to do."""
-    found = debian.program("curl")
-    if found is None:
-        debian.install("curl", INSTEAD)
-        found = debian.program("curl")
-    if found is None:
-        raise CannotProvide(f"curl is installed but not to be found: {INSTEAD}")
-    return found
+    """The path of curl, installed if permitted. Raises CannotProvide with what to do."""
+    return debian.provided("curl", "curl", INSTEAD)
 
 
 def filled_in(command: str, values: Mapping[str, str]) -> str:
-    """The command with what stands in angle brackets replaced; each name must be known."""
+    """The command with the names in angle brackets replaced; every name must be known."""
     return _OPEN.sub(lambda found: values[found[0].strip("<>")], command)
 
 
-async def pasted(command: str) -> Answer:
-    """What a `curl …` command, given to a shell as it is, answers."""
+async def pasted(command: str) -> Response:
+    """Run a `curl …` command in a shell, unchanged; return the response."""
     assert command.startswith("curl "), command
-    # curl's own way of showing status and headers; the command itself is not touched.
+    # An environment setting makes curl print status and headers; the command itself is not changed.
     shown = f"{command} --silent --show-error --include --noproxy '*'"
     outcome = await run("/bin/sh", "-c", shown, own_environment={"PATH": f"{curl().parent}:/usr/bin:/bin"})
     assert outcome.status == 0, f"{command}: {outcome.complaints}"
@@ -43,4 +37,4 @@ async def pasted(command: str) -> Answer:
     status_line, *lines = head.split("\r\n")
     fields = (line.partition(":") for line in lines)
     headers = multidict.CIMultiDict((name, value.strip()) for name, _, value in fields)
-    return Answer(int(status_line.split()[1]), headers, body.encode())
+    return Response(int(status_line.split()[1]), headers, body.encode())

@@ -1,4 +1,4 @@
-"""What must never be found in a log: every secret that went over the wire during the tests."""
+"""Checks logs for secrets: every secret that was sent or received during the tests."""
 
 import base64
 import re
@@ -9,11 +9,11 @@ from urllib.parse import quote
 _ISSUED = re.compile(r"tw_(?:at|rt|ac|ok)_[A-Za-z0-9_-]{20,}")
 _SECRET_FIELDS = frozenset({"secret", "client_secret", "password", "sharedSecret", "shared_secret", "key"})
 _SHORTEST = 6
-"""What is shorter says nothing when it is found."""
+"""Shorter secrets are not searched for; they would be found by chance."""
 
 
 class Secrets:
-    """Remembers secrets, and finds them again."""
+    """Remembers secrets, and finds them in text."""
 
     def __init__(self, *known: str) -> None:
         self._values = set(known)
@@ -29,11 +29,11 @@ class Secrets:
         self._values.update(value for value in values if len(value) >= _SHORTEST)
 
     def add_basic(self, client_id: str, secret: str) -> None:
-        """Remember the secret, and what RFC 7617 makes of it."""
+        """Remember the secret and its HTTP Basic encoding (RFC 7617)."""
         self.add(secret, base64.b64encode(f"{client_id}:{secret}".encode()).decode())
 
     def overhear(self, said: Any) -> None:
-        """Remember every secret in a body: whatever has the shape of an issued value or the name of a secret."""
+        """Remember every secret in a body: whatever looks like an issued token, or has the name of a secret."""
         if isinstance(said, bytes | str):
             self.add(*_ISSUED.findall(said if isinstance(said, str) else said.decode(errors="replace")))
         elif isinstance(said, dict):
@@ -47,8 +47,9 @@ class Secrets:
             self.overhear(member)
 
     def found_in(self, text: str) -> set[str]:
-        """Those that the text holds, as they are or as a URL has them."""
-        # A run of tests issues tens of thousands, and its logs are long: these are looked up, not searched for.
+        """The secrets in the text, in clear or URL-encoded."""
+        # A test run issues tens of thousands of secrets and has long logs: so look up each word, instead of searching
+        # for each secret.
         issued = {value for value in self._values if _ISSUED.fullmatch(value)}
         lengths = {len(value) for value in issued}
         looking_so = {run[:length] for run in set(_ISSUED.findall(text)) for length in lengths}

@@ -1,4 +1,4 @@
-"""One browser in front of the example identity server, and the identity server in front of a real Tokenwire."""
+"""A browser, the example identity server, and a real Tokenwire."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,21 +18,21 @@ Client = TestClient[web.Request, web.Application]
 
 @dataclass(frozen=True)
 class Page:
-    """What the browser got."""
+    """The response that the browser got."""
 
     status: int
     headers: Mapping[str, str]
     text: str
 
     def proof(self, action: str) -> dict[str, str]:
-        """The hidden fields of the form that posts there."""
+        """The hidden fields of the form that posts to this address."""
         form = Form(self.text, action)
         assert form.found, self.text
         return form.hidden
 
 
 class Registered(Protocol):
-    """A client app of an API."""
+    """A client of an API."""
 
     @property
     def api_id(self) -> str: ...
@@ -49,13 +49,13 @@ R = TypeVar("R", bound=Registered)
 
 @dataclass(frozen=True)
 class Login(Generic[R]):
-    """The identity server of a tenant's API, and one browser in front of it."""
+    """The identity server of a tenant's API, and one browser."""
 
     browser: Client
     tenant: R
 
     def request(self, **changes: str) -> dict[str, str]:
-        """An authorization request of the tenant's client; what is changed to nothing is left out."""
+        """The parameters of an authorization request; those changed to None are left out."""
         asked = {
             "response_type": "code",
             "client_id": self.tenant.client_id,
@@ -64,18 +64,24 @@ class Login(Generic[R]):
         }
         return {name: value for name, value in (asked | changes).items() if value}
 
+    def another_browser(self) -> Client:
+        """Another browser for the same identity server, with its own cookies."""
+        server = self.browser.server
+        assert isinstance(server, TestServer)
+        return TestClient(server, cookie_jar=CookieJar(unsafe=True))
+
     async def get(self, path: str, **parameters: str) -> Page:
-        """What a link leads to."""
-        async with self.browser.get(path, params=parameters, allow_redirects=False) as answer:
-            return Page(answer.status, answer.headers, await answer.text())
+        """Follow a link."""
+        async with self.browser.get(path, params=parameters, allow_redirects=False) as response:
+            return Page(response.status, response.headers, await response.text())
 
     async def post(self, path: str, **form: str) -> Page:
-        """What a form leads to."""
-        async with self.browser.post(path, data=form, allow_redirects=False) as answer:
-            return Page(answer.status, answer.headers, await answer.text())
+        """Submit a form."""
+        async with self.browser.post(path, data=form, allow_redirects=False) as response:
+            return Page(response.status, response.headers, await response.text())
 
     async def signed_in(self, **changes: str) -> Page:
-        """The consent page."""
+        """Log in; return the consent page."""
         page = await self.get("/login", **self.request(**changes))
         entered = await self.post("/session", username="alice", password="wonderland", **page.proof("/session"))
         assert entered.status == 303
@@ -84,7 +90,7 @@ class Login(Generic[R]):
 
 @asynccontextmanager
 async def login_for(tenant: R, stack: Stack, key: str) -> AsyncIterator[Login[R]]:
-    """With the key of an operator who may do nothing but authorize."""
+    """Start the identity server with an operator key that has only the permission `authorize`."""
     settings = identity_server.Settings(
         tokenwire=stack.url,
         api_id=tenant.api_id,
@@ -100,8 +106,8 @@ async def login_for(tenant: R, stack: Stack, key: str) -> AsyncIterator[Login[R]
 
 
 async def authorize_key(stack: Stack) -> str:
-    """The key of a new operator who may ask for codes and do nothing else."""
+    """Create an operator with only the permission `authorize`; return its key."""
     registration = {"name": "identity server", "permissions": ["authorize"]}
-    answer = await stack.operator("POST", "/api/operators", json=registration)
-    assert answer.status == 200, answer.raw
-    return str(answer.body["key"])
+    response = await stack.operator("POST", "/api/operators", json=registration)
+    assert response.status == 200, response.raw
+    return str(response.body["key"])

@@ -1,4 +1,4 @@
-"""Our own programs as separate processes: what they print is kept, and none outlives the tests."""
+"""Runs our programs as separate processes. Their output is kept, and none outlives the tests."""
 
 import asyncio
 import os
@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.processes import end, tied_to_us
+from libs.processes import end, ending_with_this_process
 
 ROOT = Path(__file__).parents[2]
 END_WITHIN = 20.0
-"""Seconds that a program which was told to stop gets before it is killed."""
+"""Seconds from SIGTERM until a program is killed."""
 RUN_WITHIN = 60.0
-"""Seconds after which a program that should end by itself is killed."""
+"""Seconds after which a program that should exit by itself is killed."""
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """This machine's environment without settings of Tokenwire's but these; what is printed is there at once."""
+    """This process's environment with only these of Tokenwire's settings, and unbuffered output."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")}
     return {**rest, "PYTHONUNBUFFERED": "1", **own}
 
 
 class Program:
-    """One `python -m …`, with what it printed on both streams since its first start."""
+    """One `python -m …`, with its output on both streams since its first start."""
 
     def __init__(self, *arguments: str, own_environment: Mapping[str, str], output: Path) -> None:
         self._command = [sys.executable, "-m", *arguments]
@@ -46,10 +46,12 @@ class Program:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Started, in a session of its own: a Ctrl-C is for the tests, which then end it. Not yet answering."""
+        """Start in a new session, so that Ctrl-C reaches only the tests, which then end it. Do not wait until it is
+        ready.
+        """
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                tied_to_us(self._command),
+                ending_with_this_process(self._command),
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -59,28 +61,28 @@ class Program:
             )
 
     def tell_to_stop(self) -> None:
-        """SIGTERM; it is not waited for."""
+        """Send SIGTERM; do not wait."""
         self._started().terminate()
 
     async def ended(self, within: float = END_WITHIN) -> int:
-        """The exit status, once there is one. Raises AssertionError where there is none in time."""
+        """Wait for the exit status. Raises AssertionError if the process does not end in time."""
         try:
             return await asyncio.to_thread(self._started().wait, within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self._command} still runs after {within} s:\n{self.output[-2000:]}") from None
 
     async def stop(self) -> int:
-        """The exit status after SIGTERM."""
+        """Send SIGTERM; return the exit status."""
         self.tell_to_stop()
         return await self.ended()
 
     def kill(self) -> None:
-        """SIGKILL; gone and reaped when this returns."""
+        """Send SIGKILL, and reap the process."""
         self._started().kill()
         self._started().wait()
 
     def close(self) -> None:
-        """Not running any more. Idempotent."""
+        """Make sure that it is not running. Idempotent."""
         if self._process is not None:
             end(self._process, within=END_WITHIN)
 
@@ -92,7 +94,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program that ended by itself ended, and what it said."""
+    """Exit status and output of a program that ended by itself."""
 
     status: int
     out: str
@@ -100,14 +102,14 @@ class Outcome:
 
     @property
     def complaint(self) -> str:
-        """The one line that it complained with."""
+        """The single line on standard error."""
         lines = self.complaints.splitlines()
         assert len(lines) == 1, self.complaints
         return lines[0]
 
 
 async def run(*command: str, own_environment: Mapping[str, str], within: float = RUN_WITHIN) -> Outcome:
-    """The program has run to its end. Raises AssertionError where it has not in time, after killing it."""
+    """Run the program to its end. If it takes too long, kill it and raise AssertionError."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
@@ -130,8 +132,8 @@ async def run(*command: str, own_environment: Mapping[str, str], within: float =
 async def run_python(
     *arguments: str, within: float = RUN_WITHIN, settings: Mapping[str, str] | None = None, **own_environment: str
 ) -> Outcome:
-    """`python -m …` has run to its end. What it starts itself it also ends itself, so it is asked to and not killed."""
-    command = tied_to_us([sys.executable, "-m", *arguments], ending=signal.SIGTERM)
+    """Run `python -m …` to its end. On time-out it gets SIGTERM, so that it can stop what it started."""
+    command = ending_with_this_process([sys.executable, "-m", *arguments], ending=signal.SIGTERM)
     return await run(*command, own_environment={**(settings or {}), **own_environment}, within=within)
 
 

@@ -1,4 +1,4 @@
-"""The whole system: every service a process of its own, the edge in front, MongoDB and RabbitMQ behind."""
+"""The whole system: a process for every service, the edge in front, MongoDB and RabbitMQ behind."""
 
 import asyncio
 import base64
@@ -11,7 +11,7 @@ from typing import Self
 
 import aiohttp
 
-from libs.sealing import public_key_of
+from libs.encryption import public_key_of
 from tests.acceptance.caller import Caller
 from tests.acceptance.discretion import Secrets
 from tests.acceptance.programs import Program
@@ -21,18 +21,18 @@ from tests.eventually import eventually
 from tests.ports import free_ports
 
 INSTANCES = {service: service for service in SERVICES} | {"token-2": "token", "gateway-2": "gateway"}
-"""What each process runs: one of every service, and two of the busiest two."""
+"""Process name to service: one of every service, and two of the two busiest."""
 TWO_OF_EACH = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
-"""The same, for who looks for what two processes of any service could disagree about."""
+"""Two processes of every service, for tests of disagreement between processes."""
 BROKER_AWAY = ("AMQPConnectionError", "CONNECTION_FORCED")
-"""What libraries call an error where a test has taken the broker away."""
-READY_WITHIN = 90.0
-"""Seconds until every process is ready; on two idle cores they take about six."""
+"""Errors that libraries log when a test has stopped the broker."""
+READY_WITHIN = 180.0
+"""Seconds until every process is ready; on two idle cores it takes about six."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """What a stack stands on."""
+    """MongoDB and RabbitMQ of a stack."""
 
     mongodb_url: str
     database: str
@@ -40,7 +40,7 @@ class Servers:
 
 
 class Stack:
-    """A running system. `with` starts every process of it and ends every one."""
+    """A running system. `with` starts every process, and stops all at the end."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Stack:
         ports = dict(zip(instances, free_ports(len(instances)), strict=True))
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
         self._edge = Edge({service: [ports[name] for name in self.instances_of(service)] for service in SERVICES})
-        self._environments = {service: self._environment(service, keys) | (settings or {}) for service in SERVICES}
+        self._environments = {service: {**self._environment(service, keys), **(settings or {})} for service in SERVICES}
         self._programs = {
             name: Program(
                 f"services.{service}",
@@ -70,13 +70,13 @@ class Stack:
         }
         self._running = ExitStack()
         self.anybody = caller.at(self.url)
-        """Calls the edge."""
+        """Calls the edge without a key."""
         self.operator = self.anybody.with_key(self.operator_key)
-        """Calls the edge, and may do everything."""
+        """Calls the edge with every permission."""
 
     @property
     def url(self) -> str:
-        """Of the edge."""
+        """The edge's URL."""
         return self._edge.url
 
     def instances_of(self, service: str) -> Sequence[str]:
@@ -84,11 +84,11 @@ class Stack:
         return instances_of(service, self.instances)
 
     def environment(self, service: str) -> Mapping[str, str]:
-        """The settings of this service, but for its port."""
+        """The settings of this service, except its port."""
         return self._environments[service]
 
     def service(self, name: str) -> Caller:
-        """Calls this process itself, past the edge."""
+        """Calls this process directly, past the edge."""
         return self.anybody.at(self.urls[name])
 
     def program(self, name: str) -> Program:
@@ -96,26 +96,26 @@ class Stack:
         return self._programs[name]
 
     def logs(self, name: str) -> str:
-        """What the process, or the `edge`, has printed since the tests began."""
+        """The output of this process, or of the `edge`, since the tests began."""
         return self._edge.output if name == "edge" else self._programs[name].output
 
     def leaks(self) -> dict[str, set[str]]:
-        """The secrets that are in logs, by whose log it is."""
+        """Secrets found in logs, by process."""
         found = {name: self.secrets.found_in(self.logs(name)) for name in (*self.instances, "edge")}
         return {name: leaked for name, leaked in found.items() if leaked}
 
     def errors(self) -> list[str]:
-        """The lines in logs by which a service says that it did not foresee something; a broker may be away."""
+        """Log lines that report an unexpected error. Errors about a stopped broker are left out."""
         lines = (line for name in self.instances for line in self.logs(name).splitlines())
         errors = (line for line in lines if '"level":"error"' in line or '"level":"critical"' in line)
         return [line for line in errors if not any(sign in line for sign in BROKER_AWAY)]
 
     def kill(self, name: str) -> None:
-        """SIGKILL; gone when this returns."""
+        """Send SIGKILL, and wait until the process is gone."""
         self._programs[name].kill()
 
     async def restart(self, name: str) -> None:
-        """Stopped in order, if it runs, and started again; ready when this returns."""
+        """Stop the process gracefully if it runs, start it again, and wait until it is ready."""
         program = self._programs[name]
         if program.running:
             assert await program.stop() == 0
@@ -123,17 +123,17 @@ class Stack:
         await self.ready(name)
 
     async def stopped(self) -> dict[str, int]:
-        """The exit status of each process after SIGTERM, which comes to all at once."""
+        """Send SIGTERM to all at once; return the exit status of each."""
         self._tell_all_to_stop()
         return {name: await program.ended() for name, program in self._programs.items()}
 
     async def ready(self, *names: str) -> None:
-        """These processes, all if none is named, are ready for requests."""
+        """Wait until these processes (by default all) are ready."""
         await asyncio.gather(*(self._ready(name) for name in names or self.instances))
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
-            starting.push(self._edge)  # its files are there before it runs
+            starting.push(self._edge)  # creates its files before it runs
             for program in self._programs.values():
                 starting.callback(program.close)
                 program.start()
@@ -151,17 +151,17 @@ class Stack:
                 program.tell_to_stop()
 
     async def _ready(self, name: str) -> None:
-        async def answers() -> bool:
+        async def responses() -> bool:
             if not self._programs[name].running:
                 raise RuntimeError(f"{name} ended:\n{self.logs(name)[-2000:]}")
             try:
-                answer = await self.service(name)("GET", "/readyz")
+                response = await self.service(name)("GET", "/readyz")
             except OSError:
                 return False
-            assert answer.status == 200, f"{name}: {answer.raw.decode()}"
+            assert (response.status, response.body.get("status")) == (200, "ok"), f"{name}: {response.raw.decode()}"
             return True
 
-        await eventually(answers, READY_WITHIN, every=0.1)
+        await eventually(responses, READY_WITHIN, every=0.1)
 
     def _environment(self, service: str, keys: "Keys") -> dict[str, str]:
         common = {
@@ -186,7 +186,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a stack; what must not be in an environment is in files, as in a deployment."""
+    """The keys of a stack. Those that must not be in the environment are in files, as in a deployment."""
 
     ring: Path
     notifier_private: Path
@@ -194,7 +194,7 @@ class Keys:
 
     @classmethod
     def made_in(cls, home: Path, remembered: Secrets) -> Self:
-        """New keys, in files of this directory."""
+        """Create keys in files in this directory."""
         keys = cls(home / "keys", home / "notifier-private-keys", home / "notifier-public-key")
         ring, private = random_key(), random_key()
         remembered.add(ring, private)
@@ -204,7 +204,7 @@ class Keys:
         return keys
 
     def seal_to(self, private: str) -> None:
-        """Whoever is started from now on seals webhooks to this key of the notifier's."""
+        """Processes started from now on encrypt notifications to this public key."""
         public = public_key_of(base64.b64decode(private))
         self.notifier_public.write_text(f"{base64.b64encode(public).decode()}\n")
 
@@ -221,7 +221,7 @@ async def running(
     instances: Mapping[str, str] = INSTANCES,
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
-    """A stack, ready. At its end every process stops in order, and no log has said a secret or an error."""
+    """Run a stack until the block ends. Then every process must stop gracefully, with no secret or error in any log."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
         with Stack(servers, home, Caller(http, "", Secrets()), instances, settings) as stack:
@@ -234,5 +234,5 @@ async def running(
 
 
 def random_key() -> str:
-    """A key for the ring, or for the notifier, as a setting has it."""
+    """A random key in the form of the settings."""
     return base64.b64encode(secrets.token_bytes(32)).decode()

@@ -1,4 +1,4 @@
-"""A downstream system: a queue of its own on the exchange of events, which keeps all that comes."""
+"""A downstream subscriber: it has its own queue on the event exchange, and keeps all events."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,14 +16,14 @@ VENDOR = "io.tokenwire."
 
 
 class Subscriber:
-    """The events so far, each once, in the order in which they came."""
+    """The events received so far, each once, in order of arrival."""
 
     def __init__(self) -> None:
         self.events: dict[str, dict[str, Any]] = {}
         """By id."""
 
     def of_type(self, stem: str, **data: str) -> list[dict[str, Any]]:
-        """The events of this type, without vendor prefix, whose data says this."""
+        """The received events of this type (without vendor prefix) whose data has these values."""
         return [
             event
             for event in self.events.values()
@@ -31,7 +31,7 @@ class Subscriber:
         ]
 
     async def hears(self, stem: str, count: int = 1, **data: str) -> list[dict[str, Any]]:
-        """The events of this type whose data says this, when there are so many."""
+        """Wait for this many events of this type and data."""
 
         def there() -> list[dict[str, Any]] | None:
             found = self.of_type(stem, **data)
@@ -41,7 +41,7 @@ class Subscriber:
         return await eventually(there)
 
     async def take(self, message: AbstractIncomingMessage) -> None:
-        """Keep an event; one that came before is the same event."""
+        """Keep an event. A duplicate must be identical."""
         event = orjson.loads(message.body)
         assert message.routing_key == f"{event['type'].removeprefix(VENDOR)}.{_last_word(message)}"
         self.events.setdefault(event["id"], event)
@@ -54,7 +54,7 @@ def _last_word(message: AbstractIncomingMessage) -> str:
 
 @asynccontextmanager
 async def subscribed(amqp_url: str, *keys: str) -> AsyncIterator[Subscriber]:
-    """A subscriber to these binding keys, bound when this is entered."""
+    """A subscriber with these binding keys, bound when the block begins."""
     subscriber = Subscriber()
     connection = await aio_pika.connect(amqp_url)
     async with connection:
@@ -67,7 +67,7 @@ async def subscribed(amqp_url: str, *keys: str) -> AsyncIterator[Subscriber]:
 
 
 async def kept(amqp_url: str, *keys: str) -> str:
-    """The name of a queue with these binding keys that is there when nobody reads it, and outlives the broker."""
+    """A durable queue with these binding keys, which keeps messages while there is no consumer."""
     name = unique("subscriber")
     async with await aio_pika.connect(amqp_url) as connection:
         channel = await connection.channel()
@@ -79,7 +79,7 @@ async def kept(amqp_url: str, *keys: str) -> str:
 
 @asynccontextmanager
 async def reading(amqp_url: str, name: str) -> AsyncIterator[Subscriber]:
-    """A subscriber that takes what is in the queue of this name, and what comes."""
+    """A subscriber that consumes the queue of this name."""
     subscriber = Subscriber()
     async with await aio_pika.connect(amqp_url) as connection:
         queue = await (await connection.channel()).get_queue(name)

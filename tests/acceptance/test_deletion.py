@@ -1,4 +1,4 @@
-"""What is deleted at one service ends at the others, each end told on the bus with its reason."""
+"""A deletion at one service takes effect at the others, with an event for each revoked grant."""
 
 from collections.abc import AsyncIterator
 
@@ -10,18 +10,18 @@ from tests.acceptance.tenants import CALLBACK, NewTenant, Pair, Tenant, issued
 from tests.eventually import eventually
 
 FELT_WITHIN = 2.0
-"""Seconds; a process that had to wait for its cache to expire would take five."""
+"""In seconds; waiting for a cache to expire would take five."""
 
 
 @pytest.fixture
 async def subscriber(stack: Stack) -> AsyncIterator[Subscriber]:
-    """A downstream system that wants to know what ended."""
+    """A subscriber to revocations."""
     async with subscribed(stack.servers.amqp_url, "grant.revoked.#", "client.#", "api.deleted.#") as subscriber:
         yield subscriber
 
 
 async def three_grants(tenant: Tenant) -> list[Pair]:
-    """One of each kind, used everywhere once, so that every process knows client and API."""
+    """A grant of each kind, each used once everywhere, so that every process has cached client and API."""
     pairs = [
         await tenant.pair(),
         issued(await tenant.exchanged(await tenant.code())),
@@ -34,7 +34,7 @@ async def three_grants(tenant: Tenant) -> list[Pair]:
 
 
 async def assert_all_ended(subscriber: Subscriber, tenant: Tenant, reason: str, count: int = 3) -> None:
-    """One event for each grant, no more, and each says why."""
+    """Exactly one event for each grant, with the reason."""
     events = await subscriber.hears("grant.revoked", count, client_id=tenant.client_id)
     assert {event["data"]["reason"] for event in events} == {reason}
     assert {event["data"]["api_id"] for event in events} == {tenant.api_id}
@@ -42,7 +42,7 @@ async def assert_all_ended(subscriber: Subscriber, tenant: Tenant, reason: str, 
 
 
 async def assert_refused_everywhere(tenant: Tenant, pairs: list[Pair]) -> None:
-    """Soon no process takes any of the tokens."""
+    """Wait until every process refuses all these tokens."""
 
     async def refused() -> bool:
         for pair in pairs:
@@ -55,10 +55,8 @@ async def assert_refused_everywhere(tenant: Tenant, pairs: list[Pair]) -> None:
     await eventually(refused, FELT_WITHIN)
 
 
-async def test_a_deleted_client_takes_its_grants_along(
-    stack: Stack, subscriber: Subscriber, tenant_of: NewTenant
-) -> None:
-    """Tokens, refresh tokens and codes are dead, also for a client that is registered under the same id afterwards."""
+async def test_a_deleted_client_revokes_its_grants(stack: Stack, subscriber: Subscriber, tenant_of: NewTenant) -> None:
+    """All tokens and codes of a deleted client are refused, even if a client with the same id is registered later."""
     tenant = await tenant_of()
     pairs = await three_grants(tenant)
     code = await tenant.code()
@@ -81,10 +79,8 @@ async def test_a_deleted_client_takes_its_grants_along(
     assert (await tenant.client_credentials()).status == 200
 
 
-async def test_a_deleted_api_takes_its_clients_along(
-    stack: Stack, subscriber: Subscriber, tenant_of: NewTenant
-) -> None:
-    """And with each of them its grants; nothing answers on its listen path any more."""
+async def test_a_deleted_api_deletes_its_clients(stack: Stack, subscriber: Subscriber, tenant_of: NewTenant) -> None:
+    """A deleted API's clients and their grants end with it; its listen path returns 404."""
     tenant = await tenant_of()
     pairs = await three_grants(tenant)
     assert (await stack.operator("DELETE", f"/api/apis/{tenant.api_id}")).status == 200
@@ -102,10 +98,8 @@ async def test_a_deleted_api_takes_its_clients_along(
     assert (await tenant.listed()).status == 404
 
 
-async def test_revoking_all_ends_what_was_and_not_what_comes(
-    stack: Stack, subscriber: Subscriber, tenant_of: NewTenant
-) -> None:
-    """The client stays: what it had is dead, what it gets is good."""
+async def test_revoke_all_ends_existing_grants_only(stack: Stack, subscriber: Subscriber, tenant_of: NewTenant) -> None:
+    """revoke_all ends the client's existing grants; the client stays, and new grants work."""
     tenant = await tenant_of()
     pairs = await three_grants(tenant)
     revoked = await stack.operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all/")

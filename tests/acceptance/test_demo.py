@@ -1,4 +1,4 @@
-"""`make demo`: against a running stack, with its own, interrupted, and when something is not as it has to be."""
+"""`make demo`: with a running stack, with its own Tokenwire, interrupted, and failing."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.processes import started_with
 
 
 async def test_the_demo_passes_twice_against_one_stack(stack: Stack) -> None:
-    """It collides with nothing and leaves nothing behind."""
+    """The demo can be repeated: it creates no conflicts and deletes all it created."""
     before = await stack.operator("GET", "/api/apis")
     for _ in range(2):
         told = await run_python("examples.demo", TOKENWIRE_URL=stack.url, TOKENWIRE_OPERATOR_KEY=stack.operator_key)
@@ -22,7 +22,7 @@ async def test_the_demo_passes_twice_against_one_stack(stack: Stack) -> None:
 
 
 async def test_the_demo_brings_its_own_tokenwire_where_none_answers(tmp_path: Path) -> None:
-    """What it started it stops: no process and no file is left."""
+    """If no Tokenwire runs, the demo starts one, and leaves neither process nor file."""
     told = await run_python(
         "examples.demo",
         within=100,
@@ -36,8 +36,8 @@ async def test_the_demo_brings_its_own_tokenwire_where_none_answers(tmp_path: Pa
     assert started_with(f"TMPDIR={tmp_path}") == set()
 
 
-async def test_a_demo_that_is_told_to_stop_leaves_nothing(tmp_path: Path) -> None:
-    """In the middle of the story too."""
+async def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SIGTERM in the middle of the demo also leaves neither process nor file."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     own = {"TOKENWIRE_URL": f"http://127.0.0.1:{free_port()}", "TMPDIR": str(temporary)}
@@ -53,19 +53,19 @@ async def test_a_demo_that_is_told_to_stop_leaves_nothing(tmp_path: Path) -> Non
     assert started_with(f"TMPDIR={temporary}") == set()
 
 
-async def test_a_demo_that_meets_a_difference_says_which_and_fails(stack: Stack) -> None:
-    """Here the login page has an address that does not exist; what was made before is deleted all the same."""
+async def test_the_demo_names_the_first_difference_and_fails(stack: Stack) -> None:
+    """If the login page cannot be reached, the demo fails with the mismatch, and still deletes what it created."""
     before = await stack.operator("GET", "/api/apis")
     arguments = ("examples.demo", "--host-address", "demo.invalid")
     told = await run_python(*arguments, TOKENWIRE_URL=stack.url, TOKENWIRE_OPERATOR_KEY=stack.operator_key)
     assert told.status == 1
     assert "demo failed in step" in told.out
-    assert "expected: an answer" in told.out
+    assert "expected: a response" in told.out
     assert (await stack.operator("GET", "/api/apis")).body == before.body
 
 
 async def test_a_demo_with_a_wrong_operator_key_says_so(stack: Stack) -> None:
-    """One line, no trace."""
+    """A wrong operator key is reported in one line without a traceback."""
     told = await run_python("examples.demo", TOKENWIRE_URL=stack.url, TOKENWIRE_OPERATOR_KEY="tw_ok_nonsense")
     assert told.status == 1
     assert "the operator key is refused" in told.complaints

@@ -1,4 +1,4 @@
-"""Every request of documented-requests.md, given to a shell as it is written there."""
+"""Every request in documented-requests.md, run in a shell exactly as written there."""
 
 import base64
 import re
@@ -13,7 +13,7 @@ from tests.acceptance.curl import filled_in, pasted
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import SCHEME, NewTenant, import_api, register_client
 from tests.acceptance.webhooks import Receiver, Webhook
-from tests.builders import Answer, api_document, unique
+from tests.builders import Response, api_document, unique
 from tests.eventually import eventually
 from tests.unit.tyk_definitions import DATA
 
@@ -26,7 +26,7 @@ ROWS = 10
 
 
 def _commands() -> dict[int, str]:
-    """The command of each row that has one. Where it begins with … it is the one of row 3 up to its headers."""
+    """The commands by row. A command that begins with … continues row 3's up to its headers."""
     rows = re.split(r"^\d+\. ", (DATA / "documented-requests.md").read_text(), flags=re.MULTILINE)[1:]
     assert len(rows) == ROWS
     found: dict[int, str] = {}
@@ -43,7 +43,7 @@ TOKEN = COMMANDS[3].partition(" -H ")[0]
 
 @dataclass(frozen=True)
 class MyApi:
-    """What the document takes for granted: an API at /my-api/, a client app, a user, somebody who hears webhooks."""
+    """What the document assumes: an API at /my-api/, a client, a user, and a webhook receiver."""
 
     stack: Stack
     receiver: Receiver
@@ -53,8 +53,8 @@ class MyApi:
     username: str
     password: str
 
-    async def paste(self, command: str, **more: str) -> Answer:
-        """What the documented command answers; `more` fills in what is not always the same."""
+    async def paste(self, command: str, **more: str) -> Response:
+        """Run the documented command; `more` fills in values that vary."""
         values = {
             "base": self.stack.url,
             "api-id": self.api_id,
@@ -69,21 +69,21 @@ class MyApi:
             "password": self.password,
             **{name.replace("_", " "): value for name, value in more.items()},
         }
-        answer = await pasted(filled_in(command, values))
-        self.stack.secrets.overhear(answer.raw)
-        return answer
+        response = await pasted(filled_in(command, values))
+        self.stack.secrets.overhear(response.raw)
+        return response
 
     async def code(self) -> str:
         return str((await self.paste(COMMANDS[2])).body["code"])
 
     async def pair(self) -> dict[str, Any]:
-        """The answer to row 3, with a new code."""
-        answer = await self.paste(COMMANDS[3], code=await self.code())
-        assert answer.status == 200, answer.raw
-        return dict(answer.body)
+        """Run row 3 with a new code."""
+        response = await self.paste(COMMANDS[3], code=await self.code())
+        assert response.status == 200, response.raw
+        return dict(response.body)
 
-    async def call(self, access_token: str) -> Answer:
-        """Row 10, asked at the forward-auth endpoint as a proxy asks it."""
+    async def call(self, access_token: str) -> Response:
+        """Ask the forward-auth endpoint about row 10's call, as a proxy does."""
         asked = COMMANDS[10].replace("<base>/my-api/<path>", "<base>/verify -H 'X-Forwarded-Uri: /my-api/<path>'")
         return await self.paste(asked, path="orders/1", access_token=access_token)
 
@@ -106,31 +106,33 @@ async def _my_api(stack: Stack, receiver: Receiver) -> MyApi:
     return MyApi(stack, receiver, api_id, client_id, secret, username, password)
 
 
-def assert_tokens(answer: Answer, *, refresh: bool) -> None:
-    """A successful token response (RFC 6749 §5.1), and nothing beside it."""
-    assert answer.status == 200, answer.raw
-    assert answer.headers["Content-Type"].startswith("application/json")
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert set(answer.body) == {"access_token", "expires_in", "token_type"} | ({"refresh_token"} if refresh else set())
-    assert (answer.body["expires_in"], answer.body["token_type"]) == (3600, "bearer")
-    assert answer.body["access_token"].startswith("tw_at_")
+def assert_tokens(response: Response, *, refresh: bool) -> None:
+    """A successful token response (RFC 6749 §5.1) without further members."""
+    assert response.status == 200, response.raw
+    assert response.headers["Content-Type"].startswith("application/json")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert set(response.body) == {"access_token", "expires_in", "token_type"} | (
+        {"refresh_token"} if refresh else set()
+    )
+    assert (response.body["expires_in"], response.body["token_type"]) == (3600, "bearer")
+    assert response.body["access_token"].startswith("tw_at_")
 
 
-def assert_refused(answer: Answer, status: int = 403, message: str = "Key not authorised") -> None:
-    """A refusal in Tyk's words, with RFC 6750's header."""
-    assert (answer.status, answer.body) == (status, {"error": message})
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+def assert_refused(response: Response, status: int = 403, message: str = "Key not authorised") -> None:
+    """A refusal with Tyk's text and RFC 6750's header."""
+    assert (response.status, response.body) == (status, {"error": message})
+    assert response.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
 def test_no_row_is_left_out() -> None:
-    """Rows 8 and 9 are told in words; the others are commands."""
+    """Every row is a command, except 8 and 9, which are prose."""
     assert sorted(COMMANDS) == [1, 2, 3, 4, 5, 6, 7, 10]
 
 
 @pytest.mark.parametrize("place", ["my-api", "<api-id>"])
 @pytest.mark.parametrize("slash", ["", "/"])
 async def test_a_path_is_written_in_four_ways(my_api: MyApi, place: str, slash: str) -> None:
-    """With and without a slash at its end, under the listen path and under the API's id."""
+    """A path works with and without a trailing slash, under the listen path and under the API id."""
 
     def written(row: int) -> str:
         command = COMMANDS[row].replace("<base>/my-api/", f"<base>/{place}/")
@@ -147,26 +149,26 @@ async def test_a_path_is_written_in_four_ways(my_api: MyApi, place: str, slash: 
 
 
 async def test_1_an_authorization_request_is_sent_on_to_the_login_page(my_api: MyApi) -> None:
-    """307, so that the browser posts its form there, to the address as the definition has it."""
-    answer = await my_api.paste(COMMANDS[1])
-    assert answer.status == 307
-    assert answer.headers["location"] == LOGIN_PAGE
+    """The browser is redirected to the definition's login page with 307, so that it re-posts a form."""
+    response = await my_api.paste(COMMANDS[1])
+    assert response.status == 307
+    assert response.headers["location"] == LOGIN_PAGE
 
 
 @pytest.mark.parametrize("path", ["/api/apis/oauth/<api-id>/authorize-client/", "/api/apis/<api-id>/authorize-client"])
 async def test_2_the_identity_server_gets_a_code(my_api: MyApi, path: str) -> None:
-    """At both addresses, with where to send the browser."""
+    """Both addresses return the URL to redirect the browser to."""
     documented = "/api/apis/oauth/<api-id>/authorize-client/"
     assert documented in COMMANDS[2]
-    answer = await my_api.paste(COMMANDS[2].replace(documented, path))
-    assert answer.status == 200, answer.raw
-    assert answer.headers["Content-Type"].startswith("application/json")
-    assert set(answer.body) == {"code", "redirect_to"}
-    assert answer.body["redirect_to"].startswith(f"{REDIRECT_URI}?code={answer.body['code']}")
+    response = await my_api.paste(COMMANDS[2].replace(documented, path))
+    assert response.status == 200, response.raw
+    assert response.headers["Content-Type"].startswith("application/json")
+    assert set(response.body) == {"code", "redirect_to"}
+    assert response.body["redirect_to"].startswith(f"{REDIRECT_URI}?code={response.body['code']}")
 
 
 async def test_3_a_code_is_exchanged(my_api: MyApi) -> None:
-    """Once: within seconds a second time is a retry, refused, and the tokens live."""
+    """A code works once. A repetition within seconds is refused as a retry, and the tokens stay valid."""
     code = await my_api.code()
     first = await my_api.paste(COMMANDS[3], code=code)
     assert_tokens(first, refresh=True)
@@ -177,46 +179,46 @@ async def test_3_a_code_is_exchanged(my_api: MyApi) -> None:
 
 @pytest.mark.parametrize("name", ["client_secret", "secret"])
 async def test_4_client_credentials(my_api: MyApi, name: str) -> None:
-    """Never a refresh token; the secret may be called `secret`."""
+    """client_credentials yields no refresh token; the parameter may be called `secret`."""
     assert "&client_secret=<secret>" in COMMANDS[4]
-    answer = await my_api.paste(COMMANDS[4].replace("&client_secret=", f"&{name}="))
-    assert_tokens(answer, refresh=False)
-    assert (await my_api.call(answer.body["access_token"])).status == 200
+    response = await my_api.paste(COMMANDS[4].replace("&client_secret=", f"&{name}="))
+    assert_tokens(response, refresh=False)
+    assert (await my_api.call(response.body["access_token"])).status == 200
 
 
 async def test_5_password(my_api: MyApi) -> None:
-    """A refresh token comes with it, as this API wants it."""
-    answer = await my_api.paste(COMMANDS[5])
-    assert_tokens(answer, refresh=True)
-    assert (await my_api.call(answer.body["access_token"])).status == 200
+    """The password grant yields a refresh token, because this API enables it."""
+    response = await my_api.paste(COMMANDS[5])
+    assert_tokens(response, refresh=True)
+    assert (await my_api.call(response.body["access_token"])).status == 200
 
 
 async def test_6_refresh(my_api: MyApi) -> None:
-    """Both tokens are new, and the old access token is dead."""
+    """Both tokens are new, and the old access token is refused."""
     old = await my_api.pair()
-    answer = await my_api.paste(COMMANDS[6], refresh_token=old["refresh_token"])
-    assert_tokens(answer, refresh=True)
-    assert {answer.body["access_token"], answer.body["refresh_token"]}.isdisjoint(old.values())
+    response = await my_api.paste(COMMANDS[6], refresh_token=old["refresh_token"])
+    assert_tokens(response, refresh=True)
+    assert {response.body["access_token"], response.body["refresh_token"]}.isdisjoint(old.values())
     assert_refused(await my_api.call(old["access_token"]))
-    assert (await my_api.call(answer.body["access_token"])).status == 200
+    assert (await my_api.call(response.body["access_token"])).status == 200
 
 
 @pytest.mark.parametrize("hint", ["access_token", "refresh_token"])
 @pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
 async def test_7_an_operator_revokes(my_api: MyApi, kind: str, hint: str) -> None:
-    """An access token ends alone, a refresh token with its grant; a hint that is wrong does not matter."""
+    """Revoking an access token ends it alone; a refresh token ends its grant; a wrong hint does not matter."""
     pair = await my_api.pair()
     command = COMMANDS[7].replace("token_type_hint=access_token", f"token_type_hint={hint}")
-    answer = await my_api.paste(command, token=pair[kind])
-    assert answer.status == 200, answer.raw
-    assert answer.body == {"Status": "OK", "Message": "token revoked successfully", "Meta": None}
+    response = await my_api.paste(command, token=pair[kind])
+    assert response.status == 200, response.raw
+    assert response.body == {"Status": "OK", "Message": "token revoked successfully", "Meta": None}
     assert_refused(await my_api.call(pair["access_token"]))
     refresh = await my_api.paste(COMMANDS[6], refresh_token=pair["refresh_token"])
     assert refresh.status == (200 if kind == "access_token" else 400), refresh.raw
 
 
 async def test_8_client_apps(my_api: MyApi) -> None:
-    """Registered, listed, read, deleted."""
+    """A client is registered, listed, read and deleted."""
     operator, api = my_api.stack.operator, f"/api/apis/oauth/{my_api.api_id}"
     made = await operator("POST", api, json={"redirect_uri": REDIRECT_URI})
     assert made.status == 200, made.raw
@@ -239,7 +241,7 @@ async def test_8_client_apps(my_api: MyApi) -> None:
 
 
 def assert_genuine(webhook: Webhook, **said: str) -> None:
-    """Tyk's contract: five keys, those not applicable empty, the shared secret; and a signature on top."""
+    """Tyk's format: five keys, empty if not applicable, with the shared secret; additionally a signature."""
     assert webhook.body == {**dict.fromkeys(FIVE_KEYS, ""), **said}
     assert webhook.headers["content-type"].startswith("application/json")
     assert webhook.headers["x-tyk-shared-secret"] == SHARED_SECRET
@@ -247,7 +249,7 @@ def assert_genuine(webhook: Webhook, **said: str) -> None:
 
 
 async def test_9_webhooks_follow(my_api: MyApi) -> None:
-    """After 3, 5 and 6, each with what it is about; none after 4."""
+    """Rows 3, 5 and 6 each send the right webhook; row 4 sends none."""
     alone = (await my_api.paste(COMMANDS[4])).body["access_token"]
     code = await my_api.code()
     first = (await my_api.paste(COMMANDS[3], code=code)).body
@@ -266,17 +268,17 @@ async def test_9_webhooks_follow(my_api: MyApi) -> None:
 
 
 async def test_10_the_protected_call(my_api: MyApi) -> None:
-    """Passes with a token, and not without one or with one that was never issued."""
-    answer = await my_api.call((await my_api.pair())["access_token"])
-    assert answer.status == 200, answer.raw
-    assert answer.headers["X-Tokenwire-Client-Id"] == my_api.client_id
+    """The call succeeds with a token, and not without one or with an unknown one."""
+    response = await my_api.call((await my_api.pair())["access_token"])
+    assert response.status == 200, response.raw
+    assert response.headers["X-Tokenwire-Client-Id"] == my_api.client_id
     assert_refused(await my_api.call("tw_at_" + "A" * 76))
     bare = await pasted(f"curl {my_api.stack.url}/verify -H 'X-Forwarded-Uri: /my-api/orders/1'")
     assert_refused(bare, 400, "Authorization field missing")
 
 
 async def test_the_analytics_count_what_was_asked(my_api: MyApi) -> None:
-    """After rows 3 to 7 a client's numbers are what these did; nothing is counted twice or left out."""
+    """A client's usage after rows 3 to 7 is exactly what they did."""
     client_id, secret = await register_client(my_api.stack.operator, my_api.api_id, redirect_uri=REDIRECT_URI)
     client = replace(my_api, client_id=client_id, secret=secret)
     pair = await client.pair()
@@ -286,10 +288,10 @@ async def test_the_analytics_count_what_was_asked(my_api: MyApi) -> None:
     await client.paste(COMMANDS[7], token=refreshed.body["access_token"])
 
     async def counted() -> bool:
-        answer = await my_api.stack.operator("GET", f"/api/analytics/clients?per=total&client_id={client_id}")
-        assert answer.status == 200, answer.raw
-        assert len(answer.body["clients"]) == 1
-        row = answer.body["clients"][0]
+        response = await my_api.stack.operator("GET", f"/api/analytics/clients?per=total&client_id={client_id}")
+        assert response.status == 200, response.raw
+        assert len(response.body["clients"]) == 1
+        row = response.body["clients"][0]
         assert (row["api_id"], row["client_id"]) == (my_api.api_id, client_id)
         assert (row["issued"], row["refreshed"], row["revoked"]) == (3, 1, 1)
         return True
@@ -320,24 +322,24 @@ async def test_the_analytics_count_what_was_asked(my_api: MyApi) -> None:
 async def test_10_the_token_is_where_the_definition_says(
     stack: Stack, tenant_of: NewTenant, place: dict[str, Any], call: str
 ) -> None:
-    """In a header, the query or a cookie of the definition's choosing; elsewhere it is not looked for."""
+    """The token is accepted only in the header, query parameter or cookie that the definition names."""
     nowhere = {"header": {"enabled": False}, "query": {"enabled": False}, "cookie": {"enabled": False}}
     changes = {f"{SCHEME}__{source}": value for source, value in (nowhere | place).items()}
     tenant = await tenant_of(**changes)
     token = (await tenant.client_credentials()).body["access_token"]
-    answer = await pasted(filled_in(f"curl {stack.url}/verify {call}", {"path": tenant.path, "token": token}))
-    assert answer.status == 200, answer.raw
+    response = await pasted(filled_in(f"curl {stack.url}/verify {call}", {"path": tenant.path, "token": token}))
+    assert response.status == 200, response.raw
     assert_refused(await tenant.verified(token), 400, "Authorization field missing")
 
 
 async def test_10_an_expired_token_is_refused(tenant_of: NewTenant) -> None:
-    """401 as soon as its lifetime is over."""
+    """An expired token gets 401."""
     tenant = await tenant_of(**{"x-tokenwire": {"accessTokenLifetime": 1}})
-    answer = await tenant.client_credentials()
-    assert answer.body["expires_in"] == 1
+    response = await tenant.client_credentials()
+    assert response.body["expires_in"] == 1
 
     async def expired() -> bool:
-        refused = await tenant.verified(answer.body["access_token"])
+        refused = await tenant.verified(response.body["access_token"])
         assert_refused(refused, 401, "Key has expired, please renew")
         return True
 

@@ -1,4 +1,4 @@
-"""What is edited at the management service is seen by every other process at once, whatever it has cached."""
+"""Changes made through the management API reach every other process at once, whatever it has cached."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from tests.acceptance.tenants import CALLBACK, NewTenant, Tenant
 from tests.eventually import eventually
 
 SEEN_WITHIN = 2.0
-"""Seconds; a process that had to wait for its cache to expire would take five."""
+"""In seconds; waiting for a cache to expire would take five."""
 OVERLAP = 4
-"""Seconds for which a replaced secret works on."""
+"""Seconds for which a replaced secret still works."""
 
 
 async def statuses(stack: Stack, tenant: Tenant, *secrets: str) -> Sequence[int]:
-    """What the token processes answer to these secrets of the client: all of them to the first, then to the next."""
+    """Statuses from the token processes for these secrets: all of them for the first, then for the next."""
     processes = [stack.service(name) for name in instances_of("token")]
     asked = (tenant.client_credentials(by=process, secret=secret) for secret in secrets for process in processes)
-    return [answer.status for answer in await asyncio.gather(*asked)]
+    return [response.status for response in await asyncio.gather(*asked)]
 
 
 async def test_an_edited_client_is_seen_at_once(stack: Stack, tenant_of: NewTenant) -> None:
-    """A new redirect URI is taken, the old one refused, by a service that has just used the old one."""
+    """A process that has cached the old redirect URI accepts the new one and refuses the old."""
     tenant = await tenant_of()
     new = "https://app.example.test/elsewhere"
 
@@ -42,7 +42,7 @@ async def test_an_edited_client_is_seen_at_once(stack: Stack, tenant_of: NewTena
 
 
 async def test_a_replaced_definition_is_seen_at_once(stack: Stack, tenant_of: NewTenant) -> None:
-    """An API that is put out of action issues no token in any process, and takes none."""
+    """A disabled API neither issues nor accepts tokens, in any process."""
     tenant = await tenant_of()
     token = (await tenant.client_credentials()).body["access_token"]
     assert await statuses(stack, tenant, tenant.secret) == [200, 200]
@@ -62,7 +62,7 @@ async def test_a_replaced_definition_is_seen_at_once(stack: Stack, tenant_of: Ne
 
 
 async def test_a_rotated_secret_overlaps_with_the_new_one(stack: Stack, tenant_of: NewTenant) -> None:
-    """Both work everywhere until the overlap is over, then only the new one does."""
+    """Both secrets work everywhere during the overlap; after that, only the new one."""
     tenant = await tenant_of()
     assert await statuses(stack, tenant, tenant.secret) == [200, 200]
     place = f"/api/apis/oauth/{tenant.api_id}/{tenant.client_id}/rotate"
@@ -82,7 +82,7 @@ async def test_a_rotated_secret_overlaps_with_the_new_one(stack: Stack, tenant_o
 
 
 async def test_a_deleted_operator_is_locked_out_at_once(stack: Stack, tenant_of: NewTenant) -> None:
-    """Also from services that have just let it in."""
+    """A deleted operator is refused by processes that had just accepted the key."""
     tenant = await tenant_of()
     registration = {"name": "an identity server", "permissions": ["authorize"]}
     operator = (await stack.operator("POST", "/api/operators", json=registration)).body

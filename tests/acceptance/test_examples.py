@@ -1,4 +1,4 @@
-"""The examples as their users start them, against real servers."""
+"""The examples, started as users start them, against real servers."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ NOTIFICATION = {
 
 
 def signed(webhook_id: str, timestamp: int, body: bytes, *, key: bytes = SECRET.encode()) -> dict[str, str]:
-    """The headers of a webhook (Standard Webhooks 1.0.0), written down without the receiver's own code."""
+    """The headers of a webhook (Standard Webhooks 1.0.0), made without the receiver's code."""
     tag = hmac.new(key, b".".join([webhook_id.encode(), str(timestamp).encode(), body]), hashlib.sha256).digest()
     return {
         "X-Tyk-Shared-Secret": SECRET,
@@ -62,18 +62,18 @@ async def _receiver() -> AsyncIterator[Client]:
 
 
 async def received(receiver: Client) -> list[dict[str, object]]:
-    async with receiver.get("/received", headers={"X-Tyk-Shared-Secret": SECRET}) as answer:
-        assert answer.status == 200
-        found: list[dict[str, object]] = await answer.json()
+    async with receiver.get("/received", headers={"X-Tyk-Shared-Secret": SECRET}) as response:
+        assert response.status == 200
+        found: list[dict[str, object]] = await response.json()
         return found
 
 
 async def test_a_webhook_is_taken_once_and_answered_twice(receiver: Client) -> None:
-    """A delivery that is repeated is answered 204 again and has no second effect."""
+    """A repeated delivery gets 204 again, and has no second effect."""
     body, now = json.dumps(NOTIFICATION).encode(), int(time.time())
     for attempt in range(2):
-        async with receiver.post("/tokens", data=body, headers=signed("evt_1", now + attempt, body)) as answer:
-            assert answer.status == 204
+        async with receiver.post("/tokens", data=body, headers=signed("evt_1", now + attempt, body)) as response:
+            assert response.status == 204
     assert await received(receiver) == [{"id": "evt_1", "timestamp": now, "notification": NOTIFICATION, "times": 2}]
 
 
@@ -101,21 +101,21 @@ BODY = json.dumps(NOTIFICATION).encode()
 async def test_a_webhook_that_does_not_prove_itself_is_refused(
     receiver: Client, status: int, changes: dict[str, str], body: bytes, age: int
 ) -> None:
-    """Whoever does not hold the secret, or sends an old webhook again, changes nothing."""
+    """A webhook without the secret or with an old timestamp is refused and has no effect."""
     headers = signed("evt_1", int(time.time()) - age, body) | changes
-    async with receiver.post("/tokens", data=body, headers=headers) as answer:
-        assert answer.status == status
+    async with receiver.post("/tokens", data=body, headers=headers) as response:
+        assert response.status == status
     assert await received(receiver) == []
 
 
-async def test_what_was_received_is_not_shown_to_strangers(receiver: Client) -> None:
-    """The webhooks hold raw tokens."""
-    async with receiver.get("/received") as answer:
-        assert answer.status == 401
+async def test_received_webhooks_require_the_secret(receiver: Client) -> None:
+    """Received webhooks are not shown without the secret, because they contain raw tokens."""
+    async with receiver.get("/received") as response:
+        assert response.status == 401
 
 
 def test_the_signature_is_the_one_of_standard_webhooks() -> None:
-    """The test vector of the specification's own libraries passes, its key written as `whsec_…`."""
+    """The test vector of the Standard Webhooks libraries verifies, with its `whsec_…` key."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     headers = {
         "X-Tyk-Shared-Secret": secret,
@@ -150,7 +150,7 @@ def message(content: dict[str, object] | bytes, *, key: str = "token.new.my-api"
 
 @asynccontextmanager
 async def example(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
-    """A running example, and the lines that it has printed so far, on both streams."""
+    """A running example and its output so far, on both streams."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -178,7 +178,7 @@ async def example(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
 
 @pytest.fixture
 async def bus(amqp_url: str) -> AsyncIterator[RabbitBus]:
-    """Tokenwire's side of the exchange."""
+    """Tokenwire's side of the event exchange."""
     bus = RabbitBus(amqp_url, instance_name="examples")
     await bus.open()
     await eventually(partial(_is_up, bus))
@@ -195,7 +195,9 @@ async def _is_up(bus: RabbitBus) -> bool:
 
 
 async def test_a_subscriber_sees_every_event_once_and_a_hole(bus: RabbitBus, amqp_url: str) -> None:
-    """What was published while it was away waits; a duplicate and an unreadable message do not disturb it."""
+    """Events published while the subscriber was away wait for it; duplicates and unreadable messages do no harm; gaps
+    are shown.
+    """
     command = ("examples.subscriber", "--amqp", amqp_url, "--name", "billing", "token.*.my-api")
     async with example(*command) as (process, lines):
         await eventually(lambda: "sub.billing is bound" in "\n".join(lines))
@@ -226,7 +228,7 @@ async def test_a_subscriber_sees_every_event_once_and_a_hole(bus: RabbitBus, amq
 
 
 async def test_the_stream_is_read_as_server_sent_events() -> None:
-    """Comments, ids and other fields are skipped; data over several lines is one event."""
+    """Comments, ids and unknown fields are skipped; data over several lines is joined."""
     text = json.dumps(event(1, 1), indent=1)
     stream = [": hello", "", "id: evt_1", "event: token.new", *(f"data: {line}" for line in text.splitlines()), "", "x"]
 
@@ -252,7 +254,7 @@ async def test_the_stream_is_read_as_server_sent_events() -> None:
     ],
 )
 def test_keys_select_over_http_as_they_do_on_the_exchange(pattern: str, key: str, is_matched: bool) -> None:
-    """`*` is one word, `#` any number, also none."""
+    """`*` matches one word, `#` any number including none."""
     assert subscriber.matches(pattern, key) is is_matched
 
 
@@ -260,7 +262,7 @@ def test_keys_select_over_http_as_they_do_on_the_exchange(pattern: str, key: str
 
 
 async def test_the_resource_server_answers_to_a_live_token(stack: Stack) -> None:
-    """Through the gateway a token opens its paths, and it knows whose call it is; without one nobody gets there."""
+    """Through the gateway the resource server is reached only with a token, and learns client and user."""
     async with TestServer(upstream.create_app()) as server:
         tenant = await new_tenant(stack.anybody, stack.operator, **{UPSTREAM: str(server.make_url("/"))})
         bearer = {"Authorization": f"Bearer {(await tenant.pair()).access}"}
@@ -280,7 +282,7 @@ async def test_the_resource_server_answers_to_a_live_token(stack: Stack) -> None
         assert strange.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-# Each of them alone
+# All of them
 
 
 @pytest.mark.parametrize("name", ["identity_server", "webhook_receiver", "upstream", "subscriber", "demo"])
@@ -292,7 +294,7 @@ async def test_every_example_says_how_to_start_it(name: str) -> None:
 
 
 def test_the_examples_import_nothing_of_the_project() -> None:
-    """They are what a stranger would copy."""
+    """The examples import nothing of the project, because users copy them."""
     for source in Path("examples").rglob("*.py"):
         imports = re.findall(r"^\s*(?:from|import) ([a-z_]+)", source.read_text(), re.MULTILINE)
         assert not {"services", "libs", "contracts", "tests"} & set(imports), source

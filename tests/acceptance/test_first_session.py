@@ -1,4 +1,4 @@
-"""The README's first session, pasted block by block into a shell, as a stranger does it."""
+"""The README's first session, pasted block by block into a shell."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.ports import free_ports
 
 
 def blocks(own: Own, receiver: int, upstream: int) -> Sequence[str]:
-    """The commands of the section, with the ports and the data of this test in place of the README's."""
+    """The commands of the section, with this test's ports and data directory."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("\n## A first session\n")[2].partition("\n## ")[0]
     found = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
@@ -38,13 +38,13 @@ def blocks(own: Own, receiver: int, upstream: int) -> Sequence[str]:
 
 @dataclass
 class Shell:
-    """A shell that somebody types into."""
+    """An interactive shell."""
 
     process: asyncio.subprocess.Process
     output: Path
 
     async def paste(self, block: str) -> str:
-        """What is printed until the block is done."""
+        """Paste a block; return its output."""
         assert self.process.stdin is not None
         before, done = len(self.said), f"done-{len(self.said)}"
         self.process.stdin.write(f"{block}\necho {done}\n".encode())
@@ -53,13 +53,13 @@ class Shell:
 
     @property
     def said(self) -> str:
-        """All that was printed so far."""
+        """All output so far."""
         return self.output.read_text(errors="replace")
 
 
 @asynccontextmanager
 async def shell(home: Path) -> AsyncIterator[Shell]:
-    """A bash in the project's directory; ended with what it left running."""
+    """A bash in the project's directory. It and its background processes end with the block."""
     output = home / "said"
     path = f"{curl().parent}:{Path(sys.executable).parent}:/usr/bin:/bin"
     with output.open("wb") as said:
@@ -82,7 +82,7 @@ async def shell(home: Path) -> AsyncIterator[Shell]:
 
 
 async def test_the_first_session_works_by_copy_and_paste(tmp_path: Path) -> None:
-    """Every command gives what the text around it says."""
+    """Every command prints what the text around it says."""
     receiver, upstream = free_ports(2)
     async with own_tokenwire(tmp_path, tmp_path / "data") as own, shell(tmp_path) as terminal:
         await own.start()
@@ -98,8 +98,8 @@ async def test_the_first_session_works_by_copy_and_paste(tmp_path: Path) -> None
         assert client_id, said
 
         said = await terminal.paste(tokens)
-        answers = [json.loads(line) for line in re.findall(r"\{.*\}", said)]
-        assert [answer.get("error") or answer.get("message") or set(answer) for answer in answers] == [
+        responses = [json.loads(line) for line in re.findall(r"\{.*\}", said)]
+        assert [response.get("error") or response.get("message") or set(response) for response in responses] == [
             {"orders", "client", "user"},
             "Key not authorised",
             {"orders", "client", "user"},

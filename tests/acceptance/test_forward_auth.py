@@ -1,4 +1,4 @@
-"""nginx in front of a protected API, asking two gateways about every call, as `edge/examples/nginx.conf` has it."""
+"""nginx in front of a protected API, checking every call with two gateways, as in `edge/examples/nginx.conf`."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from aiohttp.test_utils import TestServer
 from tests.acceptance.caller import Caller
 from tests.acceptance.stack import Stack, instances_of
 from tests.acceptance.tenants import NewTenant, Pair, Tenant, basic, register_client
-from tests.builders import Answer
+from tests.builders import Response
 from tests.deployment.edge import ForwardAuth
 from tests.eventually import eventually
 
 WITHIN = 1.0
-"""Seconds until a token that ended is refused everywhere."""
+"""Seconds until all gateways refuse a revoked token."""
 GATEWAYS = instances_of("gateway")
 
 
 @dataclass
 class Guarded:
-    """The protected API's callers, and what reached it."""
+    """The protected API behind nginx, and the requests that reached it."""
 
     stack: Stack
     caller: Caller
     reached: list[web.Request]
 
-    async def call(self, tenant: Tenant, access_token: str, method: str = "POST") -> Answer:
-        """What a caller of the tenant's API gets."""
+    async def call(self, tenant: Tenant, access_token: str, method: str = "POST") -> Response:
+        """Call the tenant's API."""
         headers = {"Authorization": f"Bearer {access_token}"}
         return await self.caller(method, f"{tenant.path}/things/1?x=y", headers=headers)
 
@@ -39,18 +39,18 @@ class Guarded:
         return (await self.call(tenant, access_token)).status == 200
 
     async def refused_by_all(self, tenant: Tenant, access_token: str) -> bool:
-        """Whether the next calls, of which every gateway is asked about some, are refused."""
+        """Whether further calls are refused, until every gateway has been asked."""
         before = self.questions()
-        answers = [await self.call(tenant, access_token) for _ in range(2 * len(GATEWAYS))]
+        responses = [await self.call(tenant, access_token) for _ in range(2 * len(GATEWAYS))]
         await self.all_were_asked_since(before)
-        return {answer.status for answer in answers} == {403}
+        return {response.status for response in responses} == {403}
 
     async def all_were_asked_since(self, before: list[int]) -> None:
-        """Each gateway was, as it says a moment later."""
+        """Whether every gateway has been asked since, by its own log."""
         await eventually(lambda: all(now > then for now, then in zip(self.questions(), before, strict=True)))
 
     def questions(self) -> list[int]:
-        """How many calls each gateway has been asked about."""
+        """Number of checks that each gateway has logged."""
         return [self.stack.logs(name).count('"path":"/verify"') for name in GATEWAYS]
 
 
@@ -71,14 +71,14 @@ async def guarded(stack: Stack) -> AsyncIterator[Guarded]:
 
 
 async def test_an_admitted_call_reaches_the_api_with_its_identity(guarded: Guarded, tenant_of: NewTenant) -> None:
-    """Whose it is, as the gateway says; what the caller says of that is gone."""
+    """The API receives the gateway's identity headers, and not the caller's."""
     tenant = await tenant_of()
     pair = await tenant.pair()
     headers = {"Authorization": f"Bearer {pair.access}", "X-Tokenwire-Subject": "root", "X-Tokenwire-Scope": "all"}
-    answer = await guarded.caller("PUT", f"{tenant.path}/things/1?x=y", headers=headers, data=b"body")
-    assert answer.status == 200
+    response = await guarded.caller("PUT", f"{tenant.path}/things/1?x=y", headers=headers, data=b"body")
+    assert response.status == 200
     (token,) = (await tenant.listed()).body
-    assert answer.body == {
+    assert response.body == {
         "X-Tokenwire-Api-Id": tenant.api_id,
         "X-Tokenwire-Client-Id": tenant.client_id,
         "X-Tokenwire-Grant-Id": token["grant_id"],
@@ -120,36 +120,38 @@ async def test_a_refusal_reaches_the_caller_as_the_gateway_gave_it(
     headers: Callable[[Pair], dict[str, str]],
     status: int,
 ) -> None:
-    """Status, body and challenge, though nginx's auth_request knows only 401 and 403; the API hears nothing."""
+    """Status, body and challenge pass unchanged, although nginx's auth_request knows only 401 and 403; the API is not
+    called.
+    """
     tenant = await tenant_of()
     said, path = headers(await tenant.pair()), path.format(at=tenant.path)
     before = len(guarded.reached)
-    answer = await guarded.caller("GET", path, headers=said)
+    response = await guarded.caller("GET", path, headers=said)
     verdict = await guarded.stack.anybody("GET", "/verify", headers={"X-Original-URI": path, **said})
-    assert (answer.status, answer.body) == (status, verdict.body)
-    assert answer.headers["WWW-Authenticate"] == verdict.headers["WWW-Authenticate"]
+    assert (response.status, response.body) == (status, verdict.body)
+    assert response.headers["WWW-Authenticate"] == verdict.headers["WWW-Authenticate"]
     assert len(guarded.reached) == before
 
 
 async def test_an_expired_token_is_refused_with_401(guarded: Guarded, tenant_of: NewTenant) -> None:
-    """And told to renew."""
+    """An expired token gets 401, so that the client refreshes."""
     tenant = await tenant_of(**{"x-tokenwire": {"accessTokenLifetime": 1}})
     pair = await tenant.pair()
 
     async def expired() -> Any:
-        answer = await guarded.call(tenant, pair.access)
-        return answer if answer.status == 401 else None
+        response = await guarded.call(tenant, pair.access)
+        return response if response.status == 401 else None
 
-    answer = await eventually(expired, within=5)
-    assert answer.body == {"error": "Key has expired, please renew"}
-    assert answer.headers.getall("WWW-Authenticate") == ['Bearer realm="tokenwire", error="invalid_token"']
+    response = await eventually(expired, within=5)
+    assert response.body == {"error": "Key has expired, please renew"}
+    assert response.headers.getall("WWW-Authenticate") == ['Bearer realm="tokenwire", error="invalid_token"']
 
 
 @pytest.mark.parametrize("ended", ["revoked", "refreshed", "client deleted"])
 async def test_a_token_that_ended_is_refused_through_every_gateway(
     guarded: Guarded, tenant_of: NewTenant, ended: str
 ) -> None:
-    """Within a second, though each had just let it through."""
+    """Every gateway refuses a revoked token within a second, although it had just accepted it."""
     tenant = await tenant_of()
     pair = await tenant.pair()
     before = guarded.questions()
@@ -157,17 +159,19 @@ async def test_a_token_that_ended_is_refused_through_every_gateway(
     await guarded.all_were_asked_since(before)
     if ended == "revoked":
         form, credentials = {"token": pair.access}, basic(tenant.client_id, tenant.secret)
-        answer = await tenant.edge("POST", f"{tenant.path}/oauth/revoke", data=form, headers=credentials)
+        response = await tenant.edge("POST", f"{tenant.path}/oauth/revoke", data=form, headers=credentials)
     elif ended == "refreshed":
-        answer = await tenant.refreshed(pair.refresh)
+        response = await tenant.refreshed(pair.refresh)
     else:
-        answer = await tenant.operator("DELETE", f"/api/apis/oauth/{tenant.api_id}/{tenant.client_id}")
-    assert answer.status == 200
+        response = await tenant.operator("DELETE", f"/api/apis/oauth/{tenant.api_id}/{tenant.client_id}")
+    assert response.status == 200
     await eventually(partial(guarded.refused_by_all, tenant, pair.access), within=WITHIN)
 
 
-async def test_every_gateway_says_what_a_token_is(stack: Stack, tenant_of: NewTenant) -> None:
-    """To a resource server of its API, through the edge too; and a second after its end that it is none."""
+async def test_every_gateway_introspects_the_token(stack: Stack, tenant_of: NewTenant) -> None:
+    """A resource server can introspect its API's tokens at every gateway and the edge; a second after revocation they
+    are inactive.
+    """
     tenant = await tenant_of()
     server = basic(*await register_client(stack.operator, tenant.api_id, resource_server=True))
     pair = await tenant.pair()

@@ -1,11 +1,9 @@
-"""The example identity server in front of a real Tokenwire: login, consent, denial, and who tries to misuse them."""
+"""The example identity server with a real Tokenwire: login, consent, denial, and attacks."""
 
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
-from aiohttp import CookieJar
-from aiohttp.test_utils import TestClient
 
 from tests.acceptance.login import Login as AnyLogin
 from tests.acceptance.login import authorize_key, login_for
@@ -36,8 +34,8 @@ def query(url: str) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(url).query))
 
 
-async def test_consent_brings_a_code_to_the_client(login: Login) -> None:
-    """Logged in and allowed, the browser carries a code that the client can exchange, with its state."""
+async def test_consent_redirects_with_a_code(login: Login) -> None:
+    """After login and consent the browser carries a code with the state, which the client can exchange."""
     consent = await login.signed_in(scope="orders other")
     assert "Order &lt;Desk&gt; wants access" in consent.text
     assert "see your orders" in consent.text
@@ -53,7 +51,7 @@ async def test_consent_brings_a_code_to_the_client(login: Login) -> None:
 
 
 async def test_a_session_is_not_asked_to_log_in_again_but_to_consent_again(login: Login) -> None:
-    """Each authorization is consented to; logging out asks for a name again."""
+    """A logged-in user is asked for consent each time; after logout, for a login again."""
     await login.signed_in()
     consent = await login.get("/login", **login.request())
     left = await login.post("/session/end", **consent.proof("/session/end"))
@@ -63,8 +61,8 @@ async def test_a_session_is_not_asked_to_log_in_again_but_to_consent_again(login
     assert refused.status == 403
 
 
-async def test_a_denial_goes_back_to_the_client(login: Login) -> None:
-    """`access_denied`, state and issuer go to the redirect URI that was proven (RFC 6749 §4.1.2.1, RFC 9207)."""
+async def test_a_denial_is_redirected_to_the_client(login: Login) -> None:
+    """A denial sends `access_denied`, state and issuer to the verified redirect URI (RFC 6749 §4.1.2.1, RFC 9207)."""
     consent = await login.signed_in()
     back = await login.post("/consent", decision="deny", **consent.proof("/consent"))
     assert back.status == 303
@@ -74,8 +72,8 @@ async def test_a_denial_goes_back_to_the_client(login: Login) -> None:
     assert query(back.headers["Location"]) == said
 
 
-async def test_a_denial_without_a_redirect_uri_stays_here(login: Login) -> None:
-    """Only Tokenwire knows the one that is registered."""
+async def test_a_denial_without_a_redirect_uri_is_not_redirected(login: Login) -> None:
+    """Without a redirect URI in the request a denial shows a page, because only Tokenwire knows the registered URI."""
     consent = await login.signed_in(redirect_uri="")
     page = await login.post("/consent", decision="deny", **consent.proof("/consent"))
     assert page.status == 200
@@ -93,7 +91,7 @@ async def test_a_denial_without_a_redirect_uri_stays_here(login: Login) -> None:
     ],
 )
 async def test_a_forged_link_gets_no_form_and_no_redirect(login: Login, changes: dict[str, str]) -> None:
-    """Without a request that Tokenwire accepts nobody is sent anywhere: no open redirector (RFC 9700 §4.11.2)."""
+    """A request that Tokenwire refuses gets neither form nor redirect: no open redirector (RFC 9700 §4.11.2)."""
     page = await login.get("/login", **login.request(**changes))
     assert page.status == 400
     assert "Location" not in page.headers
@@ -101,7 +99,7 @@ async def test_a_forged_link_gets_no_form_and_no_redirect(login: Login, changes:
 
 
 async def test_a_signed_in_user_cannot_be_sent_elsewhere_by_a_changed_form(login: Login) -> None:
-    """The redirect URI comes out of the signature; what the form says beside it is not read."""
+    """The redirect URI is taken from the signed field; other form fields cannot change it."""
     consent = await login.signed_in()
     forged = {"redirect_uri": "https://evil.example/", "state": "theirs"}
     back = await login.post("/consent", decision="deny", **forged, **consent.proof("/consent"))
@@ -110,21 +108,21 @@ async def test_a_signed_in_user_cannot_be_sent_elsewhere_by_a_changed_form(login
 
 
 async def test_a_form_of_another_browser_is_refused(login: Login) -> None:
-    """Who has a proof of their own can neither log a user in nor consent in the user's name (RFC 9700 §4.7)."""
-    async with TestClient(login.browser.server, cookie_jar=CookieJar(unsafe=True)) as another:
-        stranger = Login(another, login.tenant)
-        page = await stranger.get("/login", **stranger.request())
-        consent = await stranger.signed_in()
+    """A signed field from another browser can neither log a user in nor consent (CSRF, RFC 9700 §4.7)."""
+    async with login.another_browser() as another:
+        outsider = Login(another, login.tenant)
+        page = await outsider.get("/login", **outsider.request())
+        consent = await outsider.signed_in()
         await login.get("/login", **login.request())
         credentials = {"username": "alice", "password": "wonderland"}
         assert (await login.post("/session", **credentials, **page.proof("/session"))).status == 403
         await login.signed_in()
         assert (await login.post("/consent", decision="allow", **consent.proof("/consent"))).status == 403
-        assert (await stranger.post("/consent", decision="allow", **consent.proof("/consent"))).status == 303
+        assert (await outsider.post("/consent", decision="allow", **consent.proof("/consent"))).status == 303
 
 
 async def test_a_parameter_that_comes_twice_is_refused(login: Login) -> None:
-    """Which of the two would have been proven? (RFC 6749 §3.1)"""
+    """A repeated parameter is refused (RFC 6749 §3.1)."""
     twice = f"/login?{urlencode({**login.request(), 'scope': 'a'})}&scope=b"
     page = await login.get(twice)
     assert page.status == 400
@@ -133,14 +131,14 @@ async def test_a_parameter_that_comes_twice_is_refused(login: Login) -> None:
 
 @pytest.mark.parametrize("spoil", [lambda proof: "", lambda proof: proof[:-1], lambda proof: f"{proof}0"])
 async def test_a_form_without_its_proof_is_refused(login: Login, spoil: Callable[[str], str]) -> None:
-    """No code without the hidden field, nor with a changed one."""
+    """Without the signed field, or with a changed one, there is no code."""
     consent = await login.signed_in()
     proof = spoil(consent.proof("/consent")["request"])
     assert (await login.post("/consent", decision="allow", request=proof)).status == 403
 
 
 async def test_a_consent_counts_once(login: Login) -> None:
-    """Sent again, whatever it says now, it brings neither a second code nor a denial; a new one does."""
+    """A consent that is sent again, even changed, yields neither a second code nor a denial; a new one does."""
     consent = await login.signed_in()
     proof = consent.proof("/consent")
     assert (await login.post("/consent", decision="allow", **proof)).status == 303
@@ -153,15 +151,15 @@ async def test_a_consent_counts_once(login: Login) -> None:
 
 
 async def test_a_consent_that_came_to_nothing_may_be_sent_again(tenant: Tenant, stack: Stack) -> None:
-    """Where the code could not be had, the user need not begin anew."""
+    """If requesting the code fails, the same consent may be sent again."""
     registration = {"name": "identity server", "permissions": ["read"]}
     operator = (await stack.operator("POST", "/api/operators", json=registration)).body
     async with login_for(tenant, stack, operator["key"]) as login:
         proof = (await login.signed_in()).proof("/consent")
         assert (await login.post("/consent", decision="allow", **proof)).status == 502
         allowed = {"name": "identity server", "permissions": ["authorize"]}
-        answer = await stack.operator("PUT", f"/api/operators/{operator['operator_id']}", json=allowed)
-        assert answer.status == 200
+        response = await stack.operator("PUT", f"/api/operators/{operator['operator_id']}", json=allowed)
+        assert response.status == 200
 
         async def consented() -> bool:
             return (await login.post("/consent", decision="allow", **proof)).status == 303
@@ -170,7 +168,7 @@ async def test_a_consent_that_came_to_nothing_may_be_sent_again(tenant: Tenant, 
 
 
 async def test_the_proof_of_one_form_does_not_fit_another(login: Login) -> None:
-    """What lets a user log out does not consent."""
+    """The signed field of the logout form is not accepted for consent."""
     consent = await login.signed_in()
     ending = consent.proof("/session/end")
     assert (await login.post("/consent", decision="allow", **ending)).status == 403
@@ -178,7 +176,7 @@ async def test_the_proof_of_one_form_does_not_fit_another(login: Login) -> None:
 
 @pytest.mark.parametrize(("name", "password"), [("alice", "wrong"), ("mallory", "wonderland"), ("<b>x</b>", "")])
 async def test_a_wrong_login_shows_the_form_again(login: Login, name: str, password: str) -> None:
-    """Unknown name and wrong password look alike; what was typed is text, never markup."""
+    """Unknown names and wrong passwords look alike, and the typed name is escaped."""
     page = await login.get("/login", **login.request())
     again = await login.post("/session", username=name, password=password, **page.proof("/session"))
     assert again.status == 422
@@ -189,7 +187,7 @@ async def test_a_wrong_login_shows_the_form_again(login: Login, name: str, passw
 
 
 async def test_the_form_that_a_browser_posts_again_is_taken_too(login: Login) -> None:
-    """After a POST to the authorization endpoint the 307 makes the browser re-post the form here."""
+    """A form re-posted by the 307 from the authorization endpoint is accepted."""
     arrived = await login.post("/login", **login.request())
     assert arrived.status == 303
     page = await login.get("/login", **query(arrived.headers["Location"]))
@@ -198,7 +196,7 @@ async def test_the_form_that_a_browser_posts_again_is_taken_too(login: Login) ->
 
 
 async def test_pages_cannot_be_framed_kept_or_leaked(login: Login) -> None:
-    """Not framed (RFC 9700 §4.16), no referrer with the state in it (§4.2), not cached, no scripts."""
+    """Pages cannot be framed (RFC 9700 §4.16) or cached, send no referrer (§4.2), and have no scripts."""
     for page in (await login.get("/login", **login.request()), await login.signed_in(), await login.get("/login")):
         policy = page.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
@@ -209,7 +207,7 @@ async def test_pages_cannot_be_framed_kept_or_leaked(login: Login) -> None:
 
 
 async def test_cookies_are_for_http_and_for_this_site(login: Login) -> None:
-    """No script reads the session, no other site's form brings it along."""
+    """The session cookie is HttpOnly and SameSite."""
     page = await login.get("/login", **login.request())
     entered = await login.post("/session", username="alice", password="wonderland", **page.proof("/session"))
     for cookie in (page.headers["Set-Cookie"], entered.headers["Set-Cookie"]):
@@ -219,8 +217,8 @@ async def test_cookies_are_for_http_and_for_this_site(login: Login) -> None:
 
 @pytest.mark.parametrize("body", [b"\xff%ff=%00&\x00", b"client_id=a&client_id=b", b"&".join([b"a=b"] * 60)])
 async def test_bytes_that_are_no_form_are_answered_with_a_page(login: Login, body: bytes) -> None:
-    """Never a 5xx."""
+    """Malformed form bodies get an error page, never a 5xx."""
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"}
     for path in ("/login", "/session", "/session/end", "/consent"):
-        async with login.browser.post(path, data=body, headers=headers, allow_redirects=False) as answer:
-            assert answer.status in {303, 400, 403}, path
+        async with login.browser.post(path, data=body, headers=headers, allow_redirects=False) as response:
+            assert response.status in {303, 400, 403}, path

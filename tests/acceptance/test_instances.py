@@ -1,4 +1,4 @@
-"""Two processes of one service: they decide as one, either may go, and nobody who asks the edge notices."""
+"""Two processes of one service act as one; either can stop without clients of the edge noticing."""
 
 import asyncio
 from collections import Counter
@@ -11,49 +11,51 @@ import pytest
 from tests.acceptance.stack import Stack, instances_of
 from tests.acceptance.subscriber import subscribed
 from tests.acceptance.tenants import CALLBACK, NewTenant, Pair, Tenant, issued
-from tests.builders import Answer
+from tests.builders import Response
 from tests.eventually import eventually
 
 RACERS = 16
 CLIENTS = 8
 PAUSE = 0.02
-"""Seconds that each client waits between two requests."""
+"""Seconds between two requests of a client."""
 
 
-# They decide as one
+# Consistency
 
 
-async def raced(stack: Stack, tenant: Tenant, **form: str) -> list[Answer]:
-    """The answers to one token request, sent many times at once to both processes."""
+async def raced(stack: Stack, tenant: Tenant, **form: str) -> list[Response]:
+    """The responses to one token request, sent many times concurrently to both processes."""
     processes = [stack.service(name) for name in instances_of("token")]
     return await asyncio.gather(*(tenant.token(by=by, **form) for by in processes * (RACERS // 2)))
 
 
-def winners(answers: list[Answer]) -> list[Pair]:
-    """The tokens of those who got any; the others were told that they came too late."""
-    late = [answer for answer in answers if answer.status != 200]
-    assert {(answer.status, answer.body["error"]) for answer in late} <= {(400, "invalid_grant")}
-    return [issued(answer) for answer in answers if answer.status == 200]
+def winners(responses: list[Response]) -> list[Pair]:
+    """The tokens of the successful responses. All others must be `invalid_grant`."""
+    late = [response for response in responses if response.status != 200]
+    assert {(response.status, response.body["error"]) for response in late} <= {(400, "invalid_grant")}
+    return [issued(response) for response in responses if response.status == 200]
 
 
 async def test_one_of_many_exchanges_of_a_code_wins(stack: Stack, tenant_of: NewTenant) -> None:
-    """And its tokens live: who was at once too late was no thief."""
+    """Of concurrent exchanges one succeeds, and its tokens stay valid: concurrency is not theft."""
     tenant = await tenant_of()
     code = await tenant.code()
-    answers = await raced(stack, tenant, grant_type="authorization_code", code=code, redirect_uri=CALLBACK)
-    (pair,) = winners(answers)
+    responses = await raced(stack, tenant, grant_type="authorization_code", code=code, redirect_uri=CALLBACK)
+    (pair,) = winners(responses)
     assert (await tenant.verified(pair.access)).status == 200
     assert len((await tenant.listed()).body) == 1
 
 
 @pytest.mark.parametrize("reuse", ["recover", "strict"])
 async def test_a_refresh_token_has_one_successor(stack: Stack, tenant_of: NewTenant, reuse: str) -> None:
-    """Whoever is answered gets the same pair; where the API is strict only one is, and then everybody loses."""
+    """All successful refreshes return the same pair. With strict refresh one succeeds, and then the grant is
+    revoked.
+    """
     tenant = await tenant_of(**{"x-tokenwire": {"refreshReuse": reuse}})
     async with subscribed(stack.servers.amqp_url, f"token.*.{tenant.api_id}", "grant.revoked.#") as subscriber:
         first = await tenant.pair()
-        answers = await raced(stack, tenant, grant_type="refresh_token", refresh_token=first.refresh)
-        pairs = winners(answers)
+        responses = await raced(stack, tenant, grant_type="refresh_token", refresh_token=first.refresh)
+        pairs = winners(responses)
         await subscriber.hears("token.refresh", client_id=tenant.client_id)
         if reuse == "recover":
             assert len(pairs) == RACERS
@@ -66,12 +68,12 @@ async def test_a_refresh_token_has_one_successor(stack: Stack, tenant_of: NewTen
         assert (await tenant.verified(first.access)).status == 403
 
 
-# Either may go
+# Restarts
 
 
 @asynccontextmanager
 async def light_load(tenant: Tenant) -> AsyncIterator[Counter[int]]:
-    """A few clients who ask for tokens again and again; how often they got which status."""
+    """A few clients that request tokens in a loop; counts the statuses."""
     statuses: Counter[int] = Counter()
     ending = asyncio.Event()
 
@@ -90,17 +92,17 @@ async def light_load(tenant: Tenant) -> AsyncIterator[Counter[int]]:
 
 
 def requests_at(stack: Stack, name: str) -> int:
-    """How many requests the process has logged."""
+    """Number of requests that the process has logged."""
     return stack.logs(name).count('"event":"request"')
 
 
 def takes_part_again(stack: Stack, name: str, so_far: int) -> bool:
-    """Whether the process has answered a request of the load since then."""
+    """Whether the process has handled a request since then."""
     return requests_at(stack, name) > so_far + CLIENTS
 
 
 async def test_a_rolling_restart_loses_no_request(stack: Stack, tenant_of: NewTenant) -> None:
-    """Each process is stopped in order and started again while tokens are asked for: every answer is a token."""
+    """Stopping and restarting each process in turn, under load, fails no request."""
     tenant = await tenant_of()
     first, second = instances_of("token")
     async with light_load(tenant) as statuses:
@@ -111,7 +113,7 @@ async def test_a_rolling_restart_loses_no_request(stack: Stack, tenant_of: NewTe
 
 
 async def test_a_killed_process_loses_only_what_it_held(stack: Stack, tenant_of: NewTenant) -> None:
-    """The other goes on alone: from the next moment on every answer is a token again."""
+    """After one process is killed, all further requests succeed at the other."""
     tenant = await tenant_of()
     first, _ = instances_of("token")
     async with light_load(tenant) as statuses:

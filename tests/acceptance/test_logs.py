@@ -1,4 +1,4 @@
-"""What the services write down: enough to see what happened, and nothing that opens anything."""
+"""Logs: enough to see what happened, and no secrets."""
 
 import secrets
 from functools import partial
@@ -14,19 +14,19 @@ from tests.ports import free_port
 
 
 async def has_failed(tenant: Tenant) -> bool:
-    """Whether webhooks of the API were tried in vain."""
+    """Whether a webhook of the API has failed."""
     deliveries = await tenant.operator("GET", f"/api/notifications/deliveries?api_id={tenant.api_id}")
     return any(attempt["error"] for delivery in deliveries.body["deliveries"] for attempt in delivery["attempts"])
 
 
 def served_badly(stack: Stack, tenant: Tenant) -> list[str]:
-    """The access lines about the API that say that a service could not cope."""
+    """Access lines of the API with a 5xx."""
     lines = [line for name in INSTANCES for line in stack.logs(name).splitlines() if '"status":5' in line]
     return [line for line in lines if tenant.path in line or tenant.api_id in line]
 
 
 async def test_no_secret_reaches_a_log(stack: Stack, receiver: Receiver, tenant_of: NewTenant) -> None:
-    """No token, code, password, client secret, operator key, shared secret or key of the server, whatever is done."""
+    """No token, code, password, client secret, operator key, shared secret or server key is in any log."""
     shared = secrets.token_urlsafe(24)
     hooks = {"onKeyChangeUrl": receiver.url("/hooks/logs"), "sharedSecret": shared}
     deaf = {"onKeyChangeUrl": f"http://127.0.0.1:{free_port()}/?token={shared}", "sharedSecret": shared}
@@ -44,11 +44,11 @@ async def test_no_secret_reaches_a_log(stack: Stack, receiver: Receiver, tenant_
 
 
 async def test_a_request_can_be_followed(stack: Stack, tenant_of: NewTenant) -> None:
-    """Its id is the caller's, in the edge's line, in the service's line and in the answer."""
+    """The caller's request id appears in the edge's log, the service's log and the response."""
     tenant, request_id = await tenant_of(), secrets.token_hex(8)
-    answer = await tenant.edge("POST", f"{tenant.path}/oauth/token", headers={"X-Request-Id": request_id})
-    assert answer.status == 400
-    assert answer.headers.getall("X-Request-Id") == [request_id]
+    response = await tenant.edge("POST", f"{tenant.path}/oauth/token", headers={"X-Request-Id": request_id})
+    assert response.status == 400
+    assert response.headers.getall("X-Request-Id") == [request_id]
     await eventually(lambda: request_id in stack.logs("edge"))
     lines = await eventually(
         lambda: [line for name in INSTANCES for line in stack.logs(name).splitlines() if request_id in line]
@@ -60,7 +60,7 @@ async def test_a_request_can_be_followed(stack: Stack, tenant_of: NewTenant) -> 
 
 
 async def test_every_line_is_an_event_with_facts(stack: Stack) -> None:
-    """JSON, one object a line, whoever wrote it; so a collector needs no rule for anything else."""
+    """Every log line is one JSON object, from libraries too."""
     await stack.anybody("GET", "/nothing-here")
     for name in INSTANCES:
         lines = [orjson.loads(line) for line in stack.logs(name).splitlines()]

@@ -1,4 +1,4 @@
-"""What the people who run it rely on: health, metrics, help, and a start that says what is wrong."""
+"""What operators rely on: health, metrics, help, and clear errors at start."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from tests.deployment.wiring import SERVICES, settings_class
 
 @pytest.mark.parametrize("name", INSTANCES)
 async def test_a_service_is_watched_on_its_own_port(stack: Stack, name: str) -> None:
-    """It is alive, ready with each of its dependencies by name, and measured."""
+    """Each service reports liveness, readiness of each dependency by name, and metrics on its own port."""
     service = stack.service(name)
     for slash in ("", "/"):
         alive = await service("GET", f"/healthz{slash}")
@@ -34,11 +34,11 @@ async def test_a_service_is_watched_on_its_own_port(stack: Stack, name: str) -> 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "/{}", "{}/more", "/x/..{}", "/%6{}"])
 async def test_the_edge_exposes_none_of_it(stack: Stack, path: str, spelling: str) -> None:
-    """However the path is written."""
+    """The edge exposes none of these, however the path is written."""
     written = f"/%{ord(path[1]):x}{path[2:]}" if spelling == "/%6{}" else spelling.format(path)
-    answer = await stack.anybody("GET", written)
-    assert answer.status == 404
-    assert b"tokenwire_" not in answer.raw
+    response = await stack.anybody("GET", written)
+    assert response.status == 404
+    assert b"tokenwire_" not in response.raw
 
 
 # The command line
@@ -46,7 +46,7 @@ async def test_the_edge_exposes_none_of_it(stack: Stack, path: str, spelling: st
 
 @pytest.fixture(scope="module")
 async def help_texts() -> Mapping[str, Outcome]:
-    """What `--help` of each program says."""
+    """The `--help` of each program."""
     programs = ("services", *(f"services.{service}" for service in SERVICES))
     outcomes = await asyncio.gather(*(run_python(program, "--help") for program in programs))
     return dict(zip(programs, outcomes, strict=True))
@@ -54,7 +54,7 @@ async def help_texts() -> Mapping[str, Outcome]:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_help_names_every_setting(help_texts: Mapping[str, Outcome], service: str) -> None:
-    """Without any setting, since whoever asks for help has none."""
+    """`--help` works without any setting, and lists all of them."""
     outcome = help_texts[f"services.{service}"]
     assert (outcome.status, outcome.complaints) == (0, "")
     assert outcome.out.startswith(f"usage: python -m services.{service} ")
@@ -63,7 +63,7 @@ def test_help_names_every_setting(help_texts: Mapping[str, Outcome], service: st
 
 
 def test_help_of_all_in_one_names_its_options(help_texts: Mapping[str, Outcome]) -> None:
-    """They are what `make run` passes on."""
+    """`--help` of all-in-one lists the options that `make run` passes on."""
     outcome = help_texts["services"]
     assert (outcome.status, outcome.complaints) == (0, "")
     assert outcome.out.startswith("usage: python -m services ")
@@ -96,12 +96,12 @@ WRONG = [
     ("gateway", "AMQP_URL", f"http://user:{PASSWORD}@127.0.0.1/"),
     ("gateway", "HOST", "203.0.113.1"),
 ]
-"""Of every kind one, and of every service; all that can be wrong is in tests/unit/test_settings.py."""
+"""One of each kind and each service; tests/unit/test_settings.py has the rest."""
 
 
 @pytest.fixture(scope="module")
 async def refusals() -> Mapping[tuple[str, str, str], Outcome]:
-    """How each wrong start ended, a few at a time."""
+    """Exit status and output of each wrong start, a few at a time."""
     places = asyncio.Semaphore(3)
 
     async def refusal(service: str, name: str, value: str) -> Outcome:
@@ -118,7 +118,7 @@ async def refusals() -> Mapping[tuple[str, str, str], Outcome]:
 def test_a_wrong_setting_stops_the_start_with_one_line(
     refusals: Mapping[tuple[str, str, str], Outcome], wrong: tuple[str, str, str]
 ) -> None:
-    """The line names the program and the setting, and shows nothing of a value that may be secret."""
+    """A wrong setting stops the start with one line that names program and setting, and shows no value."""
     service, name, _ = wrong
     outcome = refusals[wrong]
     assert outcome.status == 1
@@ -130,7 +130,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
 
 
 async def test_a_file_may_hold_a_setting_and_must_be_text(tmp_path: Path) -> None:
-    """Bytes that are no text are refused in one line that names the variable and the file."""
+    """A `_FILE` setting whose file is not text is refused in one line that names variable and file."""
     (tmp_path / "keys").write_bytes(b"\xff\xfe")
     given = {**NEEDED, "TOKENWIRE_KEYS_FILE": str(tmp_path / "keys")}
     del given["TOKENWIRE_KEYS"]
@@ -141,10 +141,23 @@ async def test_a_file_may_hold_a_setting_and_must_be_text(tmp_path: Path) -> Non
     )
 
 
-async def test_a_taken_port_is_said_in_one_line() -> None:
-    """With the address, and the settings that move it."""
+async def test_a_port_in_use_is_reported_in_one_line() -> None:
+    """A used port is reported in one line with the address and the settings that change it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         outcome = await run_python("services.gateway", settings={**NEEDED, "TOKENWIRE_PORT": str(port)})
     assert outcome.status == 1
     assert f"TOKENWIRE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use" in outcome.complaint
+
+
+async def test_b10_a_url_that_is_none_is_named_with_all_that_is_missing() -> None:
+    """A malformed URL is reported together with all missing settings. All-in-one needs none, but refuses wrong ones."""
+    wrong = {"TOKENWIRE_MONGODB_URL": "x", "TOKENWIRE_AMQP_URL": "localhost", "TOKENWIRE_LINGER": "long"}
+    for program, named in {"services.token": ["KEYS", "NOTIFIER_PUBLIC_KEY"], "services": []}.items():
+        outcome = await run_python(program, settings=wrong)
+        assert outcome.status == 1
+        settings = sorted(["AMQP_URL", "LINGER", "MONGODB_URL", *named])
+        lines = sorted(outcome.complaints.splitlines())
+        assert [line.split(":")[:2] for line in lines] == [
+            [f"python -m {program}", f" TOKENWIRE_{name}"] for name in settings
+        ], outcome.complaints

@@ -1,4 +1,4 @@
-"""Calls of a protected API as their callers make them: through the edge and a gateway of its own process."""
+"""Calls of a protected API through the edge and a gateway process."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ PIECES = SIZE // len(PIECE)
 DIGEST = hashlib.sha256(PIECE * PIECES).hexdigest()
 GATEWAYS = instances_of("gateway")
 FLAT = 24 * 1024 * 1024
-"""Bytes by which a gateway may grow while it passes SIZE on."""
+"""Bytes by which a gateway may grow while it forwards SIZE bytes."""
 
 
 @pytest.fixture(name="behind")
@@ -34,7 +34,7 @@ async def _behind() -> AsyncIterator[Upstream]:
 
 
 class Party:
-    """A tenant whose API leads to the upstream, with a token."""
+    """A tenant whose API has this upstream, with a token."""
 
     def __init__(self, stack: Stack, tenant: Tenant, token: str) -> None:
         self.headers = {"Authorization": f"Bearer {token}"}
@@ -53,7 +53,7 @@ async def _party(stack: Stack, tenant_of: NewTenant, behind: Upstream) -> Party:
 
 
 def resident(stack: Stack) -> int:
-    """Bytes of memory that the gateways have."""
+    """Memory of the gateways in bytes."""
     total = 0
     for name in GATEWAYS:
         status = Path(f"/proc/{stack.program(name).pid}/status").read_text()
@@ -64,7 +64,7 @@ def resident(stack: Stack) -> int:
 
 @asynccontextmanager
 async def growth(stack: Stack) -> AsyncIterator[Callable[[], int]]:
-    """By how much the gateways have grown, at most, since the beginning."""
+    """The largest growth of a gateway since the beginning."""
     before, most = resident(stack), 0
 
     async def watch() -> None:
@@ -89,10 +89,10 @@ async def pieces() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_a_hundred_megabytes_go_up_and_the_gateway_does_not_grow(
+async def test_a_large_upload_does_not_grow_the_gateway(
     stack: Stack, party: Party, behind: Upstream, chunked: bool
 ) -> None:
-    """Nothing of it is kept on the way, and every byte arrives."""
+    """A 100 MB request body is streamed: every byte arrives and the gateway does not grow."""
     digests: list[str] = []
 
     async def take(asked: Asked) -> None:
@@ -105,8 +105,8 @@ async def test_a_hundred_megabytes_go_up_and_the_gateway_does_not_grow(
     behind.answering = take
     headers = party.headers | ({} if chunked else {"Content-Length": str(SIZE)})
     async with growth(stack) as grown, asyncio.timeout(90):
-        async with party.http.post(party.url("up"), data=pieces(), headers=headers) as answer:
-            assert (answer.status, await answer.text()) == (200, "ok")
+        async with party.http.post(party.url("up"), data=pieces(), headers=headers) as response:
+            assert (response.status, await response.text()) == (200, "ok")
         assert digests == [DIGEST]
         assert grown() < FLAT
 
@@ -115,7 +115,7 @@ async def test_a_hundred_megabytes_go_up_and_the_gateway_does_not_grow(
 async def test_a_hundred_megabytes_come_down_and_the_gateway_does_not_grow(
     stack: Stack, party: Party, behind: Upstream, chunked: bool
 ) -> None:
-    """Also where the caller begins slowly."""
+    """The same for a response, even if the caller reads slowly at first."""
 
     async def give(asked: Asked) -> None:
         framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % SIZE
@@ -127,18 +127,18 @@ async def test_a_hundred_megabytes_come_down_and_the_gateway_does_not_grow(
     behind.answering = give
     digest = hashlib.sha256()
     async with growth(stack) as grown, asyncio.timeout(90):
-        async with party.http.get(party.url("down"), headers=party.headers) as answer:
-            assert answer.status == 200
-            async for piece in answer.content.iter_chunked(256 * 1024):
+        async with party.http.get(party.url("down"), headers=party.headers) as response:
+            assert response.status == 200
+            async for piece in response.content.iter_chunked(256 * 1024):
                 digest.update(piece)
-                if answer.content.total_bytes < SIZE // 20:
+                if response.content.total_bytes < SIZE // 20:
                     await asyncio.sleep(0.02)
         assert digest.hexdigest() == DIGEST
         assert grown() < FLAT
 
 
-async def test_bodies_go_on_piece_by_piece(party: Party, behind: Upstream) -> None:
-    """Neither the edge nor the gateway waits for the whole, in either direction."""
+async def test_bodies_are_streamed(party: Party, behind: Upstream) -> None:
+    """Neither edge nor gateway buffers a body, in either direction."""
     going_on = asyncio.Event()
 
     async def echo(asked: Asked) -> None:
@@ -153,17 +153,17 @@ async def test_bodies_go_on_piece_by_piece(party: Party, behind: Upstream) -> No
         yield b"second"
 
     behind.answering = echo
-    async with asyncio.timeout(20), party.http.post(party.url("x"), data=two(), headers=party.headers) as answer:
-        assert await answer.content.readexactly(5) == b"first"
+    async with asyncio.timeout(20), party.http.post(party.url("x"), data=two(), headers=party.headers) as response:
+        assert await response.content.readexactly(5) == b"first"
         going_on.set()
-        assert await answer.content.read() == b"second"
+        assert await response.content.read() == b"second"
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
-async def test_an_answer_that_breaks_off_is_an_error_to_the_caller(
+async def test_a_response_that_breaks_off_is_an_error_to_the_caller(
     party: Party, behind: Upstream, framing: bytes
 ) -> None:
-    """It is never taken for whole, whichever of the three in between one asks."""
+    """A truncated response is an error for the caller, never taken as complete, at edge, gateway and upstream."""
     going_on = asyncio.Event()
 
     async def break_off(asked: Asked) -> None:
@@ -173,15 +173,15 @@ async def test_an_answer_that_breaks_off_is_an_error_to_the_caller(
         raise EOFError
 
     behind.answering = break_off
-    async with asyncio.timeout(20), party.http.get(party.url("x"), headers=party.headers) as answer:
-        assert answer.status == 200
+    async with asyncio.timeout(20), party.http.get(party.url("x"), headers=party.headers) as response:
+        assert response.status == 200
         going_on.set()
         with pytest.raises(aiohttp.ClientError):
-            await answer.read()
+            await response.read()
 
 
-async def test_a_caller_that_leaves_takes_its_call_along(party: Party, behind: Upstream) -> None:
-    """Through the edge, too, the upstream's connection ends soon."""
+async def test_a_call_is_cancelled_when_its_caller_disconnects(party: Party, behind: Upstream) -> None:
+    """If the caller disconnects from the edge, the connection to the upstream is closed soon."""
     left = asyncio.Event()
 
     async def wait(asked: Asked) -> None:
@@ -193,7 +193,7 @@ async def test_a_caller_that_leaves_takes_its_call_along(party: Party, behind: U
 
     async def call() -> None:
         async with party.http.get(party.url("x"), headers=party.headers):
-            raise AssertionError("there is no answer")
+            raise AssertionError("there is no response")
 
     calling = asyncio.create_task(call())
     await eventually(lambda: len(behind.asked) == 1)
@@ -202,22 +202,22 @@ async def test_a_caller_that_leaves_takes_its_call_along(party: Party, behind: U
         await left.wait()
 
 
-async def test_an_upstream_that_is_away_is_said_by_the_gateway(stack: Stack, tenant_of: NewTenant) -> None:
-    """502 in the gateway's shape; the edge does not put its own words in its place."""
+async def test_the_gateway_reports_an_upstream_that_is_down(stack: Stack, tenant_of: NewTenant) -> None:
+    """An unreachable upstream gives the gateway's 502, which the edge does not replace."""
     tenant = await tenant_of(**{f"{EXTENSION}__upstream__url": "http://127.0.0.1:1/"})
     headers = {"Authorization": f"Bearer {(await tenant.pair()).access}"}
-    answer = await tenant.edge("POST", f"{tenant.path}/x", headers=headers, data=b"body")
-    assert (answer.status, answer.body) == (502, {"error": "The upstream cannot be reached"})
+    response = await tenant.edge("POST", f"{tenant.path}/x", headers=headers, data=b"body")
+    assert (response.status, response.body) == (502, {"error": "The upstream cannot be reached"})
 
 
-# Who is told what
+# Forwarded information and logs
 
 
 async def test_the_upstream_knows_the_caller_by_the_edge(stack: Stack, party: Party, behind: Upstream) -> None:
-    """What the edge knows of the caller, and not what the caller says."""
+    """The upstream learns the caller's address from the edge, not from the caller's headers."""
     said = {"X-Forwarded-For": "10.1.1.1", "X-Forwarded-Proto": "https", "X-Tokenwire-Client-Id": "evil"}
-    async with party.http.get(party.url("a%2Fb?x=%20"), headers=party.headers | said) as answer:
-        assert answer.status == 200
+    async with party.http.get(party.url("a%2Fb?x=%20"), headers=party.headers | said) as response:
+        assert response.status == 200
     told = behind.latest
     assert told.target == "/a%2Fb?x=%20"
     assert told.one("X-Forwarded-For") == "127.0.0.1, 127.0.0.1"
@@ -228,10 +228,10 @@ async def test_the_upstream_knows_the_caller_by_the_edge(stack: Stack, party: Pa
 
 
 async def test_an_access_line_shows_nothing_of_the_call_but_its_api(stack: Stack, party: Party) -> None:
-    """Below the listen path are the upstream's ids and names, and in the query worse."""
+    """The access line omits path and query below the listen path, which may contain secrets of the API."""
     headers = party.headers | {"X-Request-Id": "watched-by-a-test"}
-    async with party.http.get(party.url("patients/of-ward-seven?name=alice-of-the-query"), headers=headers) as answer:
-        assert answer.status == 200
+    async with party.http.get(party.url("patients/of-ward-seven?name=alice-of-the-query"), headers=headers) as response:
+        assert response.status == 200
     (name,) = await eventually(lambda: [name for name in GATEWAYS if "watched-by-a-test" in stack.logs(name)])
     (line,) = [orjson.loads(line) for line in stack.logs(name).splitlines() if "watched-by-a-test" in line]
     assert (line["path"], line["method"], line["status"]) == (f"{party.tenant.path}/{{path}}", "GET", 200)
@@ -241,11 +241,11 @@ async def test_an_access_line_shows_nothing_of_the_call_but_its_api(stack: Stack
     assert 'tokenwire_http_requests_total{method="GET",route="/{path}",status="200"}' in metrics
 
 
-# WebSockets, and the end
+# WebSockets and graceful stop
 
 
 async def talk(asked: Asked) -> None:
-    """Agrees to a WebSocket, and sends back every frame without its mask."""
+    """Accept a WebSocket, and echo every frame unmasked."""
     accept = accepted(asked.one("Sec-WebSocket-Key"))
     lines = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Protocol: chat")
     await asked.send(b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: " + accept + b"\r\n")
@@ -266,8 +266,8 @@ def accepted(key: str) -> bytes:
     return base64.b64encode(digest)
 
 
-async def test_a_websocket_goes_through(party: Party, behind: Upstream) -> None:
-    """Text, binary, ping and a close code, over edge and gateway."""
+async def test_a_websocket_is_forwarded(party: Party, behind: Upstream) -> None:
+    """Text, binary, ping and close code pass through edge and gateway."""
     behind.answering = talk
     connect = party.http.ws_connect(party.url("talk"), headers=party.headers, protocols=["chat"], autoping=False)
     async with asyncio.timeout(20), connect as talking:
@@ -283,25 +283,25 @@ async def test_a_websocket_goes_through(party: Party, behind: Upstream) -> None:
 
 
 async def test_a_websocket_needs_a_token(party: Party, behind: Upstream) -> None:
-    """The upstream hears nothing of one that has none."""
+    """A WebSocket request without a token does not reach the upstream."""
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await party.http.ws_connect(party.url("talk"))
     assert refused.value.status == 400
     assert behind.asked == []
 
 
-async def test_a_gateway_that_is_told_to_stop_ends_what_it_has(stack: Stack, party: Party, behind: Upstream) -> None:
-    """A call that is under way is answered whole, WebSockets are told 1001, and the process ends well."""
+async def test_a_stopping_gateway_finishes_its_calls(stack: Stack, party: Party, behind: Upstream) -> None:
+    """A stopping gateway finishes running calls, closes WebSockets with 1001, and exits with 0."""
     going_on = asyncio.Event()
 
-    async def answer(asked: Asked) -> None:
+    async def response(asked: Asked) -> None:
         if asked.all("Upgrade"):
             await talk(asked)
         await asked.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
         await going_on.wait()
         await asked.send(b"half")
 
-    behind.answering = answer
+    behind.answering = response
     url = stack.urls["gateway"] + party.tenant.path
     async with (
         asyncio.timeout(60),

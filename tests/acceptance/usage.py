@@ -1,4 +1,4 @@
-"""Everything that the people of a tenant do, rightly and wrongly."""
+"""All uses of a tenant, right and wrong."""
 
 import secrets
 
@@ -7,7 +7,7 @@ from tests.builders import api_document, unique
 
 
 async def use_everything(tenant: Tenant) -> None:
-    """Every way in which a secret comes in or goes out when all is well."""
+    """Every way in which a secret is sent or received in normal use."""
     code = await tenant.code()
     first = issued(await tenant.exchanged(code))
     second = issued(await tenant.refreshed(first.refresh))
@@ -26,7 +26,7 @@ async def use_everything(tenant: Tenant) -> None:
 
 
 async def make_every_mistake(tenant: Tenant) -> None:
-    """Secrets where they do not belong, wrong ones, and bodies that are refused with a secret in them."""
+    """Secrets in wrong places, wrong secrets, and refused bodies that contain secrets."""
     wrong = secrets.token_urlsafe(24)
     tenant.edge.secrets.add(wrong)
     code = await tenant.code()

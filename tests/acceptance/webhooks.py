@@ -1,4 +1,4 @@
-"""A resource owner service that keeps what it is sent, byte for byte."""
+"""A webhook receiver that keeps requests byte for byte."""
 
 import base64
 import hashlib
@@ -14,12 +14,12 @@ from aiohttp import web
 from tests.eventually import eventually
 
 TOLERANCE = 300
-"""Seconds by which a timestamp may be off (Standard Webhooks 1.0.0)."""
+"""Allowed difference of a timestamp in seconds (Standard Webhooks 1.0.0)."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """One POST as it came."""
+    """One POST as it arrived."""
 
     path: str
     headers: Mapping[str, str]
@@ -30,7 +30,7 @@ class Webhook:
         return orjson.loads(self.raw)
 
     def is_signed_with(self, shared_secret: str) -> bool:
-        """Whether the signature is the one of Standard Webhooks over these very bytes, made just now."""
+        """Whether the signature (Standard Webhooks) of these exact bytes is valid and recent."""
         identifier, timestamp = self.headers["webhook-id"], self.headers["webhook-timestamp"]
         signed = b".".join([identifier.encode(), timestamp.encode(), self.raw])
         tag = hmac.new(shared_secret.encode(), signed, hashlib.sha256).digest()
@@ -40,7 +40,7 @@ class Webhook:
 
 @dataclass
 class Receiver:
-    """Answers 204 to every POST. `async with` serves on a free port."""
+    """Responds 204 to every POST. `async with` serves on a free port."""
 
     received: list[Webhook] = field(default_factory=list)
     _runner: web.AppRunner | None = None
@@ -50,11 +50,11 @@ class Receiver:
         return f"http://127.0.0.1:{self._port}{path}"
 
     def saying(self, path: str, **said: str) -> list[Webhook]:
-        """The webhooks that came to this path and whose body says this."""
+        """The webhooks at this path whose body has these values."""
         return [webhook for webhook in self.received if webhook.path == path and said.items() <= webhook.body.items()]
 
     async def hears(self, path: str, **said: str) -> Webhook:
-        """The webhook at this path whose body says this, when it is there; it is the only one."""
+        """Wait for the only webhook at this path whose body has these values."""
 
         def there() -> Webhook | None:
             found = self.saying(path, **said)

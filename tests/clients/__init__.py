@@ -1,1 +1,1 @@
-"""Client libraries as they are published, unchanged, against the running system."""
+"""Published client libraries, unmodified, against the running system."""

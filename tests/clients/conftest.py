@@ -1,4 +1,4 @@
-"""A running system, and what each library is asked to do with it."""
+"""A running system for the client libraries."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +13,7 @@ from tests.provision.node import Node, provide
 __all__ = ["stack"]
 
 PLAIN_HTTP = ("AUTHLIB_INSECURE_TRANSPORT", "OAUTHLIB_INSECURE_TRANSPORT")
-"""The libraries' own switches: they refuse to speak without TLS, and we are on the loopback interface."""
+"""The libraries' own switches to allow plain HTTP, which is on loopback here."""
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -26,19 +26,19 @@ def _plain_http() -> Iterator[None]:
 
 @pytest.fixture
 async def confidential(stack: Stack) -> AsyncIterator[RelyingParty]:
-    """A client with a secret, of an API of its own; whatever it was given is remembered as secret."""
+    """A confidential client of its own API; its secrets are remembered for the scan of the logs."""
     async with registered(stack) as party:
         yield party
 
 
 @pytest.fixture
 async def public(stack: Stack) -> AsyncIterator[RelyingParty]:
-    """A client without a secret."""
+    """A public client."""
     async with registered(stack, public=True) as party:
         yield party
 
 
 @pytest.fixture(scope="package")
-def node() -> Node:
-    """Node with the packages that `tests/clients/node` pins."""
+def node_clients() -> Node:
+    """Node with the packages pinned in `tests/clients/node`."""
     return provide()

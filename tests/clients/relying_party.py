@@ -1,4 +1,4 @@
-"""A client app as its library is configured, and what happens around it: the user's login, the calls of the API."""
+"""A client as its library is configured, with the user's login and calls of the API."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -13,17 +13,17 @@ from tests.builders import api_document
 from tests.eventually import eventually
 
 SCOPE = "orders:read orders:write"
-"""What a client may ask for."""
+"""The client's registered scope."""
 NARROW = "orders:read"
-"""What it asks for."""
+"""The scope that it requests."""
 HEARD_WITHIN = 5.0
-"""Seconds until the gateway has heard that a token is dead; it takes milliseconds."""
+"""Seconds until the gateway knows of a revocation; it takes milliseconds."""
 LOGIN_PAGE = "https://login.example.test/authorize"
 
 
 @dataclass(frozen=True)
 class RelyingParty:
-    """One client of an API that asks every client for PKCE."""
+    """A client of an API that requires PKCE from all clients."""
 
     stack: Stack = field(repr=False)
     issuer: str
@@ -50,26 +50,26 @@ class RelyingParty:
         return f"{self.stack.url}/oauth/introspect"
 
     async def logged_in(self, url: str) -> str:
-        """Where the browser that was sent to this URL ends up, after its user has logged in and agreed."""
+        """The URL to which the browser is finally redirected, after login and consent."""
         assert url.startswith(self.stack.url)
         sent_on = await self.stack.anybody("GET", url.removeprefix(self.stack.url))
         assert sent_on.status == 307, sent_on.raw
         assert sent_on.headers["Location"].startswith(f"{LOGIN_PAGE}?"), sent_on.headers["Location"]
         request = dict(parse_qsl(urlsplit(sent_on.headers["Location"]).query))
         path = f"/api/apis/oauth/{self.api_id}/authorize-client"
-        answer = await self.stack.operator("POST", path, data=request | {"subject": "alice"})
-        assert answer.status == 200, answer.raw
-        assert answer.body["redirect_to"].startswith(f"{CALLBACK}?")
-        return str(answer.body["redirect_to"])
+        response = await self.stack.operator("POST", path, data=request | {"subject": "alice"})
+        assert response.status == 200, response.raw
+        assert response.body["redirect_to"].startswith(f"{CALLBACK}?")
+        return str(response.body["redirect_to"])
 
     async def opens(self, access_token: str) -> bool:
-        """Whether a call of the API with this token is let through."""
+        """Whether the gateway admits a call with this token."""
         path = f"{urlsplit(self.issuer).path}/things/1"
         headers = {"X-Forwarded-Uri": path, "Authorization": f"Bearer {access_token}"}
         return (await self.stack.anybody("GET", "/verify", headers=headers)).status == 200
 
     async def shuts(self, access_token: str) -> bool:
-        """Whether the token opens nothing any more, as soon as every instance has heard of it."""
+        """Wait until every gateway refuses the token."""
 
         async def refused() -> bool:
             return not await self.opens(access_token)
@@ -77,8 +77,8 @@ class RelyingParty:
         return await eventually(refused, HEARD_WITHIN)
 
     def issued(self, response: Mapping[str, Any], *, refreshable: bool) -> tuple[str, str]:
-        """Access and refresh token of what the library made of a token response."""
-        # In clear, for the search of the logs; a library may have a mapping of its own.
+        """Access and refresh token in the library's parsed response."""
+        # In plain text, to search the logs for; a library may have a mapping type of its own.
         self.stack.secrets.overhear(dict(response))
         assert str(response["token_type"]).lower() == "bearer"
         assert 0 < int(response["expires_in"]) <= 3600
@@ -86,7 +86,7 @@ class RelyingParty:
         return str(response["access_token"]), str(response.get("refresh_token") or "")
 
     def is_told_of(self, introspection: Mapping[str, Any]) -> bool:
-        """Whether this is what RFC 7662 lets this client know of an active token of its own."""
+        """Whether this is what the client may learn about its own active token (RFC 7662)."""
         told = dict(introspection)
         assert told["active"] is True, told
         assert (told["client_id"], told["iss"], told["scope"]) == (self.client_id, self.issuer, NARROW), told
@@ -110,13 +110,15 @@ class RelyingParty:
 
 @asynccontextmanager
 async def registered(stack: Stack, *, public: bool = False) -> AsyncIterator[RelyingParty]:
-    """A new client of a new API."""
-    document = api_document(**{"x-tokenwire": {"pkceRequired": True}, f"{SCHEME}__notifications": {}})
+    """Register a client of a new API."""
+    document = api_document(
+        **{"x-tokenwire": {"pkceRequired": True, "scopes": SCOPE.split()}, f"{SCHEME}__notifications": {}}
+    )
     api_id = await import_api(stack.operator, document)
     registration = {"redirect_uri": CALLBACK, "scope": SCOPE, "public": public}
-    answer = await stack.operator("POST", f"/api/apis/oauth/{api_id}", json=registration)
-    assert answer.status == 200, answer.raw
-    client_id, secret = answer.body["client_id"], answer.body.get("secret") or ""
+    response = await stack.operator("POST", f"/api/apis/oauth/{api_id}", json=registration)
+    assert response.status == 200, response.raw
+    client_id, secret = response.body["client_id"], response.body.get("secret") or ""
     if secret:
         stack.secrets.add_basic(client_id, secret)
     path = document[EXTENSION]["server"]["listenPath"]["value"].rstrip("/")

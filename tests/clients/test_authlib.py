@@ -1,4 +1,4 @@
-"""Authlib, on requests and on httpx: every grant, refresh, introspection and revocation."""
+"""Authlib with requests and httpx: every grant type, refresh, introspection and revocation."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ METHODS = ["client_secret_basic", "client_secret_post"]
 
 
 def configured(party: RelyingParty, method: str) -> dict[str, Any]:
-    """The library's settings for a client, the same for both of its sessions."""
+    """The library's settings for a client, for both of its session types."""
     return {
         "client_id": party.client_id,
         "client_secret": party.secret or None,
@@ -29,7 +29,7 @@ def configured(party: RelyingParty, method: str) -> dict[str, Any]:
 
 
 async def lived_on_requests(party: RelyingParty, method: str) -> None:
-    """A grant from the login to its revocation; the library's calls block, so they are made in a thread."""
+    """A grant from login to revocation; in a thread, because the library blocks."""
     with OAuth2Session(**configured(party, method)) as session:
         verifier = generate_token(48)
         url, state = session.create_authorization_url(party.authorize_url, code_verifier=verifier)
@@ -49,20 +49,20 @@ async def lived_on_requests(party: RelyingParty, method: str) -> None:
         assert await party.opens(renewed)
         assert await party.shuts(access)
         if party.secret:
-            answer = await asyncio.to_thread(session.introspect_token, party.introspect_url, token=renewed)
-            assert party.is_told_of(answer.json())
+            reply = await asyncio.to_thread(session.introspect_token, party.introspect_url, token=renewed)
+            assert party.is_told_of(reply.json())
 
-        answer = await asyncio.to_thread(
+        reply = await asyncio.to_thread(
             session.revoke_token, party.revoke_url, token=refresh, token_type_hint="refresh_token"
         )
-        assert answer.status_code == 200
+        assert reply.status_code == 200
         assert await party.shuts(renewed)
         with pytest.raises(OAuthError, match="invalid_grant"):
             await asyncio.to_thread(session.refresh_token, party.token_url, refresh)
 
 
 async def lived_on_httpx(party: RelyingParty, method: str) -> None:
-    """The same, without a thread."""
+    """The same without a thread."""
     async with AsyncOAuth2Client(**configured(party, method)) as session:
         verifier = generate_token(48)
         url, state = session.create_authorization_url(party.authorize_url, code_verifier=verifier)
@@ -78,17 +78,17 @@ async def lived_on_httpx(party: RelyingParty, method: str) -> None:
         assert await party.opens(renewed)
         assert await party.shuts(access)
         if party.secret:
-            answer = await session.introspect_token(party.introspect_url, token=renewed)
-            assert party.is_told_of(answer.json())
+            reply = await session.introspect_token(party.introspect_url, token=renewed)
+            assert party.is_told_of(reply.json())
 
-        answer = await session.revoke_token(party.revoke_url, token=refresh, token_type_hint="refresh_token")
-        assert answer.status_code == 200
+        reply = await session.revoke_token(party.revoke_url, token=refresh, token_type_hint="refresh_token")
+        assert reply.status_code == 200
         assert await party.shuts(renewed)
         if party.secret:
 
             async def is_known_to_be_dead() -> bool:
-                answer = await session.introspect_token(party.introspect_url, token=renewed)
-                return bool(answer.json() == {"active": False})
+                reply = await session.introspect_token(party.introspect_url, token=renewed)
+                return bool(reply.json() == {"active": False})
 
             await eventually(is_known_to_be_dead, HEARD_WITHIN)
         with pytest.raises(OAuthError, match="invalid_grant"):
@@ -97,35 +97,35 @@ async def lived_on_httpx(party: RelyingParty, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_authlib_on_requests_lives_with_a_secret(confidential: RelyingParty, method: str) -> None:
-    """Code with PKCE, refresh and revocation, whichever way the client authenticates."""
+    """Code with PKCE, refresh and revocation, with each authentication method."""
     await lived_on_requests(confidential, method)
 
 
 async def test_authlib_on_requests_lives_without_a_secret(public: RelyingParty) -> None:
-    """The same for a client that proves nothing but its verifier."""
+    """The same for a public client."""
     await lived_on_requests(public, "none")
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_authlib_on_httpx_lives_with_a_secret(confidential: RelyingParty, method: str) -> None:
-    """Code with PKCE, refresh and revocation, whichever way the client authenticates."""
+    """Code with PKCE, refresh and revocation, with each authentication method."""
     await lived_on_httpx(confidential, method)
 
 
 async def test_authlib_on_httpx_lives_without_a_secret(public: RelyingParty) -> None:
-    """The same for a client that proves nothing but its verifier."""
+    """The same for a public client."""
     await lived_on_httpx(public, "none")
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_authlib_gets_a_machine_its_token(confidential: RelyingParty, method: str) -> None:
-    """client_credentials by both sessions; revoked, the token opens nothing."""
+    """client_credentials by both sessions; after revocation the token is refused."""
     with OAuth2Session(**configured(confidential, method)) as session:
         response = await asyncio.to_thread(session.fetch_token, confidential.token_url, grant_type="client_credentials")
         access, _ = confidential.issued(response, refreshable=False)
         assert await confidential.opens(access)
-        answer = await asyncio.to_thread(session.revoke_token, confidential.revoke_url, token=access)
-        assert answer.status_code == 200
+        reply = await asyncio.to_thread(session.revoke_token, confidential.revoke_url, token=access)
+        assert reply.status_code == 200
         assert await confidential.shuts(access)
     async with AsyncOAuth2Client(**configured(confidential, method)) as session:
         response = await session.fetch_token(confidential.token_url, grant_type="client_credentials")
@@ -136,7 +136,7 @@ async def test_authlib_gets_a_machine_its_token(confidential: RelyingParty, meth
 
 
 async def test_authlib_understands_a_refusal(confidential: RelyingParty) -> None:
-    """A wrong secret is the library's own error, by the RFC's name."""
+    """A wrong secret raises the library's own error with the RFC's code."""
     settings = configured(confidential, "client_secret_basic") | {"client_secret": "x" * 32}
     async with AsyncOAuth2Client(**settings) as session:
         with pytest.raises(OAuthError, match="invalid_client"):

@@ -1,4 +1,4 @@
-"""oauth4webapi, openid-client and simple-oauth2, in Node: what their modules in `node/` assert is what is tested."""
+"""oauth4webapi, openid-client and simple-oauth2 in Node. The assertions are in the modules in `node/`."""
 
 import json
 
@@ -12,7 +12,7 @@ LIBRARIES = ["oauth4webapi", "openid-client", "simple-oauth2"]
 
 
 async def lived(node: Node, library: str, party: RelyingParty) -> None:
-    """Everything that the module asks of the library came out as it should."""
+    """Run the module; all its assertions must hold."""
     status, out, complaints = await node.run("main.mjs", library, given=party.told_to_node(), within=RUN_WITHIN)
     party.stack.secrets.overhear(out)
     assert status == 0, complaints
@@ -20,19 +20,21 @@ async def lived(node: Node, library: str, party: RelyingParty) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-async def test_a_library_lives_with_a_secret(node: Node, confidential: RelyingParty, library: str) -> None:
-    """Discovery where it can, code with PKCE, refresh, revocation and client_credentials; Basic and in the body."""
-    await lived(node, library, confidential)
+async def test_a_library_lives_with_a_secret(node_clients: Node, confidential: RelyingParty, library: str) -> None:
+    """Discovery (if supported), code with PKCE, refresh, revocation and client_credentials; credentials in header and
+    body.
+    """
+    await lived(node_clients, library, confidential)
 
 
 @pytest.mark.parametrize("library", LIBRARIES[:2])
-async def test_a_library_lives_without_a_secret(node: Node, public: RelyingParty, library: str) -> None:
-    """The same for a public client; simple-oauth2 has no such clients."""
-    await lived(node, library, public)
+async def test_a_library_lives_without_a_secret(node_clients: Node, public: RelyingParty, library: str) -> None:
+    """The same for a public client, which simple-oauth2 does not support."""
+    await lived(node_clients, library, public)
 
 
 def test_the_packages_are_pinned_by_their_hashes() -> None:
-    """Nothing but what was tested is ever installed, and nothing says where from."""
+    """Packages are pinned by hash, and not by URL."""
     lock = (SOURCE / "package-lock.json").read_text()
     packages = {name: package for name, package in json.loads(lock)["packages"].items() if name}
     assert all(package["integrity"].startswith("sha512-") for package in packages.values())

@@ -1,4 +1,4 @@
-"""oauthlib, by itself and below requests-oauthlib: every grant, refresh and revocation."""
+"""oauthlib alone and in requests-oauthlib: every grant type, refresh and revocation."""
 
 import asyncio
 import urllib.request
@@ -14,14 +14,14 @@ from tests.clients.relying_party import NARROW, RelyingParty
 
 
 def posted(url: str, headers: dict[str, str], body: str) -> str:
-    """The body of the answer to a request that oauthlib has prepared; it brings no transport of its own."""
+    """Send a request that oauthlib prepared; it has no transport of its own."""
     request = urllib.request.Request(url, body.encode(), headers, method="POST")
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
-        return str(answer.read().decode())
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+        return str(response.read().decode())
 
 
 async def test_requests_oauthlib_lives_with_a_secret(confidential: RelyingParty) -> None:
-    """Code with PKCE, automatic refresh and revocation; the scope it asked for is the one it got."""
+    """Code with PKCE, automatic refresh and revocation; the granted scope is the requested one."""
     party, credentials = confidential, HTTPBasicAuth(confidential.client_id, confidential.secret)
     with OAuth2Session(party.client_id, redirect_uri=party.redirect_uri, scope=NARROW.split(), pkce="S256") as session:
         url, _state = session.authorization_url(party.authorize_url)
@@ -44,7 +44,7 @@ async def test_requests_oauthlib_lives_with_a_secret(confidential: RelyingParty)
 
 
 async def test_requests_oauthlib_lives_without_a_secret(public: RelyingParty) -> None:
-    """The same for a client that names itself in the body and proves its verifier."""
+    """The same for a public client."""
     with OAuth2Session(public.client_id, redirect_uri=public.redirect_uri, pkce="S256") as session:
         url, _state = session.authorization_url(public.authorize_url)
         redirect = await public.logged_in(url)
@@ -59,7 +59,7 @@ async def test_requests_oauthlib_lives_without_a_secret(public: RelyingParty) ->
 
 
 async def test_requests_oauthlib_gets_a_machine_its_token(confidential: RelyingParty) -> None:
-    """client_credentials, with the secret in the header and in the body."""
+    """client_credentials with the secret in the header and in the body."""
     for in_body in (False, True):
         with OAuth2Session(client=BackendApplicationClient(confidential.client_id, scope=[NARROW])) as session:
             response = await asyncio.to_thread(
@@ -75,7 +75,7 @@ async def test_requests_oauthlib_gets_a_machine_its_token(confidential: RelyingP
 
 
 async def test_oauthlib_lives_by_itself(confidential: RelyingParty) -> None:
-    """What it prepares is accepted and what comes back it accepts, whoever carries both."""
+    """oauthlib's requests are accepted, and it accepts the responses."""
     party = confidential
     client = WebApplicationClient(party.client_id)
     verifier = client.create_code_verifier(64)
@@ -108,10 +108,10 @@ async def test_oauthlib_lives_by_itself(confidential: RelyingParty) -> None:
 
 
 async def revoked(party: RelyingParty, token: str) -> None:
-    """Revoked by the request that oauthlib prepares; requests-oauthlib has no call of its own for it."""
+    """Revoke with a request prepared by oauthlib; requests-oauthlib has no call for it."""
     url, headers, body = WebApplicationClient(party.client_id).prepare_token_revocation_request(
         party.revoke_url, token, "refresh_token"
     )
     credentials = HTTPBasicAuth(party.client_id, party.secret)
-    answer = await asyncio.to_thread(requests.post, url, headers=headers, data=body, auth=credentials, timeout=10)
-    assert answer.status_code == 200, answer.text
+    response = await asyncio.to_thread(requests.post, url, headers=headers, data=body, auth=credentials, timeout=10)
+    assert response.status_code == 200, response.text

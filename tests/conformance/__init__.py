@@ -1,1 +1,1 @@
-"""Ports and their adapters: one suite each, run over every adapter."""
+"""One test suite for each port, run with every adapter."""

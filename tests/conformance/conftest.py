@@ -1,4 +1,4 @@
-"""A fleet of instances on one bus, whichever bus it is."""
+"""A fleet of instances on one bus, for each adapter."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -12,29 +12,29 @@ from libs.bus.rabbit import RabbitBus
 from tests.eventually import eventually
 
 DELIVERY_LIMIT = 3
-FIRST_PAUSE = 0.01
-"""Seconds; the pauses between deliveries of one message are 10, 20 and 40 ms."""
+FIRST_BACKOFF = 0.01
+"""Seconds; the delays between deliveries of one message are 10, 20 and 40 ms."""
 
 
 class FullBus(Bus, Protocol):
-    """What both adapters are."""
+    """The interface of both adapters."""
 
 
 class Fleet:
-    """Makes instances that meet on the same bus, and closes them."""
+    """Creates instances on the same bus, and closes them."""
 
     def __init__(self, make: Callable[[], FullBus]) -> None:
         self._make = make
         self._instances: list[FullBus] = []
 
     async def instance(self) -> FullBus:
-        """A new instance, open."""
+        """Create and open an instance."""
         bus = self.unopened()
         await bus.open()
         return bus
 
     def unopened(self) -> FullBus:
-        """A new instance."""
+        """Create an instance."""
         bus = self._make()
         self._instances.append(bus)
         return bus
@@ -44,39 +44,40 @@ class Fleet:
             await bus.close()
 
 
-@pytest.fixture(params=["local", "rabbit"])
+@pytest.fixture(params=["local", "rabbit", "rabbit-without-encoder"])
 async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
-    """Instances of each adapter in turn, on a bus nobody else uses."""
+    """Instances of each adapter, and of RabbitMQ's with both ways to publish, on a bus of their own."""
     if request.param == "local":
         broker = LocalBroker()
-        fleet = Fleet(lambda: LocalBus(broker, delivery_limit=DELIVERY_LIMIT, first_pause=FIRST_PAUSE))
+        fleet = Fleet(lambda: LocalBus(broker, delivery_limit=DELIVERY_LIMIT, first_backoff=FIRST_BACKOFF))
     else:
-        fleet = rabbit_fleet(request.getfixturevalue("amqp_url"))
+        fleet = rabbit_fleet(request.getfixturevalue("amqp_url"), encoder=request.param == "rabbit")
     yield fleet
     await fleet.close()
 
 
-def rabbit_fleet(url: str, *, declare: bool = True) -> Fleet:
-    """Instances on one vhost."""
+def rabbit_fleet(url: str, *, declare: bool = True, encoder: bool = True) -> Fleet:
+    """Instances on one vhost, that publish with the publish encoder or with aio-pika alone."""
     return Fleet(
         lambda: RabbitBus(
             url,
             instance_name=f"test-{secrets.token_hex(4)}",
             declare=declare,
             delivery_limit=DELIVERY_LIMIT,
-            first_pause=FIRST_PAUSE,
+            first_backoff=FIRST_BACKOFF,
+            use_publish_encoder=encoder,
         )
     )
 
 
 async def ready(*buses: Bus) -> None:
-    """Every bus is connected, and all its subscriptions are consumed."""
+    """Every bus is connected and consumes all its subscriptions."""
     for bus in buses:
-        await eventually(lambda bus=bus: answers(bus))  # type: ignore[misc]
+        await eventually(lambda bus=bus: responses(bus))  # type: ignore[misc]
 
 
-async def answers(bus: Bus) -> bool:
-    """True when the bus says that it is well."""
+async def responses(bus: Bus) -> bool:
+    """Whether the bus is healthy."""
     try:
         await bus.ping()
     except BusUnavailable:

@@ -1,4 +1,4 @@
-"""Handlers that remember, and messages to give them."""
+"""Handlers that record deliveries, and messages for them."""
 
 import asyncio
 import secrets
@@ -8,7 +8,7 @@ from libs.bus.port import Delivery, Exchange, Message
 
 
 class Recorder:
-    """A handler that notes every delivery, then does what it was told to."""
+    """A handler that records every delivery, then does as told."""
 
     def __init__(self, then: Callable[[Delivery], Awaitable[None]] | None = None) -> None:
         self.deliveries: list[Delivery] = []
@@ -29,7 +29,7 @@ class Recorder:
 
 
 class Gate:
-    """A handler's step that waits until it is let through, and counts who is in it."""
+    """A handler step that waits until released, and counts those waiting."""
 
     def __init__(self) -> None:
         self.inside = 0
@@ -49,7 +49,7 @@ class Gate:
 
 
 def raising(error: BaseException) -> Callable[[Delivery], Awaitable[None]]:
-    """A handler's step that raises `error`."""
+    """A handler step that raises `error`."""
 
     async def step(_: Delivery) -> None:
         raise error

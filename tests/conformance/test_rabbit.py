@@ -1,4 +1,6 @@
-"""What only a broker can do: die, freeze, close connections, delete queues, refuse rights, disagree on arguments."""
+"""Faults that only a broker has: crashes, freezes, closed connections, deleted queues, missing permissions, argument
+conflicts.
+"""
 
 import asyncio
 import json
@@ -8,41 +10,47 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aio_pika
+import aiormq
 import pytest
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import ChannelFrame
+from pamqp.common import FieldTable
 
-from libs.bus.port import Bus, BusUnavailable, Delivery, Exchange, Mode, Subscription
-from libs.bus.rabbit import RabbitBus, frames
+from libs.bus.port import Bus, BusUnavailable, Delivery, Exchange, Mode, Outcome, Pulse, Subscription
+from libs.bus.rabbit import RabbitBus
+from libs.bus.rabbit.publish_encoder import encode
 from libs.bus.rabbit.topology import BROADCASTS, POOLS, Pool, topology
-from tests.conformance.conftest import DELIVERY_LIMIT, Fleet, answers, rabbit_fleet, ready
+from tests.conformance.conftest import DELIVERY_LIMIT, Fleet, rabbit_fleet, ready, responses
 from tests.conformance.recorder import Gate, Recorder, event, notification
 from tests.conformance.tls import certificate, wrapped
 from tests.eventually import eventually
 from tests.ports import free_ports
 from tests.provision.rabbitmq import Broker
 
-pytestmark = pytest.mark.timeout(120)
+WITH_EITHER_WRITER = pytest.mark.parametrize(
+    "fleet", [pytest.param(True, id="encoder"), pytest.param(False, id="library")], indirect=True
+)
+"""For what depends on how messages are published: with the publish encoder, and with aio-pika alone."""
 
 
 @pytest.fixture(name="fleet")
-async def _fleet(amqp_url: str) -> AsyncIterator[Fleet]:
-    """Instances on a vhost of their own."""
-    fleet = rabbit_fleet(amqp_url)
+async def _fleet(request: pytest.FixtureRequest, amqp_url: str) -> AsyncIterator[Fleet]:
+    """Instances on their own vhost."""
+    fleet = rabbit_fleet(amqp_url, encoder=getattr(request, "param", True))
     yield fleet
     await fleet.close()
 
 
 @pytest.fixture
 async def channel(amqp_url: str) -> AsyncIterator[AbstractChannel]:
-    """Somebody else on the same vhost, who may do anything."""
+    """A channel with full permissions on the same vhost."""
     connection = await aio_pika.connect(amqp_url)
     async with connection, connection.channel() as channel:
         yield channel
 
 
 async def test_a_pool_survives_the_loss_of_its_queue(fleet: Fleet, channel: AbstractChannel) -> None:
-    """A queue deleted under its consumers is declared and consumed again (the broker cancels, it does not close)."""
+    """A deleted queue is declared and consumed again (the broker cancels the consumer, it does not close)."""
     bus, handler = await fleet.instance(), Recorder()
     bus.subscribe(Subscription("deleted", Exchange.NOTIFY, ("work",), handler))
     await ready(bus)
@@ -55,7 +63,7 @@ async def test_a_pool_survives_the_loss_of_its_queue(fleet: Fleet, channel: Abst
 
 
 async def test_a_broadcast_survives_the_loss_of_its_queue(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
-    """A broadcast queue that is gone is made again, and the instance hears that it may have missed something."""
+    """A deleted broadcast queue is declared again, and the instance is told of the gap."""
     bus, handler, gaps = await fleet.instance(), Recorder(), list[int]()
     bus.subscribe(
         Subscription(
@@ -65,18 +73,18 @@ async def test_a_broadcast_survives_the_loss_of_its_queue(fleet: Fleet, amqp_url
     await ready(bus)
     queue = next(name for name in await queues(rabbitmq, amqp_url) if name.startswith(BROADCASTS))
 
-    # The queue is exclusive, so only the broker itself can take it away.
+    # The queue is exclusive, so only the broker itself can delete it.
     await asyncio.to_thread(delete_queue, rabbitmq, amqp_url, queue)
 
     await eventually(lambda: gaps == [0, 0])
     await ready(bus)
     message = event()
-    assert await bus.publish([message]) == [True]
+    assert await bus.publish([message]) == [Outcome.CONFIRMED]
     await eventually(lambda: handler.messages == [message])
 
 
 async def test_closed_connections_come_back(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
-    """After the broker closed every connection, both kinds consume again, and the broadcast knows of the gap."""
+    """After the broker closed all connections, pools and broadcasts consume again, and broadcasts report the gap."""
     bus, pool, broadcast, gaps = await fleet.instance(), Recorder(), Recorder(), list[int]()
     bus.subscribe(Subscription("pool", Exchange.EVENTS, ("#",), pool))
     bus.subscribe(
@@ -91,12 +99,12 @@ async def test_closed_connections_come_back(fleet: Fleet, amqp_url: str, rabbitm
     await eventually(lambda: gaps == [0, 0])
     await ready(bus)
     message = event()
-    assert await bus.publish([message]) == [True]
+    assert await bus.publish([message]) == [Outcome.CONFIRMED]
     await eventually(lambda: (pool.messages, broadcast.messages) == ([message], [message]))
 
 
 async def test_a_handler_outlives_its_connection(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
-    """A handler that is half way is not cut off when the connection goes, and prefetch counts it afterwards, too."""
+    """A running handler survives the loss of its connection, and still counts for prefetch."""
     bus, gate = await fleet.instance(), Gate()
     handler = Recorder(gate)
     bus.subscribe(Subscription("half-way", Exchange.NOTIFY, ("work",), handler, prefetch=1))
@@ -114,10 +122,11 @@ async def test_a_handler_outlives_its_connection(fleet: Fleet, amqp_url: str, ra
     assert gate.most == 1
 
 
-async def test_what_is_in_flight_when_the_connection_goes_is_answered(
+@WITH_EITHER_WRITER
+async def test_every_publish_in_flight_ends_when_the_connection_is_lost(
     fleet: Fleet, amqp_url: str, rabbitmq: Broker
 ) -> None:
-    """Every publish ends: confirmed or False. What was confirmed is in the queue; what was not may be."""
+    """Every publish in flight ends as confirmed or unknown; confirmed messages are in the queue."""
     bus, handler = await fleet.instance(), Recorder()
     bus.subscribe(Subscription("flood", Exchange.NOTIFY, ("work",), handler, prefetch=500))
     await ready(bus)
@@ -138,14 +147,14 @@ async def test_what_is_in_flight_when_the_connection_goes_is_answered(
 
 
 async def test_a_broker_that_is_away_is_no_error(amqp_url: str) -> None:
-    """Without a broker open returns at once, publish refuses at once, ping says what is missing, close is quick."""
+    """Without a broker, open returns and publish refuses at once, ping says why, and close is quick."""
     nowhere = f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/"
     bus = RabbitBus(nowhere, instance_name="lonely")
     bus.subscribe(Subscription("unheard", Exchange.NOTIFY, ("work",), Recorder()))
 
     began = time.monotonic()
     await bus.open()
-    assert await bus.publish([event(), notification()]) == [False, False]
+    assert await bus.publish([event(), notification()]) == [Outcome.UNKNOWN, Outcome.UNKNOWN]
     with pytest.raises(BusUnavailable, match="not connected"):
         await bus.ping()
     await bus.close()
@@ -154,56 +163,58 @@ async def test_a_broker_that_is_away_is_no_error(amqp_url: str) -> None:
 
 
 async def test_a_wrong_password_is_tried_for_ever(amqp_url: str) -> None:
-    """Credentials may be mended at the broker while we run; until then nothing is taken, and nothing fails."""
+    """A wrong password is retried, because it may be corrected at the broker."""
     parts = urlsplit(amqp_url)
     bus = RabbitBus(
-        parts._replace(netloc=f"guest:wrong@{parts.hostname}:{parts.port}").geturl(), instance_name="stranger"
+        parts._replace(netloc=f"guest:wrong@{parts.hostname}:{parts.port}").geturl(), instance_name="outsider"
     )
     await bus.open()
 
     await asyncio.sleep(0.3)
 
-    assert await bus.publish([event()]) == [False]
-    assert not await answers(bus)
+    assert await bus.publish([event()]) == [Outcome.UNKNOWN]
+    assert not await responses(bus)
     await bus.close()
 
 
 async def test_a_connection_may_be_encrypted(amqp_url: str, tmp_path: Path) -> None:
-    """`amqps://` publishes and consumes as `amqp://` does, with a broker whose certificate is known, and no other."""
+    """`amqps://` works with a trusted certificate, and with no other."""
     parts, file = urlsplit(amqp_url), certificate(tmp_path)
     assert parts.port is not None
     async with wrapped(parts.port, file) as port:
         netloc = f"{parts.username}:{parts.password}@localhost:{port}"
         url = parts._replace(scheme="amqps", netloc=netloc).geturl()
-        bus, stranger = (RabbitBus(each, instance_name="encrypted") for each in (f"{url}?cafile={file}", url))
+        bus, outsider = (RabbitBus(each, instance_name="encrypted") for each in (f"{url}?cafile={file}", url))
         handler = Recorder()
         bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), handler))
         await bus.open()
-        await stranger.open()
+        await outsider.open()
         await ready(bus)
         assert all(await bus.publish([notification("notify", bytes(300_000))]))
         await eventually(lambda: [len(message.body) for message in handler.messages] == [300_000])
-        assert not await answers(stranger)
-        for each in (bus, stranger):
+        assert not await responses(outsider)
+        for each in (bus, outsider):
             await each.close()
 
 
-async def test_a_message_that_is_no_text_stops_nobody(fleet: Fleet, channel: AbstractChannel) -> None:
-    """Whoever may publish may write anything where a name should be: it is handled all the same, and so is the next."""
+async def test_a_message_with_invalid_text_stops_no_consumer(fleet: Fleet, channel: AbstractChannel) -> None:
+    """Invalid text in a message's properties does not stop its handling, nor the next one's."""
     bus, handler = await fleet.instance(), Recorder()
     bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), handler))
     await ready(bus)
     beneath = await channel.get_underlay_channel()
-    odd = frames.publish(notification("notify", b"odd"), channel=beneath.number, mandatory=False, frame_max=4096)
+    assert isinstance(beneath, aiormq.Channel)
+    odd = encode(notification("notify", b"odd"), channel=beneath.number, mandatory=False, frame_max=4096)
     odd = odd.replace(b"application/cloudevents+json", b"application/cloudevents+js\xff\xfe")
     await beneath.write_queue.put(ChannelFrame(odd, should_close=False))
     await eventually(lambda: [message.body for message in handler.messages] == [b"odd"])
-    assert await bus.publish([notification("notify", b"next")]) == [True]
+    assert await bus.publish([notification("notify", b"next")]) == [Outcome.CONFIRMED]
     await eventually(lambda: [message.body for message in handler.messages] == [b"odd", b"next"])
 
 
+@WITH_EITHER_WRITER
 async def test_a_killed_broker_loses_nothing_confirmed(fleet: Fleet, rabbitmq: Broker) -> None:
-    """SIGKILL of the broker: the bus comes back by itself, and what was confirmed is delivered."""
+    """After SIGKILL of the broker the bus recovers, and confirmed messages are delivered."""
     publisher, consumer, handler = await fleet.instance(), await fleet.instance(), Recorder()
     consumer.subscribe(Subscription("kept", Exchange.NOTIFY, ("work",), Recorder()))
     await ready(publisher, consumer)
@@ -214,11 +225,11 @@ async def test_a_killed_broker_loses_nothing_confirmed(fleet: Fleet, rabbitmq: B
     await asyncio.to_thread(rabbitmq.kill)
     try:
         began = time.monotonic()
-        assert await publisher.publish([notification()]) == [False]
+        assert await publisher.publish([notification()]) == [Outcome.UNKNOWN]
         assert time.monotonic() - began < 6
         late = await fleet.instance()
         late.subscribe(Subscription("kept", Exchange.NOTIFY, ("work",), handler))
-        assert not await answers(late)
+        assert not await responses(late)
     finally:
         await asyncio.to_thread(rabbitmq.start)
 
@@ -227,8 +238,8 @@ async def test_a_killed_broker_loses_nothing_confirmed(fleet: Fleet, rabbitmq: B
     await ready(late)
 
 
-async def test_a_frozen_broker_holds_up_nobody(fleet: Fleet, rabbitmq: Broker) -> None:
-    """A broker that neither answers nor goes away: publish, ping and close are bounded, and all goes on after."""
+async def test_a_frozen_broker_blocks_no_call(fleet: Fleet, rabbitmq: Broker) -> None:
+    """With a frozen broker publish, ping and close take bounded time, and all recovers."""
     bus, closing, handler = await fleet.instance(), await fleet.instance(), Recorder()
     for each in (bus, closing):
         each.subscribe(Subscription("frozen", Exchange.NOTIFY, ("work",), handler))
@@ -237,7 +248,7 @@ async def test_a_frozen_broker_holds_up_nobody(fleet: Fleet, rabbitmq: Broker) -
     await asyncio.to_thread(rabbitmq.freeze)
     try:
         assert await seconds(bus.publish([notification()])) < 6
-        assert await seconds(answers(bus)) < 3
+        assert await seconds(responses(bus)) < 3
         assert await seconds(closing.close()) < 5
     finally:
         await asyncio.to_thread(rabbitmq.thaw)
@@ -247,35 +258,58 @@ async def test_a_frozen_broker_holds_up_nobody(fleet: Fleet, rabbitmq: Broker) -
     await eventually(lambda: handler.ids)
 
 
-async def test_a_broker_short_of_memory_still_hands_out(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
-    """An alarm stops publishers only: publish says False in time, consumers settle, and after the alarm all goes on."""
+async def test_b7_a_frozen_broker_is_noticed_within_a_second(fleet: Fleet, rabbitmq: Broker) -> None:
+    """A frozen broker is noticed within a second by the missing heartbeat."""
+    bus, pulse = await fleet.instance(), Pulse()
+    bus.subscribe(Subscription("cache", Exchange.EVENTS, ("#",), Recorder(), Mode.BROADCAST, pulse=pulse))
+    await eventually(lambda: not pulse.is_silent(time.monotonic()))
+
+    await asyncio.to_thread(rabbitmq.freeze)
+    frozen_at = time.monotonic()
+    try:
+        await eventually(lambda: pulse.is_silent(time.monotonic()))
+        assert pulse.is_silent(frozen_at + 1)
+    finally:
+        await asyncio.to_thread(rabbitmq.thaw)
+
+    await eventually(lambda: not pulse.is_silent(time.monotonic()))
+
+
+@WITH_EITHER_WRITER
+async def test_a_broker_short_of_memory_still_hands_out(
+    fleet: Fleet, amqp_url: str, rabbitmq: Broker, request: pytest.FixtureRequest
+) -> None:
+    """A memory alarm blocks publishers only: publish ends in time, and consumers go on."""
     gate = Gate()
     consumer = await fleet.instance()
     consumer.subscribe(Subscription("alarmed", Exchange.NOTIFY, ("work",), Recorder(gate)))
-    publisher = RabbitBus(amqp_url, instance_name="publisher", publish_within=0.5)
+    encoder = request.node.callspec.params["fleet"]
+    publisher = RabbitBus(amqp_url, instance_name="publisher", publish_timeout=0.5, use_publish_encoder=encoder)
     await publisher.open()
     await ready(consumer, publisher)
-    assert await publisher.publish([notification()]) == [True]
+    assert await publisher.publish([notification()]) == [Outcome.CONFIRMED]
     await eventually(lambda: gate.inside == 1)
 
     await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0")
     try:
         refused = notification()
         await eventually(lambda: refuses(publisher))
-        assert await publisher.publish([refused]) == [False]
+        assert await publisher.publish([refused]) == [Outcome.UNKNOWN]
         gate.open()
         await consumer.drain()
     finally:
         await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0.4")
 
     await eventually(lambda: confirmed(publisher, "work"))
-    assert await publisher.publish([refused]) == [True]
+    assert await publisher.publish([refused]) == [Outcome.CONFIRMED]
     await ready(consumer, publisher)
     await publisher.close()
 
 
 async def test_services_need_few_rights(amqp_url: str, rabbitmq: Broker) -> None:
-    """With the topology in place a publisher only writes to two exchanges, and a pool only reads its queue."""
+    """With an existing topology a publisher needs write permission to three exchanges, and a pool read permission to
+    its queue.
+    """
     owner = RabbitBus(amqp_url, instance_name="owner", delivery_limit=DELIVERY_LIMIT)
     await owner.open()
     await ready(owner)
@@ -297,7 +331,7 @@ async def test_services_need_few_rights(amqp_url: str, rabbitmq: Broker) -> None
     sink.subscribe(Subscription("cache", Exchange.EVENTS, ("#",), broadcast, Mode.BROADCAST))
 
     await ready(source, sink)
-    assert await source.publish([notification("notify"), event()]) == [True, True]
+    assert await source.publish([notification("notify"), event()]) == [Outcome.CONFIRMED, Outcome.CONFIRMED]
 
     await eventually(lambda: (len(work.ids), len(broadcast.ids)) == (1, 1))
     await publisher.close()
@@ -305,37 +339,38 @@ async def test_services_need_few_rights(amqp_url: str, rabbitmq: Broker) -> None
 
 
 async def test_a_missing_topology_is_waited_for(fleet: Fleet, amqp_url: str) -> None:
-    """With declare=False an empty broker takes nothing and is named; once the topology is there, all goes on."""
+    """With declare=False a missing topology is reported, and used once it exists."""
     passive = rabbit_fleet(amqp_url, declare=False)
     bus, handler = await passive.instance(), Recorder()
     bus.subscribe(Subscription("notifier", Exchange.NOTIFY, ("notify",), handler))
 
     await eventually(lambda: names(bus, "topology missing"))
-    assert await bus.publish([notification("notify")]) == [False]
+    assert await bus.publish([notification("notify")]) == [Outcome.UNKNOWN]
     await fleet.instance()
 
     await ready(bus)
-    assert await bus.publish([notification("notify")]) == [True]
+    assert await bus.publish([notification("notify")]) == [Outcome.CONFIRMED]
     await eventually(lambda: handler.ids)
     await passive.close()
 
 
 async def test_a_queue_of_an_older_release_is_used_as_it_is(fleet: Fleet, channel: AbstractChannel) -> None:
-    """Declaring an existing queue with other arguments is refused (406); that stops neither consumer nor publisher."""
+    """If an existing queue has other arguments (406), it is used as it is."""
     for pool in (Pool("older", Exchange.NOTIFY, ("work",)), *POOLS):
         await channel.declare_queue(pool.queue, durable=True, arguments={"x-queue-type": "quorum", "x-max-length": 7})
     bus, handler = await fleet.instance(), Recorder()
     bus.subscribe(Subscription("older", Exchange.NOTIFY, ("work",), handler))
 
     await ready(bus)
-    assert await bus.publish([notification()]) == [True]
+    assert await bus.publish([notification()]) == [Outcome.CONFIRMED]
 
     await eventually(lambda: handler.ids)
 
 
+@WITH_EITHER_WRITER
 async def test_a_full_queue_refuses(fleet: Fleet, channel: AbstractChannel) -> None:
-    """What a queue at its limit refuses is answered with False, and nothing older is dropped for it."""
-    arguments = {"x-queue-type": "quorum", "x-max-length": 3, "x-overflow": "reject-publish"}
+    """A full queue refuses new messages (REFUSED), and drops no old ones."""
+    arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 3, "x-overflow": "reject-publish"}
     queue = await channel.declare_queue("tokenwire.full", durable=True, arguments=arguments)
     bus = await fleet.instance()
     await ready(bus)
@@ -343,18 +378,18 @@ async def test_a_full_queue_refuses(fleet: Fleet, channel: AbstractChannel) -> N
 
     outcomes = [(await bus.publish([notification()]))[0] for _ in range(20)]
 
-    assert (outcomes[:3], outcomes[-3:]) == ([True] * 3, [False] * 3)
+    assert (outcomes[:3], outcomes[-3:]) == ([Outcome.CONFIRMED] * 3, [Outcome.REFUSED] * 3)
     found = await eventually(lambda: channel.declare_queue("tokenwire.full", passive=True))
-    assert found.declaration_result.message_count == sum(outcomes)
+    assert found.declaration_result.message_count == sum(map(bool, outcomes))
 
 
 async def test_pools_keep_events_from_before_their_first_consumer(fleet: Fleet) -> None:
-    """A publisher makes the known pools' queues, so nothing is lost for a service that starts later."""
+    """A publisher declares the known pools' queues, so that a service which starts later loses nothing."""
     pool = next(pool for pool in POOLS if pool.exchange is Exchange.EVENTS)
     publisher = await fleet.instance()
     await ready(publisher)
     message = event(pool.keys[0].replace("#", "api-1"))
-    assert await publisher.publish([message]) == [True]
+    assert await publisher.publish([message]) == [Outcome.CONFIRMED]
 
     late, handler = await fleet.instance(), Recorder()
     late.subscribe(Subscription(pool.name, pool.exchange, pool.keys, handler))
@@ -362,8 +397,8 @@ async def test_pools_keep_events_from_before_their_first_consumer(fleet: Fleet) 
     await eventually(lambda: handler.messages == [message])
 
 
-async def test_the_broker_holds_what_the_topology_says(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
-    """Declaring makes exactly what `topology()` would put into a definitions file."""
+async def test_the_broker_has_the_declared_topology(fleet: Fleet, amqp_url: str, rabbitmq: Broker) -> None:
+    """Declaring creates exactly the result of `topology()`."""
     await ready(await fleet.instance())
     vhost = urlsplit(amqp_url).path.removeprefix("/")
     wanted = topology(vhost=vhost, delivery_limit=DELIVERY_LIMIT)
@@ -390,7 +425,7 @@ async def test_the_broker_holds_what_the_topology_says(fleet: Fleet, amqp_url: s
 
 
 async def test_a_closed_bus_leaves_no_broadcast_queue(amqp_url: str, rabbitmq: Broker) -> None:
-    """The queues that instances make for themselves go with them."""
+    """Closing deletes the instance's broadcast queues."""
     fleet = rabbit_fleet(amqp_url)
     bus = await fleet.instance()
     bus.subscribe(Subscription("cache", Exchange.EVENTS, ("#",), Recorder(), Mode.BROADCAST))
@@ -405,17 +440,17 @@ async def test_a_closed_bus_leaves_no_broadcast_queue(amqp_url: str, rabbitmq: B
 
 
 async def confirmed(bus: Bus, key: str) -> bool:
-    """True when a new notification is routed."""
-    return await bus.publish([notification(key)]) == [True]
+    """Whether a new notification is routed."""
+    return await bus.publish([notification(key)]) == [Outcome.CONFIRMED]
 
 
 async def refuses(bus: Bus) -> bool:
-    """True when a new notification is not confirmed."""
-    return await bus.publish([notification()]) == [False]
+    """Whether a new notification is not confirmed."""
+    return await bus.publish([notification()]) == [Outcome.UNKNOWN]
 
 
 async def names(bus: Bus, what: str) -> bool:
-    """True when ping says that `what`."""
+    """Whether ping names this."""
     try:
         await bus.ping()
     except BusUnavailable as reason:
@@ -424,7 +459,7 @@ async def names(bus: Bus, what: str) -> bool:
 
 
 async def seconds(work: Awaitable[object]) -> float:
-    """How long `work` took."""
+    """Duration of `work` in seconds."""
     began = time.monotonic()
     await work
     return time.monotonic() - began
@@ -438,7 +473,7 @@ async def queues(rabbitmq: Broker, url: str) -> list[str]:
 
 
 async def user(rabbitmq: Broker, url: str, name: str, configure: str, write: str, read: str) -> str:
-    """The URL for a new user with these rights on the vhost."""
+    """The URL of a new user with these permissions on the vhost."""
     parts = urlsplit(url)
     vhost = parts.path.removeprefix("/")
     name = f"{name}-{vhost}"
@@ -448,19 +483,19 @@ async def user(rabbitmq: Broker, url: str, name: str, configure: str, write: str
 
 
 async def close_connections(rabbitmq: Broker, url: str) -> None:
-    """The broker closes every connection to the vhost."""
+    """Make the broker close every connection to the vhost."""
     vhost = urlsplit(url).path.removeprefix("/")
     await asyncio.to_thread(rabbitmq.ctl, "close_all_connections", "-p", vhost, "for a test")
 
 
 def delete_queue(rabbitmq: Broker, url: str, name: str) -> None:
-    """Delete a queue, exclusive or not."""
+    """Delete a queue, even an exclusive one."""
     vhost = urlsplit(url).path.removeprefix("/")
     rabbitmq.ctl("delete_queue", "-p", vhost, name)
 
 
 def listed(rabbitmq: Broker, vhost: str, command: str, *columns: str) -> list[dict[str, object]]:
-    """A listing of rabbitmqctl, a dictionary a row."""
+    """A list from rabbitmqctl, one dictionary per row."""
     rows = json.loads(rabbitmq.ctl(command, "-p", vhost, "--formatter", "json", *columns))
     return [
         {**row, "arguments": {name: value for name, _, value in row["arguments"]}, "vhost": vhost}
@@ -471,5 +506,5 @@ def listed(rabbitmq: Broker, vhost: str, command: str, *columns: str) -> list[di
 
 
 def by_name(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """In the order of their names."""
+    """Sorted by name."""
     return sorted(rows, key=lambda row: str(row["name"]))

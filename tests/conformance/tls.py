@@ -1,4 +1,4 @@
-"""TLS in front of a broker that speaks none."""
+"""A TLS proxy for a broker without TLS."""
 
 import asyncio
 import ssl
@@ -16,7 +16,7 @@ NAME = "localhost"
 
 
 def certificate(directory: Path) -> Path:
-    """A file with a certificate for `localhost`, signed by itself, and its key."""
+    """A self-signed certificate for `localhost` with its key, in one file."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     made = (
@@ -41,7 +41,7 @@ def certificate(directory: Path) -> Path:
 
 @asynccontextmanager
 async def wrapped(port: int, certificate: Path) -> AsyncIterator[int]:
-    """A port that speaks TLS, and leads to this one of the loopback."""
+    """A TLS port that forwards to this local port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 

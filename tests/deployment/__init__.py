@@ -1,1 +1,1 @@
-"""The deployment: what compose.yaml, the edge and the broker's definitions promise, against code and real servers."""
+"""The deployment: compose.yaml, the edge and the broker's definitions, checked against the code and real servers."""

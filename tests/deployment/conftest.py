@@ -1,4 +1,4 @@
-"""What several tests of the deployment share: secrets as they are made, and a broker that knows them."""
+"""Fixtures for several deployment tests: generated secrets, and a broker that uses them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.deployment.guarded import GuardedRabbit
 
 @pytest.fixture(scope="package")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory like .secrets/ as `make secrets` leaves it."""
+    """A directory like .secrets/ as `make secrets` creates it."""
     directory = tmp_path_factory.mktemp("secrets")
     make_secrets.make(directory)
     return directory
@@ -19,7 +19,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def broker(made: Path) -> Iterator[GuardedRabbit]:
-    """A broker that was given nothing but the configuration and the definitions of the stack."""
+    """A broker started with only the stack's configuration and definitions."""
     node = GuardedRabbit(made)
     try:
         node.start()

@@ -1,4 +1,4 @@
-"""nginx for the tests: the edge as the containers run it, and the example of forward auth, but for the addresses."""
+"""nginx for tests: the edge as in the containers, and the forward-auth example, with local addresses."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from libs.processes import end, tied_to_us
+from libs.processes import end, ending_with_this_process
 from tests.ports import free_port, free_ports
 from tests.provision.nginx import nginx
 
@@ -21,7 +21,7 @@ _PLACE = re.compile(r"server (\w+):8080 resolve (.*);")
 
 
 class Nginx:
-    """nginx with a configuration in a directory of its own. Subclasses say where it listens, and write the files."""
+    """nginx with a configuration directory of its own. Subclasses say where it listens and write the files."""
 
     def __init__(self, name: str) -> None:
         self._home = Path(tempfile.mkdtemp(prefix=f"tokenwire-{name}-"))
@@ -34,22 +34,22 @@ class Nginx:
 
     @property
     def configuration(self) -> Path:
-        """The file that nginx starts with."""
+        """The main configuration file."""
         return self._home / "nginx.conf"
 
     @property
     def output(self) -> str:
-        """Access lines and complaints; access lines may come with a second's delay."""
+        """Access log and error log; access lines may be up to a second late."""
         return (self._home / "output").read_text(errors="replace")
 
     def __enter__(self) -> Self:
-        # Workers of a master that is root change to nobody, who may not enter our directory.
+        # Started as root, nginx switches its workers to another user, who may not enter our directory.
         user = ["-g", "user root;"] if self._home.owner() == "root" else []
         with (self._home / "output").open("wb") as output:
             self._process = subprocess.Popen(
-                tied_to_us(
+                ending_with_this_process(
                     [str(nginx()), "-e", "stderr", "-p", str(self._home), "-c", str(self.configuration), *user],
-                    ending=signal.SIGTERM,  # SIGKILL would leave the workers behind
+                    ending=signal.SIGTERM,  # SIGKILL would leave the workers running
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -77,7 +77,7 @@ class Nginx:
 
 
 class Edge(Nginx):
-    """The files of `edge/`, in front of services on these ports of 127.0.0.1."""
+    """The files of `edge/`, with services on these ports of 127.0.0.1."""
 
     def __init__(self, ports: Mapping[str, Sequence[int]]) -> None:
         super().__init__("edge")
@@ -94,7 +94,7 @@ class Edge(Nginx):
 
 
 class ForwardAuth(Nginx):
-    """`edge/examples/nginx.conf`, in front of a protected API, with these gateways behind it."""
+    """`edge/examples/nginx.conf` in front of a protected API, with these gateways."""
 
     def __init__(self, gateways: Sequence[int], api: int) -> None:
         super().__init__("forward-auth")
@@ -117,7 +117,7 @@ _TEMPORARY = " ".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "p
 
 
 def placed(upstreams: str, ports: Mapping[str, Sequence[int]]) -> str:
-    """The stack's upstreams with local ports for its names; everything else about them stays."""
+    """The stack's upstreams with local ports in place of its host names; nothing else changes."""
     lines = [line for line in upstreams.splitlines() if not line.startswith("resolver")]
     local = _PLACE.sub(
         lambda found: " ".join(f"server 127.0.0.1:{port} {found[2]};" for port in ports[found[1]]), "\n".join(lines)

@@ -1,23 +1,29 @@
-"""MongoDB and RabbitMQ as the stack has them: closed to all but the users that the deployment makes."""
+"""MongoDB and RabbitMQ as in the stack: only the users that the deployment creates have access."""
 
+import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from pymongo import MongoClient
+
 from deploy import make_secrets
-from libs.processes import end, tied_to_us
+from libs.processes import end, ending_with_this_process
 from services.embedded import EmbeddedMongoMissing, mongod_binary
 from tests.deployment.stack import ROOT
 from tests.ports import free_port
 from tests.provision import CannotProvide
 from tests.provision.rabbitmq import RabbitNode, rabbitmq_server
 
+Document = dict[str, Any]
+UNAUTHORIZED = '"codeName":"Unauthorized"'
 CONFIGURATION = ROOT / "deploy" / "rabbitmq" / "rabbitmq.conf"
 
 
 class GuardedRabbit(RabbitNode):
-    """A node that loads the definitions with the passwords in `secrets`, as the stack's configuration says."""
+    """A node that loads the definitions with the passwords in `secrets`, through the stack's configuration."""
 
     def __init__(self, secrets: Path) -> None:
         self._secrets = secrets
@@ -29,7 +35,7 @@ class GuardedRabbit(RabbitNode):
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     def url_of(self, user: str) -> str:
-        """How the user's secret says to connect, but here."""
+        """The URL in this user's secret, with the local address."""
         secret = (self._secrets / f"amqp_url_{user}").read_text().strip()
         return secret.replace(make_secrets.RABBITMQ, self.address)
 
@@ -42,7 +48,7 @@ class GuardedRabbit(RabbitNode):
 
 
 class GuardedMongo:
-    """An empty mongod with the options of the stack's."""
+    """An empty mongod with the stack's options."""
 
     def __init__(self, home: Path, key: str = "a2V5ZmlsZS1vZi10aGUtdGVzdHM=") -> None:
         try:
@@ -50,6 +56,7 @@ class GuardedMongo:
         except EmbeddedMongoMissing as missing:
             raise CannotProvide(str(missing)) from missing
         self.address = f"127.0.0.1:{free_port()}"
+        self._log = home / "mongod.log"
         keyfile = home / "keyfile"
         keyfile.write_text(f"{key}\n")
         keyfile.chmod(0o400)
@@ -63,16 +70,27 @@ class GuardedMongo:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """It is starting; whoever needs it waits."""
-        self._process = subprocess.Popen(
-            tied_to_us(self._command, ending=signal.SIGKILL),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        """Start it; do not wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ending_with_this_process(self._command, ending=signal.SIGKILL),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def client(self, user: str | None = None, password: str = "", database: str = "admin") -> MongoClient[Document]:
+        """A client that logs in as this user of this database; without a user, an anonymous one."""
+        credentials = {} if user is None else {"username": user, "password": password, "authSource": database}
+        return MongoClient(f"mongodb://{self.address}/?replicaSet=rs0", serverSelectionTimeoutMS=20_000, **credentials)  # type: ignore[arg-type]
+
+    def refusals(self) -> list[str]:
+        """What the server has refused because the user lacked the privilege, from its log."""
+        lines = [json.loads(line) for line in self._log.read_text().splitlines() if UNAUTHORIZED in line]
+        return [line["attr"]["error"]["errmsg"] for line in lines]
 
     def stop(self) -> None:
-        """Gone, and its data sound."""
+        """Stop it cleanly."""
         if self._process is not None:
             end(self._process, within=10)

@@ -1,4 +1,4 @@
-"""A real broker that was given nothing but the configuration and the definitions of the stack."""
+"""A real broker with only the stack's configuration and definitions."""
 
 import asyncio
 import json
@@ -10,19 +10,20 @@ import aio_pika
 import pytest
 from aio_pika.exceptions import AMQPError
 from aiormq.exceptions import ChannelAccessRefused
+from pamqp.common import FieldTable
 
-from libs.bus.port import BusUnavailable, Delivery, Drop, Exchange, Message, Parking
-from libs.bus.rabbit import RabbitBus, attended
+from libs.bus.port import BusUnavailable, Delivery, Drop, Exchange, Message, Outcome, PoolQueues
+from libs.bus.rabbit import RabbitBus, open_pool_queues
 from libs.bus.rabbit.topology import topology
 from tests.deployment.guarded import GuardedRabbit
-from tests.deployment.test_definitions import STEMS
+from tests.deployment.test_rabbitmq_definitions import STEMS
 from tests.deployment.wiring import SERVICES, wired
 from tests.eventually import eventually
 
 
 @asynccontextmanager
 async def bus_of(broker: GuardedRabbit, service: str, heard: list[Delivery]) -> AsyncIterator[RabbitBus]:
-    """The service's bus as the stack has it, with its real subscriptions and handlers that only remember."""
+    """The service's bus with the stack's user, its real subscriptions, and handlers that only record."""
 
     async def remember(delivery: Delivery) -> None:
         heard.append(delivery)
@@ -32,13 +33,13 @@ async def bus_of(broker: GuardedRabbit, service: str, heard: list[Delivery]) -> 
         bus.subscribe(replace(subscription, handler=remember, on_gap=None))
     await bus.open()
     try:
-        await eventually(lambda: _answers(bus), within=20)
+        await eventually(lambda: _responses(bus), within=20)
         yield bus
     finally:
         await bus.close()
 
 
-async def _answers(bus: RabbitBus) -> bool:
+async def _responses(bus: RabbitBus) -> bool:
     try:
         await bus.ping()
     except BusUnavailable:
@@ -55,21 +56,24 @@ async def channel_of(broker: GuardedRabbit, user: str) -> AsyncIterator[aio_pika
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_service_works_with_its_own_user_and_no_more(broker: GuardedRabbit, service: str) -> None:
-    """Every subscription gets its consumer, and every event the service may have to publish is taken."""
+    """With its own user a service consumes all its subscriptions and publishes all its events."""
     sources = wired(service).publishes_from
     messages = [
-        Message(f"{service}-{stem}", Exchange.EVENTS, f"{stem}.some.api-1", b"{}")
+        Message(f"{service}-{stem}-{exchange}", exchange, f"{stem}.some.api-1", b"{}")
         for source in sorted(sources)
         for stem in sorted(STEMS[source])
+        for exchange in (Exchange.EVENTS, Exchange.POOLS)
     ]
     if "grants" in sources:
         messages.append(Message(f"{service}:n", Exchange.NOTIFY, "notify", b"{}"))
     async with bus_of(broker, service, []) as bus:
-        assert list(await bus.publish(messages)) == [True] * len(messages)
+        assert list(await bus.publish(messages)) == [Outcome.CONFIRMED] * len(messages)
 
 
 async def test_events_reach_the_pools_and_the_broadcasts(broker: GuardedRabbit) -> None:
-    """What one service publishes arrives where another one subscribes, by the definitions' bindings alone."""
+    """An event published by one service reaches another's pools and broadcasts through the definitions' bindings
+    alone.
+    """
     revoking: list[Delivery] = []
     checking: list[Delivery] = []
     async with (
@@ -78,25 +82,37 @@ async def test_events_reach_the_pools_and_the_broadcasts(broker: GuardedRabbit) 
         bus_of(broker, "gateway", checking),
     ):
         sent = Message("evt_1", Exchange.EVENTS, "client.deleted.api-1", b'{"subject":"client-1"}')
-        assert await management.publish([sent]) == [True]
+        assert await management.publish([sent]) == [Outcome.CONFIRMED]
         await eventually(lambda: {"evt_1"} <= {delivery.message.id for delivery in revoking})
         await eventually(lambda: {"evt_1"} <= {delivery.message.id for delivery in checking})
 
 
-async def test_a_downstream_system_owns_its_queue_and_hears_everything(broker: GuardedRabbit) -> None:
-    """The subscriber's user declares `sub.<name>`, binds it to the events and reads; publishing is refused."""
+async def test_a_subscriber_owns_its_queue_and_gets_every_event(broker: GuardedRabbit) -> None:
+    """The subscriber's user can declare `sub.<name>`, bind it to the events and read it; publishing is refused."""
     async with bus_of(broker, "token", []) as token, channel_of(broker, "subscriber") as channel:
         queue = await channel.declare_queue("sub.billing", durable=True, arguments={"x-queue-type": "quorum"})
         await queue.bind("tokenwire.events", "token.#")
-        assert await token.publish([Message("evt_2", Exchange.EVENTS, "token.new.api-1", b"{}")]) == [True]
+        assert await token.publish([Message("evt_2", Exchange.EVENTS, "token.new.api-1", b"{}")]) == [Outcome.CONFIRMED]
         message = await eventually(lambda: queue.get(fail=False))
         assert message is not None
         await message.ack()
         assert message.message_id == "evt_2"
 
 
-async def test_what_is_parked_is_sent_back_by_its_own_user(broker: GuardedRabbit) -> None:
-    """A message that a service gave up on is counted and sent back by the user `parking`, and the service gets it."""
+@pytest.mark.parametrize("name", ["sub.full", "sub.full.dead"])
+async def test_b1_a_subscribers_full_queue_refuses_no_event(broker: GuardedRabbit, name: str) -> None:
+    """The broker's policy overrides a subscriber's own queue arguments: a full quorum queue drops its oldest event."""
+    arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 2, "x-overflow": "reject-publish"}
+    async with bus_of(broker, "token", []) as token, channel_of(broker, "subscriber") as channel:
+        queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+        await queue.bind("tokenwire.events", "token.#")
+        messages = [Message(f"evt_{n}", Exchange.EVENTS, "token.new.api-1", b"{}") for n in range(20)]
+        assert [await token.publish([message]) for message in messages] == [[Outcome.CONFIRMED]] * 20
+        await queue.delete(if_unused=False, if_empty=False)
+
+
+async def test_dead_letters_are_sent_back_by_their_own_user(broker: GuardedRabbit) -> None:
+    """The user `dead_letters` can count dead letters and send them back; the service receives them again."""
     handled: list[str] = []
 
     async def once_in_vain(delivery: Delivery) -> None:
@@ -108,36 +124,39 @@ async def test_what_is_parked_is_sent_back_by_its_own_user(broker: GuardedRabbit
     bus = RabbitBus(broker.url_of("revocation"), instance_name="revocation@f3a9c1d2e4b5:2", declare=False)
     bus.subscribe(replace(wanted, handler=once_in_vain))
     await bus.open()
-    async with bus_of(broker, "management", []) as management, attended(broker.url_of("parking")) as parking:
-        await eventually(lambda: _answers(bus), within=20)
-        sent = Message("evt_parked", Exchange.EVENTS, "client.deleted.api-1", b"{}")
-        assert await management.publish([sent]) == [True]
+    async with (
+        bus_of(broker, "management", []) as management,
+        open_pool_queues(broker.url_of("dead_letters")) as queues,
+    ):
+        await eventually(lambda: _responses(bus), within=20)
+        sent = Message("evt_dead", Exchange.EVENTS, "client.deleted.api-1", b"{}")
+        assert await management.publish([sent]) == [Outcome.CONFIRMED]
 
-        await eventually(lambda: _parked(parking, "revocation", 1))
-        assert await parking.redrive("revocation", 10) == 1
-        await eventually(lambda: handled == ["evt_parked"] * 2)
-        assert await parking.parked("revocation") == 0
+        await eventually(lambda: _dead_lettered(queues, "revocation", 1))
+        assert await queues.redrive("revocation", 10) == 1
+        await eventually(lambda: handled == ["evt_dead"] * 2)
+        assert await queues.dead_letters("revocation") == 0
     await bus.close()
 
 
-async def _parked(parking: Parking, pool: str, count: int) -> bool:
-    return await parking.parked(pool) == count
+async def _dead_lettered(queues: PoolQueues, pool: str, count: int) -> bool:
+    return await queues.dead_letters(pool) == count
 
 
 async def publish(channel: aio_pika.abc.AbstractChannel, exchange: str, key: str) -> None:
-    """Publishes and waits for the broker's word."""
+    """Publish and wait for the confirmation."""
     found = await channel.get_exchange(exchange, ensure=False)
     await found.publish(aio_pika.Message(b"{}"), key, mandatory=False)
 
 
 async def consume(channel: aio_pika.abc.AbstractChannel, queue: str) -> None:
-    """Asks for the queue's messages."""
+    """Consume the queue."""
     found = await channel.get_queue(queue, ensure=False)
     await found.get(fail=False)
 
 
 async def bind(channel: aio_pika.abc.AbstractChannel, service: str, exchange: str, key: str) -> None:
-    """Makes a queue of the service's own and binds it."""
+    """Declare a queue of the service and bind it."""
     name = f"tokenwire.broadcast.spy.{service}@f3a9c1d2e4b5:1.00000000"
     queue = await channel.declare_queue(name, exclusive=True, auto_delete=True)
     await queue.bind(exchange, key)
@@ -152,16 +171,16 @@ REFUSED: dict[str, tuple[str, Deed]] = {
     "token-deletes-clients": ("token", lambda channel: publish(channel, "tokenwire.events", "client.deleted.api-1")),
     "gateway-publishes": ("gateway", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
     "management-notifies": ("management", lambda channel: publish(channel, "tokenwire.notify", "notify")),
-    "notifier-reads-parked": ("notifier", lambda channel: consume(channel, "tokenwire.notifier.dead")),
+    "notifier-reads-dead-letters": ("notifier", lambda channel: consume(channel, "tokenwire.notifier.dead")),
     "notifier-writes-queues": ("notifier", lambda channel: publish(channel, "tokenwire.dlx", "tokenwire.revocation")),
     "token-uses-the-default-exchange": ("token", lambda channel: publish(channel, "", "tokenwire.revocation")),
     "notifier-makes-queues": ("notifier", lambda channel: channel.declare_queue("tokenwire.more", durable=True)),
     "token-makes-another's": ("token", lambda channel: bind(channel, "gateway", "tokenwire.events", "client.#")),
-    "parking-reads-work": ("parking", lambda channel: consume(channel, "tokenwire.revocation")),
-    "parking-publishes": ("parking", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
-    "parking-notifies": ("parking", lambda channel: publish(channel, "tokenwire.notify", "notify")),
-    "parking-listens": ("parking", lambda channel: channel.declare_queue("sub.parking", durable=True)),
-    "parking-purges": ("parking", lambda channel: channel.queue_delete("tokenwire.notifier.dead")),
+    "dead-letters-reads-work": ("dead_letters", lambda channel: consume(channel, "tokenwire.revocation")),
+    "dead-letters-publishes": ("dead_letters", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
+    "dead-letters-notifies": ("dead_letters", lambda channel: publish(channel, "tokenwire.notify", "notify")),
+    "dead-letters-listens": ("dead_letters", lambda channel: channel.declare_queue("sub.dead_letters", durable=True)),
+    "dead-letters-purges": ("dead_letters", lambda channel: channel.queue_delete("tokenwire.notifier.dead")),
     "subscriber-publishes": ("subscriber", lambda channel: publish(channel, "tokenwire.events", "token.new.api-1")),
     "subscriber-reads-notifications": ("subscriber", lambda channel: consume(channel, "tokenwire.notifier")),
     "subscriber-deletes-queues": ("subscriber", lambda channel: channel.queue_delete("tokenwire.notifier")),
@@ -169,8 +188,8 @@ REFUSED: dict[str, tuple[str, Deed]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_what_no_user_needs_is_refused(broker: GuardedRabbit, case: str) -> None:
-    """The broker itself says no, whatever a service's code tries."""
+async def test_permissions_no_service_needs_are_refused(broker: GuardedRabbit, case: str) -> None:
+    """The broker refuses what no service needs, whatever the code tries."""
     user, deed = REFUSED[case]
     async with channel_of(broker, user) as channel:
         with pytest.raises(ChannelAccessRefused):
@@ -179,16 +198,16 @@ async def test_what_no_user_needs_is_refused(broker: GuardedRabbit, case: str) -
 
 
 async def test_there_is_no_guest(broker: GuardedRabbit) -> None:
-    """A broker with definitions makes no default user; only those named here may connect."""
+    """The broker creates no default user; only the users in the definitions may connect."""
     with pytest.raises((AMQPError, ConnectionError)):
         await aio_pika.connect(broker.url)
     users = json.loads(broker.ctl("list_users", "--formatter", "json"))
-    assert sorted(user["user"] for user in users) == sorted([*SERVICES, "subscriber", "parking"])
+    assert sorted(user["user"] for user in users) == sorted([*SERVICES, "subscriber", "dead_letters"])
     assert all(user["tags"] == [] for user in users)
 
 
 def test_the_broker_has_the_topology_of_the_code(broker: GuardedRabbit) -> None:
-    """As the broker itself lists it: every queue with every argument, every binding."""
+    """The broker reports exactly the code's queues, arguments and bindings."""
     wanted = topology()
     queues = json.loads(broker.ctl("list_queues", "name", "durable", "arguments", "--formatter", "json"))
     made = {queue["name"]: _arguments(queue["arguments"]) for queue in queues if queue["name"].startswith("tokenwire.")}
@@ -203,7 +222,7 @@ def test_the_broker_has_the_topology_of_the_code(broker: GuardedRabbit) -> None:
 
 
 def _arguments(listed: object) -> dict[str, object]:
-    """3.10 lists arguments as [name, type, value], later versions as an object."""
+    """RabbitMQ 3.10 lists arguments as [name, type, value], later versions as an object."""
     if isinstance(listed, dict):
         return listed
     assert isinstance(listed, list)

@@ -1,4 +1,4 @@
-"""What the image is made of, and what is known against it."""
+"""The image's bill of materials, and the vulnerability check of its packages."""
 
 import json
 import re
@@ -33,7 +33,7 @@ KNOWN = {
 
 @asynccontextmanager
 async def database(status: int = 200, **known: Any) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
-    """Something that answers as OSV does, knows this of packages, and keeps what it was asked."""
+    """A server that responds like OSV with these vulnerabilities, and records the queries."""
     asked: list[dict[str, Any]] = []
 
     async def query(request: web.Request) -> web.Response:
@@ -51,8 +51,10 @@ async def audited(url: str, requirements: Path = RUN) -> Outcome:
     return await run_python("deploy.audit_dependencies", str(requirements), "--database", url)
 
 
-async def test_what_is_known_against_a_package_fails_the_audit() -> None:
-    """One line that names package, version, finding and remedy; every pinned package was asked about."""
+async def test_a_known_vulnerability_fails_the_audit() -> None:
+    """A known vulnerability fails the audit with one line: package, version, finding, fix. Every pinned package is
+    queried.
+    """
     async with database(aiohttp=KNOWN) as (url, asked):
         outcome = await audited(url)
     version = next(pin.version for pin in components.pins(RUN.read_text()) if pin.name == "aiohttp")
@@ -62,7 +64,7 @@ async def test_what_is_known_against_a_package_fails_the_audit() -> None:
 
 
 async def test_nothing_known_is_said() -> None:
-    """0, and how many packages were asked about."""
+    """Without findings the audit prints the number of packages and exits with 0."""
     async with database() as (url, asked):
         outcome = await audited(url)
     assert outcome.status == 0
@@ -70,8 +72,8 @@ async def test_nothing_known_is_said() -> None:
     assert outcome.complaints == ""
 
 
-async def test_without_a_way_out_the_audit_says_so_and_passes() -> None:
-    """Nobody there, and somebody else in its place: one line, and 0, since nothing was found."""
+async def test_without_network_access_the_audit_says_so_and_passes() -> None:
+    """If the database is unreachable or is something else, the audit prints one line and exits with 0."""
     async with database(status=503) as (url, _):
         outcomes = [await audited(url), await audited(f"http://127.0.0.1:{free_port()}/")]
     for outcome in outcomes:
@@ -80,7 +82,7 @@ async def test_without_a_way_out_the_audit_says_so_and_passes() -> None:
 
 
 async def test_an_audit_of_nothing_is_no_success(tmp_path: Path) -> None:
-    """Requirements that are not pinned with hashes cannot be audited, and that is an error."""
+    """Requirements without hashes cannot be audited, which is an error."""
     (tmp_path / "loose.txt").write_text("aiohttp\n")
     for requirements in (tmp_path / "loose.txt", tmp_path / "absent.txt"):
         outcome = await audited("http://127.0.0.1:1/", requirements)
@@ -89,7 +91,7 @@ async def test_an_audit_of_nothing_is_no_success(tmp_path: Path) -> None:
 
 
 def test_the_bill_of_materials_is_what_is_installed() -> None:
-    """Valid CycloneDX; name, version, hashes and licence of every pinned package; the same again, byte for byte."""
+    """Valid CycloneDX with name, version, hashes and licence of each pinned package; reproducible byte for byte."""
     document = components.bill_of_materials(RUN.read_text())
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document)) is None
     assert document == components.bill_of_materials(RUN.read_text())
@@ -108,19 +110,19 @@ def test_the_bill_of_materials_is_what_is_installed() -> None:
     ],
 )
 def test_a_bill_that_would_be_wrong_is_not_written(requirements: str, fault: str) -> None:
-    """An image that is made of something else than its requirements fails its build."""
+    """If the installed packages differ from the requirements, the image build fails."""
     with pytest.raises(ValueError, match=fault):
         components.bill_of_materials(requirements)
 
 
-def test_what_another_machine_needs_is_left_out() -> None:
-    """A package that is pinned for another platform only is not in the bill of this one."""
+def test_packages_for_other_platforms_are_left_out() -> None:
+    """A package pinned for another platform only is left out."""
     requirements = "not-there-at-all==1.0 ; sys_platform == 'win32' \\\n    --hash=sha256:" + "0" * 64
     assert components.bill_of_materials(requirements)["components"] == []
 
 
 def test_the_image_carries_its_bill_of_materials() -> None:
-    """Made in the build, with the packages that the image gets, and kept where the documentation says."""
+    """The build creates the bill of materials from the image's packages, at the documented path."""
     text = (stack.ROOT / "Dockerfile").read_text()
     assert "RUN /opt/venv/bin/python deploy/components.py /tmp/run.txt > /tmp/sbom.cdx.json" in text
     final = text.rsplit("\nFROM ", 1)[1]

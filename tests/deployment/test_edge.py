@@ -1,4 +1,4 @@
-"""The edge: which path reaches which service, what it tells them, and what it says when one does not answer."""
+"""The edge: routing, the headers it sets, and its own error responses."""
 
 import asyncio
 import io
@@ -21,13 +21,13 @@ from tests.ports import free_port
 
 @dataclass
 class Echo:
-    """A service that says who it is and what it was asked, or does what a test needs."""
+    """A service that reports its name and the request, or behaves as a test needs."""
 
     name: str
     asked: list[str] = field(default_factory=list)
     port: int = 0
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def describe(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.raw_path}")
         if request.path.endswith("/stream"):
             return await self._stream(request)
@@ -60,14 +60,14 @@ class Echo:
 
 @dataclass
 class Stack:
-    """The edge in front of six echoes."""
+    """The edge in front of six echo services."""
 
     edge: Edge
     echoes: dict[str, Echo]
     http: aiohttp.ClientSession
 
     async def ask(self, method: str, path: str, **more: Any) -> Any:
-        """What the service that was reached says."""
+        """The echo of the service that was reached."""
         async with self.http.request(method, URL(f"{self.edge.url}{path}", encoded=True), **more) as response:
             assert response.status == 200, await response.text()
             return await response.json()
@@ -79,7 +79,7 @@ async def stack() -> AsyncIterator[Stack]:
     runners = []
     for echo in echoes.values():
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.router.add_route("*", "/{path:.*}", echo.answer)
+        app.router.add_route("*", "/{path:.*}", echo.describe)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -100,6 +100,7 @@ DOCUMENTED = [
     ("authorization", "POST", "/api/apis/b84fe1a04e5648927971c0557971565c/authorize-client"),
     ("authorization", "GET", "/.well-known/oauth-authorization-server/my-api"),
     ("authorization", "GET", "/.well-known/oauth-authorization-server"),
+    ("authorization", "GET", "/.well-known/oauth-authorization-server/gw/my-api"),
     ("token", "POST", "/my-api/oauth/token"),
     ("token", "POST", "/b84fe1a04e5648927971c0557971565c/oauth/token"),
     ("token", "POST", "/oauth/token"),
@@ -145,15 +146,15 @@ DOCUMENTED = [
 async def test_a_documented_path_reaches_its_service(
     stack: Stack, service: str, method: str, path: str, slash: str
 ) -> None:
-    """Each path goes to the service that answers it, with and without a trailing slash, and arrives unchanged."""
+    """A documented path reaches its service unchanged, with and without a trailing slash."""
     asked = f"{path.removesuffix('/')}{slash}" or "/"
-    answer = await stack.ask(method, f"{asked}?state=%2Fx")
-    assert (answer["service"], answer["path"]) == (service, f"{asked}?state=%2Fx")
+    response = await stack.ask(method, f"{asked}?state=%2Fx")
+    assert (response["service"], response["path"]) == (service, f"{asked}?state=%2Fx")
 
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_every_route_of_a_service_is_reachable(stack: Stack, service: str) -> None:
-    """What a service answers is what the edge brings to it; a route that is added cannot be forgotten here."""
+    """Every route of every service is reachable through the edge, including routes added later."""
     routes = {
         (route.method, re.sub(r"\{[^}]+\}", "some", route.resource.canonical))
         for route in wired(service).app.router.routes()
@@ -162,22 +163,22 @@ async def test_every_route_of_a_service_is_reachable(stack: Stack, service: str)
     public = {(method, path) for method, path in routes if path.rstrip("/") not in {"/healthz", "/readyz", "/metrics"}}
     assert public
     for method, path in sorted(public - {("GET", "/api/events/stream"), ("GET", "/api/events/stream/")}):
-        answer = await stack.ask(method, path)
-        assert answer["service"] == service, f"{method} {path}"
+        response = await stack.ask(method, path)
+        assert response["service"] == service, f"{method} {path}"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz/", "/metrics", "/%6detrics", "//metrics", "/x/../readyz"])
 async def test_operations_are_not_for_the_outside(stack: Stack, path: str) -> None:
-    """Health and metrics are answered inside only, however the path is spelt."""
+    """Health and metrics are not reachable from outside, however the path is spelled."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.edge.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    answer = await reader.read()
+    response = await reader.read()
     writer.close()
-    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert response.startswith(b"HTTP/1.1 404 ")
 
 
-async def test_what_a_client_says_of_itself_is_not_believed(stack: Stack) -> None:
-    """Addresses, scheme and the request asked about come from the edge, not from headers of the outside."""
+async def test_headers_about_the_client_are_not_trusted(stack: Stack) -> None:
+    """Client address, scheme and forward-auth headers are set by the edge, never taken from outside."""
     told = {
         "X-Forwarded-For": "10.1.1.1",
         "X-Real-IP": "10.1.1.1",
@@ -196,7 +197,7 @@ async def test_what_a_client_says_of_itself_is_not_believed(stack: Stack) -> Non
 
 
 async def test_a_forward_auth_question_keeps_its_subject(stack: Stack) -> None:
-    """/verify is asked by proxies elsewhere: the request they ask about reaches the gateway as they name it."""
+    """/verify keeps the headers that name the call, because proxies elsewhere use it."""
     subject = {"X-Forwarded-Uri": "/my-api/x", "X-Forwarded-Method": "PUT", "X-Forwarded-Host": "api.example"}
     headers = (await stack.ask("GET", "/verify", headers={**subject, "X-Forwarded-For": "10.1.1.1"}))["headers"]
     assert {name.lower(): value for name, value in subject.items()}.items() <= headers.items()
@@ -208,7 +209,7 @@ async def test_a_forward_auth_question_keeps_its_subject(stack: Stack) -> None:
     [("order-4711.a_b", True), ("short", False), ("x" * 65, False), ('quote"and more', False), (None, False)],
 )
 async def test_a_request_has_one_id(stack: Stack, given: str | None, kept: bool) -> None:
-    """The caller's id if it is well formed, else a new one; service and caller see the same."""
+    """A well-formed request id is kept, otherwise a new one is made; service and caller see the same."""
     headers = {} if given is None else {"X-Request-Id": given}
     async with stack.http.get(f"{stack.edge.url}/my-api/x", headers=headers) as response:
         seen = (await response.json())["headers"]["x-request-id"]
@@ -217,8 +218,8 @@ async def test_a_request_has_one_id(stack: Stack, given: str | None, kept: bool)
     assert re.fullmatch(r"[A-Za-z0-9._-]{8,64}", seen)
 
 
-async def test_nothing_tells_what_the_edge_is_made_of(stack: Stack) -> None:
-    """No name in an answer of a service's; no version in those of the edge itself."""
+async def test_responses_do_not_name_the_edge_s_software(stack: Stack) -> None:
+    """Services' responses do not name the edge's software, its own do not name a version."""
     async with (
         stack.http.get(f"{stack.edge.url}/my-api/x") as answered,
         stack.http.get(f"{stack.edge.url}/metrics") as refused,
@@ -229,13 +230,13 @@ async def test_nothing_tells_what_the_edge_is_made_of(stack: Stack) -> None:
 
 @pytest.mark.parametrize("path", ["/api/events/stream", "/my-api/stream"])
 async def test_events_are_streamed_as_they_come(stack: Stack, path: str) -> None:
-    """Server-sent events are not held back until a buffer is full, ours nor an upstream's."""
+    """Server-sent events are not buffered, whether Tokenwire's or an upstream's."""
     async with asyncio.timeout(5), stack.http.get(f"{stack.edge.url}{path}") as response:
         assert await response.content.readline() == b"data: first\n"
 
 
 async def test_a_protected_api_takes_large_bodies_and_websockets(stack: Stack) -> None:
-    """The way to the gateway has no size limit of its own, and lets connections be upgraded."""
+    """Requests to a protected API have no size limit at the edge, and may be upgraded to WebSockets."""
     assert (await stack.ask("POST", "/my-api/upload", data=io.BytesIO(b"x" * 8_000_000)))["bytes"] == 8_000_000
     async with stack.http.ws_connect(f"{stack.edge.url}/my-api/talk") as talk:
         await talk.send_str("hello")
@@ -247,13 +248,13 @@ async def test_a_protected_api_takes_large_bodies_and_websockets(stack: Stack) -
     [("/my-api/oauth/token", 200_000, "token"), ("/api/apis/oas", 2_500_000, "management")],
 )
 async def test_a_service_refuses_large_bodies_itself(stack: Stack, path: str, size: int, service: str) -> None:
-    """The edge's limits lie above the services', whose refusals say more."""
-    answer = await stack.ask("POST", path, data=io.BytesIO(b"x" * size))
-    assert (answer["service"], answer["bytes"]) == (service, size)
+    """The edge's body limits are above the services', whose errors are more specific."""
+    response = await stack.ask("POST", path, data=io.BytesIO(b"x" * size))
+    assert (response["service"], response["bytes"]) == (service, size)
 
 
-async def test_bodies_beyond_all_measure_stop_at_the_edge(stack: Stack) -> None:
-    """413 in the shape that the service's refusals have."""
+async def test_oversized_bodies_are_refused_at_the_edge(stack: Stack) -> None:
+    """A body above the edge's limit gets 413 in the services' error format."""
     async with stack.http.post(f"{stack.edge.url}/my-api/oauth/token", data=io.BytesIO(b"x" * 300_000)) as response:
         assert response.status == 413
         assert (await response.json())["error"] == "invalid_request"
@@ -268,17 +269,36 @@ async def test_bodies_beyond_all_measure_stop_at_the_edge(stack: Stack) -> None:
         pytest.param(b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="control-character"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no-host"),
         pytest.param(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, id="long-url"),
+        pytest.param(b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, id="a3-long-path"),
+        pytest.param(b"GET " + b"/" * 257 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="a3-slashes"),
+        pytest.param(b"GET /" + b"a%2f" * 256 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="a3-encoded-slashes"),
+        pytest.param(b"GET /" + b"\\" * 8000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="a3-backslashes"),
         pytest.param(b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431, id="large-header"),
     ],
 )
-async def test_what_is_not_http_is_refused_in_json(stack: Stack, request_bytes: bytes, status: int) -> None:
-    """What never reaches a service is answered in the same shape as what does."""
+async def test_malformed_http_is_refused_in_json(stack: Stack, request_bytes: bytes, status: int) -> None:
+    """Malformed HTTP gets a JSON error like the services'."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.edge.port)
     writer.write(request_bytes)
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     assert json.loads(body)["error"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/" + "a" * 8100, id="long"),
+        pytest.param("/a" * 256, id="most-segments"),
+        pytest.param("/" + "%e4%b8%ad" * 900, id="most-escapes"),
+        pytest.param("/a?" + "/" * 8000, id="slashes-in-the-query"),
+    ],
+)
+async def test_a3_a_path_within_the_limits_reaches_the_gateway(stack: Stack, path: str) -> None:
+    """A path within the services' limits passes the edge; the query is limited only by the request line."""
+    response = await stack.ask("GET", path)
+    assert (response["service"], response["path"]) == ("gateway", path)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +309,8 @@ async def test_what_is_not_http_is_refused_in_json(stack: Stack, request_bytes: 
         ("/api/apis", {"Status": "Error", "Meta": None}),
     ],
 )
-async def test_a_service_that_is_away_is_said_in_its_own_shape(path: str, body: dict[str, Any]) -> None:
-    """502, to be tried again, as OAuth error or in the management envelope, and never cached."""
+async def test_a_service_that_is_down_gets_an_error_in_its_own_format(path: str, body: dict[str, Any]) -> None:
+    """If a service is down, the edge responds 502 as an OAuth or management error, retryable and uncacheable."""
     with Edge({name: [free_port()] for name in SERVICES}) as edge:
         async with aiohttp.ClientSession() as http, http.post(f"{edge.url}{path}", data={"a": "b"}) as response:
             assert response.status == 502
@@ -301,7 +321,7 @@ async def test_a_service_that_is_away_is_said_in_its_own_shape(path: str, body: 
 
 
 async def test_an_instance_that_cannot_be_reached_costs_nothing(stack: Stack) -> None:
-    """A request goes to another instance when the first cannot be connected to: a restart loses none."""
+    """If one instance refuses connections, the request goes to another, so a restart loses none."""
     ports = {name: [echo.port] for name, echo in stack.echoes.items()} | {
         "token": [free_port(), stack.echoes["token"].port]
     }
@@ -320,8 +340,12 @@ async def test_an_instance_that_cannot_be_reached_costs_nothing(stack: Stack) ->
         ("gateway", "POST", "/my-api/orders"),
     ],
 )
-async def test_what_may_have_been_done_is_never_repeated(stack: Stack, service: str, method: str, path: str) -> None:
-    """An instance that dies with the request in its hands may have done it: 502, and no other instance is asked."""
+async def test_a_request_that_may_have_taken_effect_is_not_repeated(
+    stack: Stack, service: str, method: str, path: str
+) -> None:
+    """If an instance dies during a request, the edge responds 502 and does not retry elsewhere, because it may have
+    taken effect.
+    """
     taken: list[bytes] = []
 
     async def take_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -344,8 +368,8 @@ async def test_what_may_have_been_done_is_never_repeated(stack: Stack, service: 
     assert len(echo.asked) - before == statuses.count(200) == 6 - len(taken)
 
 
-async def test_the_log_tells_no_secret(stack: Stack) -> None:
-    """An access line has the path without its query; a failure writes no line of its own that would quote it."""
+async def test_the_log_contains_no_secret(stack: Stack) -> None:
+    """The access log omits queries, and failures add no line that would quote them."""
     with Edge({name: [stack.echoes[name].port] for name in SERVICES} | {"token": [free_port()]}) as edge:
         async with aiohttp.ClientSession() as http:
             for path in ("/my-api/orders?access_token=hush", "/my-api/oauth/token?code=hush"):
@@ -358,7 +382,7 @@ async def test_the_log_tells_no_secret(stack: Stack) -> None:
 
 
 def test_the_stack_finds_every_instance_of_every_service() -> None:
-    """Each service is an upstream by its name that Docker's resolver is asked for again and again, and kept alive."""
+    """Each service is an upstream by name, resolved again regularly, with keep-alive connections."""
     text = (EDGE / "upstreams.conf").read_text()
     assert re.search(r"^resolver 127\.0\.0\.11 valid=1s ", text, re.MULTILINE)
     for name in SERVICES:

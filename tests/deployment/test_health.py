@@ -1,4 +1,4 @@
-"""The health check of the containers."""
+"""The containers' health check."""
 
 import asyncio
 import sys
@@ -10,37 +10,51 @@ from tests.ports import free_port
 
 
 async def check(url: str) -> tuple[int, str]:
-    """The status and the complaint of `python -m services.health`."""
+    """Exit status and output of `python -m services.health`."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.health", url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await process.communicate()
-    assert out == b""
-    return process.returncode or 0, err.decode()
+    assert not (out and err)
+    return process.returncode or 0, (out or err).decode()
 
 
 @pytest.mark.parametrize(
     ("status", "code", "complaint"), [(200, 0, ""), (503, 1, '503 {"bus":"topology missing"}'), (302, 1, "302")]
 )
-async def test_only_200_is_well(status: int, code: int, complaint: str) -> None:
-    """Docker sees the exit status; whoever inspects the container reads the service's own words."""
-
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=status, text='{"bus":"topology missing"}')
-
-    app = web.Application()
-    app.router.add_get("/readyz", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    returned, said = await check(f"http://127.0.0.1:{runner.addresses[0][1]}/readyz")
-    await runner.cleanup()
+async def test_only_status_200_is_healthy(status: int, code: int, complaint: str) -> None:
+    """Only 200 is healthy. Docker sees the exit status; the output is the service's own text."""
+    returned, said = await checked(status, '{"bus":"topology missing"}')
     assert returned == code
     assert complaint in said
     assert said.count("\n") == code
 
 
-async def test_no_answer_is_not_well() -> None:
-    """A service that does not listen is one line, and status 1."""
+async def test_b5_a_degraded_service_is_healthy_and_says_why() -> None:
+    """Without RabbitMQ a container stays healthy; the output says why the service is degraded."""
+    returned, said = await checked(200, '{"status":"degraded","bus":"not connected"}')
+    assert returned == 0
+    assert '"bus":"not connected"' in said
+
+
+async def checked(status: int, text: str) -> tuple[int, str]:
+    """Run the check against a service that responds like this."""
+
+    async def response(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    app = web.Application()
+    app.router.add_get("/readyz", response)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        return await check(f"http://127.0.0.1:{runner.addresses[0][1]}/readyz")
+    finally:
+        await runner.cleanup()
+
+
+async def test_no_response_is_unhealthy() -> None:
+    """If the service does not listen, the check prints one line and exits with 1."""
     returned, said = await check(f"http://127.0.0.1:{free_port()}/readyz")
     assert (returned, said.count("\n")) == (1, 1)

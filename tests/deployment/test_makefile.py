@@ -1,4 +1,4 @@
-"""The commands on a machine that lacks what they need, and what they pass on."""
+"""The make targets on a machine that lacks tools, and the arguments they pass on."""
 
 import os
 import re
@@ -11,12 +11,12 @@ import pytest
 from tests.acceptance.programs import ROOT
 
 TOOLS = ("sh", "awk", "echo", "test", "touch")
-"""What any Debian has, beside make."""
+"""On every Debian, apart from make."""
 
 
 @pytest.fixture(name="bare")
 def _bare(tmp_path: Path) -> Path:
-    """A directory of programs, with no Python among them."""
+    """A directory of programs without Python."""
     place = tmp_path / "bin"
     place.mkdir()
     for tool in (*TOOLS, "make"):
@@ -27,14 +27,14 @@ def _bare(tmp_path: Path) -> Path:
 
 
 def python(place: Path, script: str) -> None:
-    """A `python3` that does this."""
+    """A fake `python3` that runs this."""
     file = place / "python3"
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
 
 
 def made(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`make …` with these programs, and a virtual environment that is not there yet."""
+    """Run `make …` with these programs and a virtual environment that does not exist yet."""
     command = [str(place / "make"), *words, f"VENV={place.parent / 'venv'}"]
     environment = {"PATH": str(place), "HOME": os.environ.get("HOME", "/")}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
@@ -43,7 +43,7 @@ def made(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("target", ["run", "demo", "test", "bench", "faults", "check"])
 @pytest.mark.parametrize("version", ["none", "too-old"])
 def test_a_missing_python_is_one_line_that_says_what_to_install(bare: Path, target: str, version: str) -> None:
-    """One that is older than 3.11 is none."""
+    """A Python older than 3.11 counts as missing; one line says what to install."""
     if version == "too-old":
         python(bare, "exit 1")
     outcome = made(bare, target)
@@ -55,28 +55,35 @@ def test_a_missing_python_is_one_line_that_says_what_to_install(bare: Path, targ
 
 
 def test_a_python_without_venv_is_one_line_that_says_what_to_install(bare: Path) -> None:
-    """As Debian's is until python3-venv is installed."""
+    """If venv is missing (Debian without python3-venv), one line says what to install."""
     python(bare, 'case "$2" in *ensurepip*) exit 1;; esac')
     said, _ = made(bare, "run").stderr.splitlines()
     assert said == "Python's venv module is missing: apt-get install python3 python3-venv make"
 
 
 def test_run_is_moved_by_port_and_data() -> None:
-    """A directory may have any name."""
+    """PORT and DATA reach the command; the directory may have any name."""
     command = ["make", "--dry-run", "run", "PORT=9000", "DATA=/some/dir of mine"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     assert 'python -m services --port "9000" --data "/some/dir of mine"' in printed
 
 
+def test_the_demo_is_pointed_to_a_stack_by_base() -> None:
+    """BASE names the stack that the demo runs against."""
+    command = ["make", "--dry-run", "demo", "BASE=http://127.0.0.1:8080"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert 'env TOKENWIRE_URL="http://127.0.0.1:8080"' in printed
+
+
 def test_make_alone_lists_every_command(bare: Path) -> None:
-    """On any machine."""
-    listed = re.findall(r"^make ([a-z]+) +\S", made(bare).stdout, re.MULTILINE)
-    assert set(listed) >= {"run", "demo", "test", "check", "bench", "faults", "contracts", "up", "down", "lock"}
+    """`make` alone lists every target, on any machine."""
+    listed = re.findall(r"^make ([a-z-]+) +\S", made(bare).stdout, re.MULTILINE)
+    assert set(listed) >= {"run", "demo", "test", "check", "bench", "faults", "contracts", "images", "up", "down"}
 
 
 @pytest.mark.parametrize("name", ["run", "embedded", "test"])
 def test_dependencies_are_pinned_by_version_and_hash(name: str) -> None:
-    """And by nothing else: no address of an index or of a file."""
+    """Dependencies are pinned only by version and hash, never by URL or file."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     entries = text.replace("\\\n", " ").splitlines()
     assert entries
@@ -85,3 +92,13 @@ def test_dependencies_are_pinned_by_version_and_hash(name: str) -> None:
         assert re.fullmatch(r"[a-z0-9.-]+(\[[a-z,]+\])?==[\w.]+( ; [^/@]+)?\s*", requirement.rstrip()), requirement
         assert hashes, requirement
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", each) for each in hashes), requirement
+
+
+def test_the_files_of_make_quick_exist() -> None:
+    """With two workers, pytest runs nothing and names nothing if one of its arguments does not exist."""
+    printed = subprocess.run(
+        ["make", "--dry-run", "quick"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    named = re.findall(r"tests/\S+", printed)
+    assert len(named) > 5
+    assert [path for path in named if not (ROOT / path).exists()] == []

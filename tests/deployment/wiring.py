@@ -1,4 +1,4 @@
-"""The services of the code, for comparing the deployment with them."""
+"""The services as the code builds them, to compare with the deployment."""
 
 import base64
 import inspect
@@ -28,7 +28,7 @@ _VALUES = {
 
 @dataclass(frozen=True)
 class Wired:
-    """A service, put together and not started."""
+    """A service that is built and not started."""
 
     app: web.Application
     subscriptions: Sequence[Subscription]
@@ -54,7 +54,7 @@ class _Outbox:
 
 
 def settings_class(service: str) -> type[Settings]:
-    """The Settings of a service."""
+    """The Settings class of a service."""
     module = import_module(f"services.{service}.settings")
     (found,) = [
         member
@@ -65,10 +65,10 @@ def settings_class(service: str) -> type[Settings]:
 
 
 def wired(service: str) -> Wired:
-    """The service as its `create_app` makes it."""
+    """The service as its `create_app` builds it."""
     wanted = settings_class(service)
     settings = load(wanted, **{name: value for name, value in _VALUES.items() if name in wanted.model_fields})
     bus, outbox = _Bus(), _Outbox()
     deps = replace(new_deps(settings, service, bus=bus), outbox=cast(Outbox, outbox))
-    app = import_module(f"services.{service}.app").create_app(settings, deps)
+    app = import_module(f"services.{service}.__main__").create_app(settings, deps)
     return Wired(app, tuple(bus.subscriptions), frozenset(outbox.watched))

@@ -1,1 +1,1 @@
-"""The kill matrix: the system in separate processes, killed at labelled places under load, and judged from outside."""
+"""The kill matrix: the system in separate processes, killed at labelled points under load, and judged from outside."""

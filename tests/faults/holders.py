@@ -1,4 +1,4 @@
-"""Those who hold tokens: clients that ask, refresh and revoke, and try again where they got no answer."""
+"""Clients that hold tokens: they request, refresh and revoke, and retry requests that got no response."""
 
 import asyncio
 import base64
@@ -10,73 +10,79 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from tests.acceptance.tenants import CALLBACK, Tenant, basic
-from tests.builders import Answer
+from tests.builders import Response
 
 PATIENCE = 40.0
-"""Seconds for which a client asks again."""
+"""Seconds for which a client retries."""
 LONGEST_CHAIN = 8
-"""Refreshes of one grant."""
+"""Refreshes of one grant at most."""
 
-Ask = Callable[[], Awaitable[Answer]]
+Ask = Callable[[], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class Held:
-    """A token that was in a response, and the refresh token beside it."""
+    """A token from a response, with its refresh token."""
 
     grant_id: str
     generation: int
     access: str
     refresh: str
     notified: bool
-    """Whether a webhook is due for it."""
+    """Whether a webhook is due for this token."""
 
 
-def held(answer: Answer, *, notified: bool) -> Held:
-    """What a successful response gave."""
-    access = answer.body["access_token"]
-    return Held(*located(access), access, answer.body.get("refresh_token", ""), notified)
+def held(response: Response, *, notified: bool) -> Held:
+    """The token in a successful response."""
+    access = response.body["access_token"]
+    return Held(*located(access), access, response.body.get("refresh_token", ""), notified)
 
 
 def located(value: str) -> tuple[str, int]:
-    """Grant id and generation in a token."""
+    """Grant id and generation, read from the token itself."""
     raw = base64.urlsafe_b64decode(value[len("tw_at_") :])
     return base64.urlsafe_b64encode(raw[1:17]).rstrip(b"=").decode(), int.from_bytes(raw[17:21], "big")
 
 
 @dataclass
 class Holdings:
-    """What the holders of a row know."""
+    """What the clients of one row know."""
 
     tokens: dict[str, Held] = field(default_factory=dict)
     """By access token."""
     tenants: dict[str, Tenant] = field(default_factory=dict)
-    """Whose each grant is."""
+    """The tenant of each grant, by grant id."""
     failed: Counter[str] = field(default_factory=Counter)
-    """Requests without an answer, or with a 5xx."""
+    """Number of requests without a response or with a 5xx, by kind."""
     refused: list[str] = field(default_factory=list)
-    """Refusals to somebody whose every request had been answered."""
+    """Refusals to a client whose requests had all been answered."""
     given_up: list[str] = field(default_factory=list)
-    """What was not answered within PATIENCE."""
+    """Requests without an answer within PATIENCE."""
     twice: list[str] = field(default_factory=list)
-    """Codes that gave tokens more than once, and live tokens too many."""
+    """Codes that were exchanged twice, and grants with too many live tokens."""
+    answered: list[tuple[str, Held, float]] = field(default_factory=list)
+    """Codes with the tokens they gave and the time of the response."""
+    registered: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Id and secret of registered clients, by name."""
+    lost_logins: list[str] = field(default_factory=list)
+    """Logins that well-behaved clients lost, and what they found twice."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The last answer, and whether an earlier attempt may have taken effect."""
+    """The last response, and whether an earlier attempt may have taken effect."""
 
-    answer: Answer | None
+    response: Response | None
     ambiguous: bool
 
     @property
     def succeeded(self) -> bool:
-        return self.answer is not None and self.answer.status == 200
+        return self.response is not None and self.response.status == 200
 
 
 @dataclass
 class Holder:
-    """One client program: it lives one grant after the other until it is told to stop."""
+    """One client program, which uses one grant after another until it is stopped."""
 
     tenant: Tenant
     holdings: Holdings
@@ -86,7 +92,7 @@ class Holder:
     ending: asyncio.Event
 
     async def run(self) -> None:
-        """Live grant after grant."""
+        """Use one grant after another."""
         while not self.ending.is_set():
             await self._life()
 
@@ -109,11 +115,14 @@ class Holder:
         }
         path = f"/api/apis/oauth/{self.tenant.api_id}/authorize-client"
         asked = await self._insist("code", lambda: self.tenant.operator("POST", path, data=form))
-        if asked.answer is None or not asked.succeeded:
+        if asked.response is None or not asked.succeeded:
             self._refused("code", asked)
             return None
-        code = asked.answer.body["code"]
-        return self._keep("exchange", await self._insist("exchange", lambda: self.tenant.exchanged(code)))
+        code = asked.response.body["code"]
+        pair = self._keep("exchange", await self._insist("exchange", lambda: self.tenant.exchanged(code)))
+        if pair is not None:
+            self.holdings.answered.append((code, pair, asyncio.get_running_loop().time()))
+        return pair
 
     async def _by_password(self) -> Held | None:
         user, password = self.tenant.username, self.tenant.password
@@ -139,19 +148,19 @@ class Holder:
             self._refused("revoke", asked)
 
     async def _insist(self, what: str, ask: Ask) -> Outcome:
-        """The first answer that is not a failure, asking again with the very same request."""
+        """Repeat the identical request until it gets a response that is not a 5xx."""
         await asyncio.sleep(self.pause * self.rng.uniform(0.5, 1.5))
         loop = asyncio.get_running_loop()
         deadline, pause, ambiguous = loop.time() + PATIENCE, 0.05, False
         while loop.time() < deadline:
             try:
-                answer = await ask()
+                response = await ask()
             except (aiohttp.ClientError, TimeoutError, OSError) as fault:
                 self.holdings.failed[f"{what}: {type(fault).__name__}"] += 1
             else:
-                if answer.status < 500:
-                    return Outcome(answer, ambiguous)
-                self.holdings.failed[f"{what}: {answer.status}"] += 1
+                if response.status < 500:
+                    return Outcome(response, ambiguous)
+                self.holdings.failed[f"{what}: {response.status}"] += 1
             ambiguous = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
@@ -159,41 +168,43 @@ class Holder:
         return Outcome(None, ambiguous)
 
     def _keep(self, what: str, asked: Outcome, *, notified: bool = True) -> Held | None:
-        if asked.answer is None or not asked.succeeded:
+        if asked.response is None or not asked.succeeded:
             self._refused(what, asked)
             return None
-        token = held(asked.answer, notified=notified)
+        token = held(asked.response, notified=notified)
         self.holdings.tokens[token.access] = token
         self.holdings.tenants[token.grant_id] = self.tenant
         return token
 
     def _refused(self, what: str, asked: Outcome) -> None:
-        """A refusal is right only where an earlier attempt may have taken effect: the client then begins anew."""
-        if asked.answer is not None and not asked.ambiguous:
-            self.holdings.refused.append(f"{what}: {asked.answer.status} {asked.answer.raw[:200]!r}")
+        """Record a refusal as wrong, unless an earlier attempt may have taken effect. The client then starts a new
+        grant.
+        """
+        if asked.response is not None and not asked.ambiguous:
+            self.holdings.refused.append(f"{what}: {asked.response.status} {asked.response.raw[:200]!r}")
 
 
 class Load:
-    """Holders at work."""
+    """Concurrent clients."""
 
-    def __init__(self, tenants: Sequence[Tenant], holders: int, pause: float, seed: str) -> None:
+    def __init__(
+        self, tenants: Sequence[Tenant], holders: int, pause: float, seed: str, kind: type[Holder] = Holder
+    ) -> None:
         self.tenants = tenants
         self.holdings = Holdings()
         self._ending = asyncio.Event()
         self._holders = [
-            Holder(
-                tenants[number % len(tenants)], self.holdings, random.Random(f"{seed}:{number}"), pause, self._ending
-            )
+            kind(tenants[number % len(tenants)], self.holdings, random.Random(f"{seed}:{number}"), pause, self._ending)
             for number in range(holders)
         ]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """From now on they ask."""
+        """Start the clients."""
         self._tasks = [asyncio.create_task(holder.run(), name="holder") for holder in self._holders]
 
     async def held(self, tokens: int, within: float) -> None:
-        """Return when so many tokens are held. Raises AssertionError where they are not in time, or a holder fell."""
+        """Wait until this many tokens are held. Raises AssertionError if it takes too long or a client crashed."""
         deadline = asyncio.get_running_loop().time() + within
         while len(self.holdings.tokens) < tokens:
             for task in self._tasks:
@@ -207,6 +218,6 @@ class Load:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Every request made is answered, or given up."""
+        """Stop the clients after each has finished or given up its request."""
         self._ending.set()
         await asyncio.gather(*self._tasks)

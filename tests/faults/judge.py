@@ -1,14 +1,14 @@
-"""What was lost, made up or doubled, by the testimony of the holders, the receiver and the subscriber.
+"""Finds what was lost, invented or doubled, from the evidence of the clients, the receiver and the subscriber.
 
-MongoDB is asked one thing only: which grants there are, so that a token whose response was lost is told from one that
-nobody issued. The system's own counters are not asked.
+MongoDB is asked only which grants exist, to tell a token whose response was lost from one that was never issued. The
+system's own counters are not used.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from libs.oauth.tokens import digest_of
+from libs.oauth.token_formats import digest_of
 from tests.faults.holders import Held, Holdings, located
 from tests.faults.witnesses import Heard, Webhook
 
@@ -21,13 +21,13 @@ Token = tuple[str, int]
 
 @dataclass(frozen=True)
 class Committed:
-    """A grant as MongoDB has it."""
+    """A grant as stored in MongoDB."""
 
     grant_id: str
     generation: int
-    """How many token pairs were issued."""
+    """Number of token pairs issued."""
     sequence: int
-    """How many events there are."""
+    """Number of events."""
     access_digest: bytes | None
     notified: bool
     ended: bool
@@ -35,26 +35,26 @@ class Committed:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was seen of one row."""
+    """Everything observed in one row."""
 
     holdings: Holdings
     grants: Mapping[str, Committed]
     webhooks: Sequence[Webhook]
     heard: Sequence[Heard] | None
-    """None: the subscriber's queue was lost with the broker's disk, so it is not asked."""
+    """None if the subscriber's queue was lost with the broker's disk, so there is no evidence from it."""
     trapped: Collection[str] = ()
 
 
 @dataclass
 class Verdict:
-    """Each list says what; the targets are three empty ones."""
+    """The findings. The guarantee is that lost, phantom and doubled are empty."""
 
     tokens: int = 0
-    """Issued: held, or committed with a response that was lost."""
+    """Tokens issued: held by a client, or committed with a lost response."""
     events: int | None = 0
-    """Distinct ones of tokens and grants."""
+    """Distinct events of tokens and grants."""
     webhooks: int = 0
-    """Distinct ones."""
+    """Distinct webhooks."""
     lost: list[str] = field(default_factory=list)
     phantom: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def judge(seen: Evidence) -> Verdict:
-    """The verdict on what was seen so far."""
+    """The verdict on this evidence."""
     verdict = Verdict()
     values = _values(seen.holdings, verdict)
     committed = {(grant.grant_id, number) for grant in seen.grants.values() for number in _generations(grant)}
@@ -119,7 +119,7 @@ def _judge_webhooks(seen: Evidence, values: Mapping[Token, Held], committed: set
 def _fault(
     webhook: Webhook, place: Token, seen: Evidence, values: Mapping[Token, Held], committed: set[Token]
 ) -> str | None:
-    """What is wrong with a webhook; None where its tokens are the ones that were issued."""
+    """What is wrong with the webhook; None if its tokens are the ones issued."""
     if place not in committed:
         return "no such token was issued"
     access, refresh = webhook.body["new_oauth_token"], webhook.body["refresh_token"]
@@ -156,7 +156,7 @@ def _judge_events(seen: Evidence, heard: Sequence[Heard], committed: set[Token],
 
 
 def _several(heard: Iterable[Heard]) -> list[str]:
-    """Facts that were told under more than one id."""
+    """Facts that were published under more than one event id."""
     ids: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for event in heard:
         ids[event.subject, event.sequence].add(event.id)

@@ -1,4 +1,4 @@
-"""The places at which a process can be made to die, and how: by wrapping methods, from outside the production code.
+"""The points at which a process can be killed. Methods are wrapped from here; the product's code has no hooks for it.
 
 The numbers are those of the crash points in docs/faults.md.
 """
@@ -16,43 +16,43 @@ from pymongo import monitoring
 
 from libs.bus.port import Message
 from libs.bus.rabbit.bus import RabbitBus
-from libs.bus.rabbit.publisher import _Sending
+from libs.bus.rabbit.publisher import Confirmation
+from libs.store.clients import Clients
 from libs.store.deliveries import Deliveries
 from libs.store.grants import Grants
-from libs.store.ledger import Ledger
-from services.notifier.courier import Courier
-from services.notifier.posting import Poster
-from services.notifier.sender import Outcome, Sender
+from libs.store.outbox_collection import OutboxCollection
+from services.notifier.client import Outcome, WebhookClient
+from services.notifier.worker import DeliveryWorker
 from services.revocation.revoker import Revoker
 
 ANSWERED_WITHIN = 0.2
-"""Seconds in which a response that is ready has left the process."""
+"""Seconds within which a finished response has left the process."""
 ON_ITS_WAY = 0.001
-"""Seconds after a write was handed to the driver: sent, and not yet journaled by a majority."""
+"""Seconds after a write was passed to the driver when it is sent, but not yet journaled by a majority."""
 IN_FLIGHT = 0.05
-"""Seconds after which a webhook is at its receiver."""
+"""Seconds after which a webhook has reached its receiver."""
 
 
 def die() -> NoReturn:
-    """Gone, as by a power cut: nothing of this process runs any more."""
+    """Kill this process at once with SIGKILL, as a power failure would."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise SystemError("SIGKILL returned")
 
 
 class Fuse:
-    """Burns at the nth passage."""
+    """Triggers at the nth passage."""
 
     def __init__(self, nth: int) -> None:
         self._left = nth
 
-    def burns(self) -> bool:
+    def triggers(self) -> bool:
         """True at the nth call."""
         self._left -= 1
         return self._left == 0
 
     def passed(self) -> None:
-        """Returns, unless this is the nth passage."""
-        if self.burns():
+        """Kill the process if this is the nth passage."""
+        if self.triggers():
             die()
 
 
@@ -61,13 +61,13 @@ Arm = Callable[[Fuse], None]
 
 @dataclass(frozen=True)
 class Point:
-    """One label: where the process dies."""
+    """A label, and how to make the process die there."""
 
     numbers: str
     what: str
     arm: Arm
     latest: int = 1000
-    """A process passes here seldom: it dies at one of so many first passages."""
+    """The process is killed at a random one of its first `latest` passages; rarely passed points need a low number."""
 
 
 def _wrapped(owner: type, method: str, around: Callable[[Fuse, Callable[..., Awaitable[Any]]], Any]) -> Arm:
@@ -89,7 +89,7 @@ def _before(owner: type, method: str) -> Arm:
 
 
 def _after(owner: type, method: str, counts: Callable[[Any], bool] = bool) -> Arm:
-    """After a call whose result counts; most tell by it whether they did anything."""
+    """Die after a call with a relevant result. Most calls show by the result whether they changed anything."""
 
     def around(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
         async def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -104,20 +104,20 @@ def _after(owner: type, method: str, counts: Callable[[Any], bool] = bool) -> Ar
 
 
 class _WriteSent(monitoring.CommandListener):
-    """Dies when a write of a record has left, whether or not it arrives."""
+    """Die when a write has been sent, whether or not it arrives."""
 
     def __init__(self, fuse: Fuse, collection: str) -> None:
         self._fuse = fuse
         self._collection = collection
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if self._is_ours(event) and self._fuse.burns():
+        if self._is_ours(event) and self._fuse.triggers():
             threading.Thread(target=self._soon).start()
 
     def _is_ours(self, event: monitoring.CommandStartedEvent) -> bool:
         if event.command.get(event.command_name) != self._collection:
             return False
-        # A transition is told from the clearing of events by the version that it expects.
+        # A transition expects a version, which tells it from the clearing of events.
         return event.command_name == "insert" or (
             event.command_name == "update" and any("version" in each["q"] for each in event.command["updates"])
         )
@@ -127,10 +127,10 @@ class _WriteSent(monitoring.CommandListener):
         die()
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Nothing."""
+        """No action: only the start of a command matters."""
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Nothing."""
+        """No action: only the start of a command matters."""
 
 
 def _write_sent(collection: str) -> Arm:
@@ -139,7 +139,7 @@ def _write_sent(collection: str) -> Arm:
 
 def _answered(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
     async def publish(self: RabbitBus, messages: list[Message]) -> Any:
-        if fuse.burns():
+        if fuse.triggers():
             await asyncio.sleep(ANSWERED_WITHIN)
             die()
         return await inner(self, messages)
@@ -149,7 +149,7 @@ def _answered(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
 
 def _public_copy_only(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
     async def publish(self: RabbitBus, messages: list[Message]) -> Any:
-        if any(_is_sealed(message) for message in messages) and fuse.burns():
+        if any(_is_sealed(message) for message in messages) and fuse.triggers():
             await inner(self, [message for message in messages if not _is_sealed(message)])
             die()
         return await inner(self, messages)
@@ -162,18 +162,18 @@ def _is_sealed(message: Message) -> bool:
 
 
 def _confirmation_unseen(fuse: Fuse) -> None:
-    inner = _Sending.set_result
+    inner = Confirmation.set_result
 
-    def set_result(self: _Sending, result: object) -> None:
+    def set_result(self: Confirmation, result: object) -> None:
         fuse.passed()
         inner(self, result)
 
-    _Sending.set_result = set_result  # type: ignore[method-assign, assignment]
+    Confirmation.set_result = set_result  # type: ignore[method-assign, assignment]
 
 
 def _posting(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
     async def once(*arguments: Any) -> Any:
-        if fuse.burns():
+        if fuse.triggers():
             task = asyncio.ensure_future(inner(*arguments))
             await asyncio.wait((task,), timeout=IN_FLIGHT)
             die()
@@ -183,8 +183,8 @@ def _posting(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
 
 
 def _posted(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
-    async def record(self: Courier, delivery: Any, outcome: Outcome) -> Any:
-        if outcome.arrived:
+    async def record(self: DeliveryWorker, delivery: Any, outcome: Outcome) -> Any:
+        if outcome.delivered:
             fuse.passed()
         return await inner(self, delivery, outcome)
 
@@ -210,24 +210,30 @@ POINTS = {
     "public-copy-only": Point(
         "6", "the public copy confirmed, the sealed one not sent", _wrapped(RabbitBus, "publish", _public_copy_only)
     ),
-    "confirmed": Point("7", "both copies confirmed, before the event is cleared", _before(Ledger, "clear")),
-    "cleared": Point("8", "the event cleared", _after(Ledger, "clear", _anything)),
-    "leading": Point("4", "leading the sweep of what another left, before publishing it", _after(Ledger, "lead"), 1),
+    "confirmed": Point("7", "both copies confirmed, before the event is cleared", _before(OutboxCollection, "_clear")),
+    "cleared": Point("8", "the event cleared", _after(OutboxCollection, "_clear", _anything)),
+    "leading": Point(
+        "4", "leading the sweep of what another left, before publishing it", _after(OutboxCollection, "lead"), 1
+    ),
     "before-add": Point("9", "a command taken from the queue, no delivery written", _before(Deliveries, "add")),
     "add-sent": Point("9", "the write of a delivery sent, no reply", _write_sent(Deliveries.name)),
     "added": Point(
         "10", "the delivery written, before the command is acknowledged", _after(Deliveries, "add", _anything)
     ),
     "handing-over": Point(
-        "10", "deliveries written, before the grants forget their commands", _before(Ledger, "handed_over"), 2
+        "10", "deliveries written, before the grants forget their commands", _before(OutboxCollection, "handed_over"), 2
     ),
-    "before-post": Point("11", "the lease taken, before the POST", _before(Sender, "send")),
+    "before-post": Point("11", "the lease taken, before the POST", _before(WebhookClient, "send")),
     "claimed": Point("11", "due deliveries leased, none of them started", _after(Deliveries, "claim", _some), 2),
-    "posting": Point("12", "the POST in flight", _wrapped(Poster, "_answered", _posting)),
-    "posted": Point("12", "answered 2xx, not recorded", _wrapped(Courier, "_record", _posted)),
+    "posting": Point("12", "the POST in flight", _wrapped(WebhookClient, "post", _posting)),
+    "posted": Point("12", "answered 2xx, not recorded", _wrapped(DeliveryWorker, "_record", _posted)),
     "recorded": Point("12", "recorded as delivered, before that event is published", _after(Deliveries, "delivered")),
     "failure-recorded": Point("13", "a failure recorded with the next attempt's time", _after(Deliveries, "failed"), 4),
+    "registered": Point("3", "a client app written, before the HTTP response", _after(Clients, "register"), 4),
     "reacted": Point(
-        "15", "every grant of a client ended, before revoke_all's event is acknowledged", _after(Revoker, "end_all"), 1
+        "15",
+        "every grant of a client ended, before revoke_all's event is acknowledged",
+        _after(Revoker, "revoke_grants"),
+        1,
     ),
 }

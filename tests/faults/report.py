@@ -1,4 +1,4 @@
-"""The kill matrix as a table."""
+"""Formats the results of the kill matrix."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,22 +6,22 @@ from datetime import UTC, datetime
 from tests.faults.points import POINTS
 from tests.faults.rows import Result
 
-COLUMNS = ("row", "tokens", "events", "webhooks", "lost", "phantom", "doubled", "duplicates", "asked again", "s")
-WIDTHS = (26, 7, 7, 8, 5, 7, 7, 11, 11, 5)
+COLUMNS = ("row", "tokens", "events", "webhooks", "lost", "phantom", "doubled", "duplicates", "retried", "s")
+WIDTHS = (28, 7, 7, 8, 5, 7, 7, 11, 11, 5)
 
 
 def heading() -> str:
-    """The line above the first row."""
+    """The header line."""
     return _aligned(COLUMNS)
 
 
 def line(result: Result) -> str:
-    """A row as it is printed."""
+    """The line of one row."""
     return _aligned(_cells(result))
 
 
 def total(results: Sequence[Result]) -> str:
-    """The sums."""
+    """The line with the sums."""
     return _aligned(_sums(results))
 
 
@@ -64,32 +64,63 @@ def _aligned(cells: Sequence[str]) -> str:
 
 
 NOT_APPLICABLE = {
-    "13, hint not published": "there are no retry hints: MongoDB alone says when a delivery is due, so a recorded "
-    "failure is all there is to die after (`failure-recorded`)",
-    "14": "for the same reason there are never two hints of one delivery",
-    "15": "a subscriber's own inbox is the subscriber's; the system's own consumers are in `revocation reacted`",
+    "13, hint not published": "there are no retry hints: a delivery's due time is only in MongoDB, so the one point to "
+    "die at is after a recorded failure (`failure-recorded`)",
+    "14": "for the same reason a delivery cannot have two hints",
+    "15": "a subscriber's inbox is its own; the system's consumers are in `revocation reacted`",
 }
 
 
-def document(results: Sequence[Result], complaints: Sequence[str], seed: str, seconds: float) -> str:
-    """docs/faults.md."""
+CONTAINERS = "## Containers"
+"""The heading of the last section, which `make faults-compose` writes."""
+
+
+def document(old: str, results: Sequence[Result], complaints: Sequence[str], seed: str, seconds: float) -> str:
+    """docs/faults.md after `make faults`."""
+    return _processes(results, complaints, f"make faults SEED={seed}", seconds) + CONTAINERS + _parts(old)[1]
+
+
+def document_of_containers(
+    old: str, results: Sequence[Result], complaints: Sequence[str], seed: str, seconds: float
+) -> str:
+    """docs/faults.md after `make faults-compose`."""
+    command = f"make faults-compose SEED={seed}"
+    section = ["", "", CONTAINERS_INTRODUCTION.strip(), "", *_run("###", results, complaints, command, seconds)]
+    return _parts(old)[0] + CONTAINERS + "\n".join(section)
+
+
+def _parts(document: str) -> tuple[str, str]:
+    processes, _, containers = document.partition(CONTAINERS)
+    return processes, containers or "\n"
+
+
+def _run(
+    level: str, results: Sequence[Result], complaints: Sequence[str], command: str, seconds: float
+) -> Sequence[str]:
+    """The tables of a run, under headings of this level."""
+    return [
+        f"{level} The latest run",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, `{command}`, {seconds / 60:.0f} minutes on two cores.",
+        "",
+        _table([COLUMNS, *map(_cells, results), _sums(results)]),
+        "",
+        *(["Complaints:", "", *(f"- {each}" for each in complaints), ""] if complaints else ["No complaints.", ""]),
+        f"{level} The rows",
+        "",
+        _table([("row", "what is done"), *((result.row.name, result.row.what) for result in results)]),
+        "",
+    ]
+
+
+def _processes(results: Sequence[Result], complaints: Sequence[str], command: str, seconds: float) -> str:
     return "\n".join(
         [
             "# The kill matrix",
             "",
             INTRODUCTION.strip(),
             "",
-            "## The latest run",
-            "",
-            f"{datetime.now(UTC):%Y-%m-%d}, `make faults SEED={seed}`, {seconds / 60:.0f} minutes on two cores.",
-            "",
-            _table([COLUMNS, *map(_cells, results), _sums(results)]),
-            "",
-            *(["Complaints:", "", *(f"- {each}" for each in complaints), ""] if complaints else ["No complaints.", ""]),
-            "## The rows",
-            "",
-            _table([("row", "what is done"), *((result.row.name, result.row.what) for result in results)]),
-            "",
+            *_run("##", results, complaints, command, seconds),
             "## The crash points",
             "",
             POINTS_INTRODUCTION.strip(),
@@ -108,40 +139,73 @@ def document(results: Sequence[Result], complaints: Sequence[str], seed: str, se
             "",
             *(f"- {number}: {why}." for number, why in NOT_APPLICABLE.items()),
             "",
+            "",
         ]
     )
 
 
 INTRODUCTION = """
-`make faults` runs the system in separate processes behind the edge — two token services, two notifiers, one of each
-other — on a RabbitMQ and a MongoDB of its own, and kills it, row by row, while clients ask for tokens by code, password
-and client credentials, refresh them in chains and revoke them. A client that gets no answer, or a 5xx, asks again with
-the same code, the same refresh token. `make test` runs short versions of every row.
+`make faults` runs the system in separate processes behind the edge — two token services, two notifiers, and one of each
+other service — with its own RabbitMQ and MongoDB. It injects one fault after another, while clients obtain tokens by
+code, password and client credentials, refresh them in chains and revoke them. A client that gets no response, or a 5xx,
+repeats the request with the same code or refresh token. `make test` runs short versions of every row.
 
-Nothing in the services knows of it: `tests/faults/armed.py` starts a service with one of its methods wrapped, which
-sends SIGKILL to its own process at the nth passage. The seed draws n and what each client does; `make faults SEED=…`
-draws the same again. So that a row takes seconds, processes are forked from one that has imported the services, a
-notifier's lease lasts two seconds beyond an attempt's time-out of two, and its ladder begins with half a second.
+The services contain no code for this. `tests/faults/armed.py` starts a service with one of its methods wrapped; the
+wrapper sends SIGKILL to its own process at the nth call. The seed determines n and what each client does;
+`make faults SEED=…` repeats a run. To keep rows short, processes are forked from one that has imported the services, a
+notifier's lease lasts two seconds longer than its request time-out of two seconds, and its retry schedule begins with
+half a second.
 
-Who judges is outside: a receiver that keeps every webhook, a subscriber with a durable queue of its own on
-`tokenwire.events`, and the clients that hold the tokens. MongoDB is asked one thing: which grants there are, since a
-token that was committed and whose response was lost is no phantom. A row is judged when all that is due has come, and
-again after the last row.
+The judges are outside the system: a receiver that keeps every webhook, a subscriber with its own durable queue on
+`tokenwire.events`, and the clients that hold the tokens. MongoDB is asked only which grants exist, because a token that
+was committed and whose response was lost is not a phantom. A row is judged when everything due has arrived, and again
+after the last row.
 
-- **tokens**: issued, that is in a response, or committed with the response lost.
-- **lost**: a token without its event, or by code or password without its webhook; a number missing in the sequence of a
-  grant; a webhook that arrived and is not told as `notification.delivered`; a grant that `revoke_all` did not end.
-- **phantom**: an event or a webhook of a token that was not issued, a webhook with other values than the holder's, a
+- **tokens**: issued, that is, received in a response, or committed with the response lost.
+- **lost**: a token without its event, or a token by code or password without its webhook; a gap in a grant's sequence;
+  a webhook that arrived without a `notification.delivered` event; a grant that `revoke_all` did not revoke.
+- **phantom**: an event or a webhook of a token that was not issued, a webhook with values other than the client's, or a
   redirect that was followed.
-- **doubled**: two ids for one fact or one token, two tokens of one generation, two tokens of one grant that open the
-  API.
-- **duplicates**: the same id again, events + webhooks. They are promised to be recognisable, not to be absent.
-- **asked again**: requests that got no answer or a 5xx. In the rows of RabbitMQ, of the receivers and of the rolling
-  restart there must be none. Nobody whose requests were all answered may be refused, in any row.
+- **doubled**: two ids for one fact or one token, two token pairs of one generation, or two tokens of one grant that are
+  accepted at the same time.
+- **duplicates**: the same id again, as events + webhooks. Duplicates are allowed, since receivers can recognise them;
+  but in rows that do not kill RabbitMQ there may be at most one for every twenty distinct events.
+- rows **subscriber full**, **subscriber silent** and **event log away**: the load first runs without a fault, then with
+  one queue in trouble. All other consumers must get events and webhooks within twice the earlier time (p99) or within a
+  second, and reconciliation must report the refused events. Ten minutes are shortened to ten seconds, and the event
+  log's limit of a million events to twenty. When the full queue of a subscriber is deleted, the events it refused are
+  published again, so the others get them twice. These duplicates are in the table, and are the one exception to the
+  limit of one in twenty.
+- rows **compliant clients**: clients follow the protocol exactly. After a 503 they wait for `Retry-After` and repeat
+  the same request; after a dropped connection they repeat it at once: for codes, refresh tokens, revocation and
+  registration. Any refusal is a complaint. So are a grant that is revoked as if its token was stolen, a registration
+  that is lost or made twice, and a grant that survives a replay of its code after the response was sent.
+- **retried**: requests without a response or with a 5xx. In the rows with faults of RabbitMQ or the receivers and
+  in the rolling restart there must be none. A client whose requests all got a response must not be refused, in any row.
+"""
+CONTAINERS_INTRODUCTION = """
+`make faults-compose` does the same to the containers of `compose.yaml`, which is used as it is: two containers each of
+token, notifier and gateway, one of every other service, of the edge, of MongoDB and of RabbitMQ. The clients, the
+judges and the columns are those above. Added are only fixed addresses for the judges, disks of 1 and 1.5 GB in memory,
+webhooks to this machine with a time-out of two seconds, and further instances of services for the row with wrong
+clocks. `make test-compose` runs some of the rows.
+
+- A container is disconnected from all its networks at once. Services come back with other addresses.
+- Out of memory: a process in the container allocates memory until the container's limit is reached. The kernel kills
+  the service, and the engine starts it again.
+- In the rows **scaled**, **rolled**, **edges rolled** and **clocks skewed**, and in all rows of RabbitMQ, no request
+  may fail. In **scaled**, every instance must do at least half of its equal share, by its own metrics.
+- With two edges, a client whose connection is refused tries the other one. A single edge that is killed, stopped or cut
+  off is an outage for its clients, who repeat their requests; so is MongoDB, of which there is one.
+- A service with a wrong clock must notice that and use MongoDB's.
+- MongoDB's disk is filled to the last byte, and MongoDB dies; the engine starts it again. RabbitMQ stops publishers
+  when less than 1 GB is free, and that is the fault here. If its disk fills to the last byte within the seconds that it
+  takes to notice, subscribers can miss events ([ADR 20](adr/0020-refused-events.md)): 62 of 13,962 in a run that did
+  this.
 """
 POINTS_INTRODUCTION = """
-1 to 8 are the way of an event from its write to its clearing, 9 and 10 its way into a delivery, 11 to 14 the delivery's
-way to its endpoint, 15 what other consumers do, 16 and 17 what happens without MongoDB and without RabbitMQ.
+Points 1 to 8 follow an event from its write to its clearing, 9 and 10 into a delivery, 11 to 14 the delivery to its
+endpoint. 15 is what other consumers do, 16 and 17 are failures of MongoDB and RabbitMQ.
 """
 
 

@@ -1,54 +1,72 @@
-"""The rows of the kill matrix: what is done to the system while its holders ask for tokens."""
+"""The rows of the kill matrix: each injects one kind of fault while clients use tokens."""
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+from aio_pika.abc import AbstractIncomingMessage
 
 from libs.runtime import utc_now
 from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
-from tests.faults.holders import Held, Holdings, Load
+from tests.faults.compliant import CompliantClient, lost_logins, survivors_of_replay
+from tests.faults.holders import Held, Holder, Holdings, Load
 from tests.faults.judge import Evidence, Verdict, judge
 from tests.faults.points import POINTS
+from tests.faults.queues import (
+    LIMIT,
+    Phases,
+    bound_queue,
+    event_log_at_limit,
+    held_up,
+    none_refused,
+    quiet_phase,
+    refused,
+    too_many_duplicates,
+)
 from tests.faults.stack import INSTANCES, USUAL, Arming
 from tests.faults.witnesses import redirecting
-from tests.faults.world import World
+from tests.faults.world import Watched, World
 from tests.notifications import Behaviour, answering, dripping, hanging, pouring, resetting
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything."""
+    """The size of a run."""
 
     tokens: int
-    """Held by a row at its end, at least."""
+    """A row ends when its clients hold at least this many tokens."""
     holders: int
     pause: float
-    """Seconds between two requests of a holder."""
-    calm: float
-    """The same in a row that takes a server away, so that it comes back on a machine that is not busy."""
+    """Seconds between two requests of a client."""
+    quiet_pause: float
+    """The same in rows that stop a server, so that it can restart on a machine that is not busy."""
     rounds: int
-    """How often a row does what it does."""
+    """How often a row repeats its fault."""
     latest: int
-    """A process dies at one of so many first passages."""
+    """A process dies at a random passage between the first and this one."""
     away: float
-    """Seconds for which a server is away, or frozen."""
+    """Seconds for which a server is stopped or frozen."""
     trouble: float
-    """Seconds for which a receiver is in trouble, once, or again and again until everybody has died who is to."""
+    """Seconds for which a receiver misbehaves: once, or repeatedly until every armed process has died."""
     one_by_one: bool
-    """A rolling restart takes one process after the other; otherwise one of each service, all at once."""
+    """True: a rolling restart stops one process after another. False: one process of every service at a time."""
     settle_within: float
     sample: int
-    """Grants whose tokens are tried at the gateway."""
+    """Number of grants whose tokens are tried at the gateway."""
+    slack: float
+    """While a queue is in trouble, delays up to this many seconds are never a complaint."""
+    few: int
+    """Up to this many duplicates are never a complaint."""
 
 
 FULL = Scale(
     tokens=330,
     holders=16,
     pause=0.04,
-    calm=0.4,
+    quiet_pause=0.4,
     rounds=2,
     latest=25,
     away=10.0,
@@ -56,12 +74,14 @@ FULL = Scale(
     one_by_one=True,
     settle_within=120.0,
     sample=25,
+    slack=1.0,
+    few=0,
 )
 SHORT = Scale(
     tokens=40,
     holders=8,
     pause=0.02,
-    calm=0.25,
+    quiet_pause=0.25,
     rounds=1,
     latest=4,
     away=2.0,
@@ -69,21 +89,30 @@ SHORT = Scale(
     one_by_one=False,
     settle_within=45.0,
     sample=6,
+    slack=3.0,
+    few=15,
 )
 
 
 @dataclass
 class Scene:
-    """One row under way."""
+    """A row in progress."""
 
-    world: World
+    watched: Watched
     scale: Scale
     rng: random.Random
     tenants: list[Tenant]
     load: Load
+    phases: Phases = field(default_factory=Phases)
+
+    @property
+    def world(self) -> World:
+        """The world of a row that breaks processes."""
+        assert isinstance(self.watched, World)
+        return self.watched
 
     async def more(self, tokens: int) -> None:
-        """So many more tokens are held."""
+        """Wait until this many more tokens are held."""
         await self.load.held(len(self.load.holdings.tokens) + tokens, within=60)
 
 
@@ -92,11 +121,11 @@ Deed = Callable[[Scene], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Trouble:
-    """What a receiver does instead of taking webhooks."""
+    """How a receiver misbehaves."""
 
     behaviour: Behaviour
     takes: bool = False
-    """Whether it answers 2xx nevertheless."""
+    """Whether it still responds 2xx."""
     delay: float = 0.0
 
 
@@ -107,26 +136,32 @@ class Row:
     name: str
     what: str
     crashes: tuple[tuple[str, str], ...] = ()
-    """Processes, and the labels of the places at which they die."""
+    """Processes, and the labels of the points at which they die."""
     armed: tuple[tuple[str, str], ...] = ()
-    """The same, for those whose death is the deed's to await."""
+    """The same, for processes whose death `during` waits for itself."""
     during: Deed | None = None
     after: Deed | None = None
-    """Done when the holders have stopped."""
+    """Runs after the clients have stopped."""
     processes: tuple[str, ...] = USUAL
     troubles: tuple[Trouble | None, ...] = (None,)
-    """One receiver each."""
+    """One receiver for each."""
     delay: float = 0.0
-    """Seconds a receiver takes for each answer."""
+    """Seconds that a receiver takes to respond."""
     keeps_queue: bool = True
-    """False: the subscriber's own queue is lost, so it cannot be asked."""
+    """False: the subscriber's queue is lost, so only webhooks are judged."""
     flawless: bool = False
     """No request may fail."""
     all_end: bool = False
-    """Every grant is over at the end."""
+    """Every grant must be revoked at the end."""
+    swept_first: bool = False
+    """Writes are acknowledged so late that a sweeper publishes their events before the writing process does."""
+    compliant: bool = False
+    """Clients follow Retry-After exactly, and must lose nothing."""
+    kills_broker: bool = False
+    """Duplicate events are allowed: confirmations are lost with the broker."""
 
 
-# What is done
+# Faults
 
 
 def _died_within(scale: Scale) -> float:
@@ -134,7 +169,7 @@ def _died_within(scale: Scale) -> float:
 
 
 async def _crash(scene: Scene, instance: str, label: str) -> None:
-    """The process, armed already, dies; then again for every further round; at last it runs unarmed."""
+    """The armed process dies, once a round; in the end it runs unarmed."""
     stack, scale = scene.world.stack, scene.scale
     for later in range(scale.rounds):
         await stack.died(instance, _died_within(scale))
@@ -143,12 +178,14 @@ async def _crash(scene: Scene, instance: str, label: str) -> None:
     stack.launch(instance)
 
 
-def _arming(instance: str, label: str, scene: Scene) -> Arming:
-    return Arming(instance, label, scene.rng.randint(1, min(scene.scale.latest, POINTS[label].latest)))
+def _arming(instance: str, label: str, scene: Scene, tenants: int = 0) -> Arming:
+    nth = scene.rng.randint(1, min(scene.scale.latest, POINTS[label].latest))
+    # Creating the tenants, which nobody repeats, registers a client each; the clients under load register the others.
+    return Arming(instance, label, nth + (tenants if label == "registered" else 0))
 
 
 async def broker_killed(scene: Scene) -> None:
-    """RabbitMQ gone by SIGKILL, away for a while, back on its data."""
+    """Kill RabbitMQ, wait, and start it again on its data."""
     for _ in range(scene.scale.rounds):
         await asyncio.to_thread(scene.world.broker.kill)
         await asyncio.sleep(scene.scale.away)
@@ -157,7 +194,9 @@ async def broker_killed(scene: Scene) -> None:
 
 
 async def broker_frozen(scene: Scene) -> None:
-    """RabbitMQ stopped by SIGSTOP: connections stay, nothing answers; long enough for every time-out of a publisher."""
+    """Stop RabbitMQ with SIGSTOP: connections stay open but nothing responds, for longer than every publish
+    time-out.
+    """
     await asyncio.to_thread(scene.world.broker.freeze)
     try:
         await asyncio.sleep(max(6.0, scene.scale.away))
@@ -166,7 +205,7 @@ async def broker_frozen(scene: Scene) -> None:
 
 
 async def broker_wiped(scene: Scene) -> None:
-    """RabbitMQ back with an empty disk, on which were commands that no notifier had taken yet."""
+    """Start RabbitMQ with an empty disk, losing commands that no notifier had consumed."""
     stack = scene.world.stack
     notifiers = [name for name in USUAL if name.startswith("notifier")]
     for name in notifiers:
@@ -181,14 +220,14 @@ async def broker_wiped(scene: Scene) -> None:
 
 
 async def broker_away(scene: Scene) -> None:
-    """RabbitMQ shut down in order, away for longer than anybody waits, and back."""
+    """Shut RabbitMQ down for longer than any time-out, and start it again."""
     await asyncio.to_thread(scene.world.broker.stop)
     await asyncio.sleep(3 * scene.scale.away)
     await asyncio.to_thread(scene.world.broker.start)
 
 
 async def mongo_killed(scene: Scene) -> None:
-    """Every mongod there is gone by SIGKILL, and back on its journal."""
+    """Kill every mongod, and start them again on their journals."""
     mongo, three = scene.world.mongo, scene.world.replica_set
     for _ in range(scene.scale.rounds):
         if mongo is not None:
@@ -203,7 +242,7 @@ async def mongo_killed(scene: Scene) -> None:
 
 
 async def stepped_down(scene: Scene) -> None:
-    """The primary steps down, and another member takes over."""
+    """Make the primary step down, so that another member takes over."""
     assert scene.world.replica_set is not None
     for _ in range(scene.scale.rounds):
         await scene.world.replica_set.step_down()
@@ -211,7 +250,7 @@ async def stepped_down(scene: Scene) -> None:
 
 
 async def primary_killed(scene: Scene) -> None:
-    """The primary gone by SIGKILL; it comes back as a secondary."""
+    """Kill the primary; it comes back as a secondary."""
     three = scene.world.replica_set
     assert three is not None
     for _ in range(scene.scale.rounds):
@@ -223,7 +262,7 @@ async def primary_killed(scene: Scene) -> None:
 
 
 async def rolled(scene: Scene) -> None:
-    """Every process stopped by SIGTERM and started again, while the other one of its service goes on."""
+    """Restart every process by SIGTERM while the other one of its service keeps running."""
     stack = scene.world.stack
     if scene.scale.one_by_one:
         for name in INSTANCES:
@@ -233,7 +272,7 @@ async def rolled(scene: Scene) -> None:
 
 
 async def leader_died(scene: Scene) -> None:
-    """What a process left is about to be swept by another, and that one dies over it with the lead in its hands."""
+    """A process dies, and so does the one that has taken the lead to publish the events it left."""
     stack = scene.world.stack
     await stack.died("token-2", _died_within(scene.scale))
     deaths = [asyncio.ensure_future(stack.died(name, _died_within(scene.scale))) for name in SWEEPERS]
@@ -249,16 +288,76 @@ async def leader_died(scene: Scene) -> None:
 
 
 async def all_revoked(scene: Scene) -> None:
-    """revoke_all, and who ends the grants dies half way, and then again with all of them ended."""
+    """revoke_all: the process that revokes the grants dies half-way, and again when all are revoked."""
     stack = scene.world.stack
     await stack.have(USUAL, (_arming("revocation-1", "committed", scene),))
     for tenant in scene.tenants:
-        answer = await tenant.operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all")
-        assert answer.status == 200, answer.raw
+        response = await tenant.operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all")
+        assert response.status == 200, response.raw
     await stack.died("revocation-1", _died_within(scene.scale))
     stack.launch("revocation-1", "reacted:1")
     await stack.died("revocation-1", _died_within(scene.scale))
     stack.launch("revocation-1")
+
+
+LATE_FOR = 9.0
+"""Delay of MongoDB's responses in seconds: longer than the store retries a write, so requests fail with 503."""
+
+
+def answers_late(seconds: float) -> Deed:
+    """MongoDB applies writes of grants and clients at once, but its responses come this many seconds late."""
+
+    async def late(scene: Scene) -> None:
+        way = scene.world.way
+        assert way is not None
+        way.only = frozenset({"grants", "clients"})
+        for _ in range(scene.scale.rounds):
+            way.delay = seconds
+            await asyncio.sleep(LATE_FOR)
+            way.delay = 0.0
+            await scene.more(scene.scale.tokens // 8)
+
+    return late
+
+
+async def subscriber_full(scene: Scene) -> None:
+    """A subscriber's full queue refuses events. At the end it is deleted, and the refused events are
+    published again.
+    """
+    world, phases = scene.world, scene.phases
+    await quiet_phase(phases, scene.more(scene.scale.tokens // 4))
+    full = {"x-max-length": LIMIT, "x-overflow": "reject-publish"}
+    async with bound_queue(world, "faults.full", full):
+        await _meanwhile(scene)
+        if not await refused(world):
+            raise AssertionError("the queue refused nothing")
+        phases.released_at = time.time()
+    await none_refused(world)
+
+
+async def subscriber_silent(scene: Scene) -> None:
+    """A subscriber receives events and acknowledges none."""
+    await quiet_phase(scene.phases, scene.more(scene.scale.tokens // 4))
+    async with bound_queue(scene.world, "faults.silent", {}) as queue:
+        await queue.consume(_never_acknowledged)
+        await _meanwhile(scene)
+
+
+async def _never_acknowledged(_: AbstractIncomingMessage) -> None:
+    """Consume without acknowledging."""
+
+
+async def event_log_away(scene: Scene) -> None:
+    """Stop the event recorder while its queue is at its limit; then start it again."""
+    await quiet_phase(scene.phases, scene.more(scene.scale.tokens // 4))
+    async with event_log_at_limit(scene.world):
+        await _meanwhile(scene)
+    await none_refused(scene.world)
+
+
+async def _meanwhile(scene: Scene) -> None:
+    """Keep the trouble up for a time and for a number of tokens."""
+    await asyncio.gather(scene.more(scene.scale.tokens // 2), asyncio.sleep(scene.scale.away))
 
 
 # The rows
@@ -271,15 +370,15 @@ def _crash_row(instance: str, label: str, **more: object) -> Row:
 
 FAILING = Trouble(answering(500))
 TROUBLES = {
-    "answers 500": FAILING,
+    "returns 500": FAILING,
     "hangs": Trouble(hanging),
-    "drips": Trouble(dripping, takes=True),
+    "sends slowly": Trouble(dripping, takes=True),
     "resets": Trouble(resetting),
     "redirects": Trouble(redirecting),
-    "pours": Trouble(pouring, takes=True),
+    "sends endlessly": Trouble(pouring, takes=True),
 }
 SWEEPERS = ("token-1", "authorization-1", "revocation-1")
-"""Who publishes, beside token-2, what grants have left."""
+"""The processes besides token-2 that publish events left behind by dead processes."""
 
 CRASHES: tuple[Row, ...] = (
     _crash_row("token-2", "before-write"),
@@ -316,8 +415,14 @@ CRASHES: tuple[Row, ...] = (
     _crash_row("notifier-2", "failure-recorded", troubles=(FAILING,)),
 )
 OUTAGES = (
-    Row("rabbitmq killed", "RabbitMQ dies by SIGKILL and comes back", during=broker_killed, flawless=True),
-    Row("rabbitmq away", "RabbitMQ is shut down for a while", during=broker_away, flawless=True),
+    Row(
+        "rabbitmq killed",
+        "RabbitMQ dies by SIGKILL and comes back",
+        during=broker_killed,
+        flawless=True,
+        kills_broker=True,
+    ),
+    Row("rabbitmq away", "RabbitMQ is shut down for a while", during=broker_away, flawless=True, kills_broker=True),
     Row("rabbitmq frozen", "RabbitMQ is stopped by SIGSTOP, and goes on", during=broker_frozen, flawless=True),
     Row(
         "rabbitmq wiped",
@@ -325,6 +430,27 @@ OUTAGES = (
         "being dead; the subscriber's queue was on that disk, too, so webhooks alone are judged",
         during=broker_wiped,
         keeps_queue=False,
+        flawless=True,
+        kills_broker=True,
+    ),
+    Row(
+        "subscriber full",
+        "a subscriber's queue is full and refuses events (`x-overflow: reject-publish`), for ten seconds; then it is "
+        "deleted, and what it refused comes to the others again (not counted as too many)",
+        during=subscriber_full,
+        flawless=True,
+    ),
+    Row(
+        "subscriber silent",
+        "a subscriber takes events and acknowledges none, for ten seconds",
+        during=subscriber_silent,
+        flawless=True,
+    ),
+    Row(
+        "event log away",
+        f"no consumer records events, and their queue is at its limit, set to {LIMIT} events instead of a million, for "
+        "ten seconds instead of ten minutes",
+        during=event_log_away,
         flawless=True,
     ),
     Row("mongod killed", "MongoDB dies by SIGKILL and comes back", during=mongo_killed),
@@ -340,40 +466,71 @@ OUTAGES = (
         flawless=True,
     ),
 )
-ELECTIONS = (
+ELECTIONS: tuple[Row, ...] = (
     Row("step-down", "the primary of three mongods steps down", during=stepped_down),
     Row("primary killed", "the primary of three mongods dies by SIGKILL and comes back", during=primary_killed),
 )
-"""Rows for a world on a replica set of three."""
-ROWS = (*CRASHES, *OUTAGES, *ELECTIONS)
+"""Rows that need a replica set of three."""
+ANSWERS_LOST: tuple[Row, ...] = (
+    Row(
+        "compliant clients, killed",
+        "token, revocation and management die between the write and the response; clients retry as the protocol says",
+        crashes=(("token-2", "committed"), ("revocation-1", "committed"), ("management-1", "registered")),
+        compliant=True,
+    ),
+)
+ANSWERS_LOST_IN_ELECTION = Row(
+    "compliant clients, step-down",
+    "the primary steps down; clients retry as the protocol says",
+    during=stepped_down,
+    compliant=True,
+)
+ANSWERS_LATE = tuple(
+    Row(
+        f"compliant clients, {seconds} s late",
+        f"MongoDB's replies arrive {seconds} s late; clients retry as the protocol says",
+        during=answers_late(seconds),
+        swept_first=True,
+        compliant=True,
+    )
+    for seconds in (3, 7, 9, 12)
+)
+"""Rows that need the proxy that delays MongoDB's responses."""
+CRASHES = (*CRASHES, *ANSWERS_LOST)
+ELECTIONS = (*ELECTIONS, ANSWERS_LOST_IN_ELECTION)
+ROWS = (*CRASHES, *OUTAGES, *ELECTIONS, *ANSWERS_LATE)
 
 
-# How a row goes
+# Running a row
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row."""
+    """The result of a row."""
 
     row: Row
     verdict: Verdict
     holdings: Holdings
     seconds: float
+    noticed: Sequence[str] = ()
+    """What consumers noticed of another consumer's trouble."""
 
     @property
     def failed(self) -> int:
-        """Requests without an answer or with a 5xx; their clients asked again."""
+        """Requests without a response or with a 5xx; the clients retried them."""
         return sum(self.holdings.failed.values())
 
     @property
     def complaints(self) -> list[str]:
-        """Whatever differs from what is promised."""
+        """Every violation of a guarantee."""
         verdict, holdings = self.verdict, self.holdings
         found = [f"lost: {each}" for each in verdict.lost]
         found += [f"phantom: {each}" for each in verdict.phantom]
         found += [f"doubled: {each}" for each in verdict.doubled]
         found += [f"refused: {each}" for each in holdings.refused]
         found += [f"not answered in time: {each}" for each in holdings.given_up]
+        found += [f"login lost: {each}" for each in holdings.lost_logins]
+        found += self.noticed
         if self.row.flawless:
             found += [f"failed: {what} ×{count}" for what, count in holdings.failed.items()]
         return found
@@ -381,7 +538,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Played:
-    """A row that was done. It can be judged again later, for what comes late."""
+    """A row that has run. It can be judged again later, to include what arrives late."""
 
     row: Row
     scene: Scene
@@ -391,21 +548,21 @@ class Played:
     seconds: float = 0.0
 
     async def unbalanced(self) -> list[str]:
-        """What the system's own balance sheet complains about. It is no judge; but it has to see what the judge sees.
+        """What the system's own reconciliation reports. It must find what the judge finds.
 
-        Where the broker lost its disk it rightly misses what was lost with it.
+        Where the broker lost its disk, reconciliation rightly reports the lost events.
         """
         if not self.row.keeps_queue:
             return []
-        path = f"/api/events/audit?from={_written(self.since)}&to={_written(self.until)}"
-        answer = await self.scene.world.stack.operator("GET", path)
-        if answer.status == 200 and answer.body["balanced"]:
+        path = f"/api/events/audit?live=true&from={_written(self.since)}&to={_written(self.until)}"
+        response = await self.scene.watched.system.operator("GET", path)
+        if response.status == 200 and response.body["balanced"]:
             return []
-        return [f"the balance sheet: {answer.raw.decode()}"]
+        return [f"reconciliation: {response.raw.decode()}"]
 
     async def judged(self) -> Result:
-        """The result as it is now."""
-        world, row, scene = self.scene.world, self.row, self.scene
+        """The result as of now."""
+        world, row, scene = self.scene.watched, self.row, self.scene
         grants = await world.committed([tenant.client_id for tenant in scene.tenants])
         apis = {tenant.api_id for tenant in scene.tenants}
         seen = Evidence(
@@ -418,25 +575,30 @@ class Played:
         verdict = judge(seen)
         if row.all_end:
             verdict.lost += [f"grant {grant.grant_id} is not ended" for grant in grants.values() if not grant.ended]
-        return Result(row, verdict, scene.load.holdings, self.seconds)
+        heard = seen.heard or ()
+        noticed = held_up(scene.phases, heard, seen.webhooks, scene.scale.slack)
+        if not (row.kills_broker or row.swept_first):
+            noticed += too_many_duplicates(scene.phases, heard, scene.scale.few)
+        return Result(row, verdict, scene.load.holdings, self.seconds, noticed)
 
-    async def settled(self) -> None:
-        """Nothing is missing any more, or the time for it is over."""
-        deadline = time.monotonic() + self.scene.scale.settle_within
-        # Nobody tells when something arrives elsewhere.
+    async def settled(self, within: float) -> None:
+        """Wait until nothing is missing, or the time limit is over."""
+        deadline = time.monotonic() + within
+        # Other processes do not report when something arrives, so poll.
         while (await self.judged()).verdict.lost and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.25)
 
 
-async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
-    """The row is done to the world, and everything that follows from it has come, if it comes in time."""
+async def play(world: Watched, row: Row, scale: Scale, seed: str) -> Played:
+    """Run the row, then wait for everything that follows from it, within the time limit."""
     began = time.monotonic()
     scene = Scene(world, scale, random.Random(f"{seed}:{row.name}"), [], Load((), 0, 0, ""))
     paths = [f"/{row.name.replace(' ', '-')}/{number}" for number in range(len(row.troubles))]
     since = utc_now()
     await _prepared(scene, row, paths)
-    pause = scale.calm if row.during is not None else scale.pause
-    scene.load = Load(scene.tenants, scale.holders, pause, f"{seed}:{row.name}")
+    pause = scale.quiet_pause if row.during is not None else scale.pause
+    kind = CompliantClient if row.compliant else Holder
+    scene.load = Load(scene.tenants, scale.holders, pause, f"{seed}:{row.name}", kind)
     for path, trouble in zip(paths, row.troubles, strict=True):
         if trouble is not None:
             world.receiver.behave(path, trouble.behaviour, scale.trouble, takes=trouble.takes, again=bool(row.crashes))
@@ -448,10 +610,12 @@ async def play(world: World, row: Row, scale: Scale, seed: str) -> Played:
         world.receiver.take_everything()
     if row.after is not None:
         await row.after(scene)
-    await world.stack.ready(*row.processes)
+    await world.system.ready(*row.processes)
     await _try_tokens(scene)
+    if row.compliant:
+        await _try_logins(scene)
     played = Played(row, scene, frozenset(paths), since, utc_now(), time.monotonic() - began)
-    await played.settled()
+    await played.settled(scale.settle_within)
     return replace(played, until=utc_now(), seconds=time.monotonic() - began)
 
 
@@ -460,20 +624,20 @@ def _written(moment: datetime) -> str:
 
 
 async def _prepared(scene: Scene, row: Row, paths: Sequence[str]) -> None:
-    """The processes of the row run, armed as it wants; its tenants are there."""
+    """Start the processes of the row, armed as it says, and create its tenants."""
     async with asyncio.timeout(60):
-        await scene.world.recorder.bound.wait()
-    armings = tuple(_arming(instance, label, scene) for instance, label in (*row.crashes, *row.armed))
-    await scene.world.stack.have(row.processes, armings)
-    scene.tenants += [await _tenant(scene.world, path) for path in paths]
+        await scene.watched.recorder.bound.wait()
+    armings = tuple(_arming(instance, label, scene, len(paths)) for instance, label in (*row.crashes, *row.armed))
+    await scene.watched.system.have(row.processes, armings)
+    scene.tenants += [await _tenant(scene.watched, path) for path in paths]
 
 
-async def _tenant(world: World, path: str) -> Tenant:
+async def _tenant(world: Watched, path: str) -> Tenant:
     changes = {
         f"{SCHEME}__notifications__onKeyChangeUrl": world.receiver.url(path),
         f"{SCHEME}__notifications__sharedSecret": "a-shared-secret-of-the-faults",
     }
-    return await new_tenant(world.stack.anybody, world.stack.operator, **changes)
+    return await new_tenant(world.system.anybody, world.system.operator, **changes)
 
 
 async def _under_load(scene: Scene, row: Row) -> None:
@@ -486,7 +650,7 @@ async def _under_load(scene: Scene, row: Row) -> None:
             await row.during(scene)
         await asyncio.gather(*crashes)
         if crashes:
-            scene.world.receiver.take_everything()
+            scene.watched.receiver.take_everything()
         await load.held(scale.tokens, within=60 + scale.tokens / 5)
     finally:
         for crash in crashes:
@@ -494,8 +658,15 @@ async def _under_load(scene: Scene, row: Row) -> None:
         await load.stop()
 
 
+async def _try_logins(scene: Scene) -> None:
+    """Check that repeating requests lost no login, and that replaying an exchanged code revokes its grant."""
+    holdings, database = scene.load.holdings, scene.watched.grants.database
+    holdings.lost_logins += await lost_logins(scene.tenants, holdings, database)
+    holdings.lost_logins += await survivors_of_replay(holdings, scene.scale.sample, database)
+
+
 async def _try_tokens(scene: Scene) -> None:
-    """Of one grant no more than one token opens the API."""
+    """Check that at most one token of each grant is accepted."""
     holdings = scene.load.holdings
     grants: dict[str, list[Held]] = {}
     for token in holdings.tokens.values():
@@ -503,9 +674,9 @@ async def _try_tokens(scene: Scene) -> None:
     several = [tokens for tokens in grants.values() if len(tokens) > 1]
     for tokens in scene.rng.sample(several, min(scene.scale.sample, len(several))):
         tenant = holdings.tenants[tokens[0].grant_id]
-        answers = [await tenant.verified(token.access) for token in tokens]
-        if sum(answer.status == 200 for answer in answers) > 1:
+        responses = [await tenant.verified(token.access) for token in tokens]
+        if sum(response.status == 200 for response in responses) > 1:
             shown = ", ".join(
-                f"{token.generation}: {answer.status}" for token, answer in zip(tokens, answers, strict=True)
+                f"{token.generation}: {response.status}" for token, response in zip(tokens, responses, strict=True)
             )
             holdings.twice.append(f"several live tokens of grant {tokens[0].grant_id} ({shown})")

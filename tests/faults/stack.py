@@ -1,4 +1,4 @@
-"""The system in separate processes, each of which can be started armed, killed, and started again in its place."""
+"""The system in separate processes, each of which can be started armed, killed and started again."""
 
 import asyncio
 import secrets
@@ -16,11 +16,11 @@ from tests.acceptance.stack import READY_WITHIN, Keys, Servers
 from tests.deployment.edge import Edge
 from tests.deployment.wiring import SERVICES
 from tests.eventually import eventually
-from tests.faults.nursery import Child, Nursery
+from tests.faults.fork_server import Child, ForkServer
 from tests.ports import free_ports
 
 INSTANCES = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
-"""Every process that the edge knows a place for."""
+"""Every process that the edge has an address for."""
 USUAL = (
     "token-1",
     "token-2",
@@ -31,17 +31,17 @@ USUAL = (
     "management-1",
     "gateway-1",
 )
-"""Those that run unless a row wants more."""
+"""The processes that run unless a row wants more."""
 STOPS_WITHIN = 10.0
 """Seconds from SIGTERM to the end of a process."""
 WEBHOOK_TIMEOUT = 2
 LEASE = 2.0
-LADDER = "0.5,0.5,1,1,2,2,4,4,8,8"
+RETRY_DELAYS = "0.5,0.5,1,1,2,2,4,4,8,8"
 
 
 @dataclass(frozen=True)
 class Arming:
-    """This process dies at the nth passage of a labelled place."""
+    """Kills the process at the nth passage of a labelled point."""
 
     instance: str
     label: str
@@ -52,11 +52,11 @@ class Arming:
 
 
 class Stack:
-    """Processes behind the edge. `with` starts the edge; nothing that was launched outlives it."""
+    """The processes behind the edge. `with` starts the edge, and stops everything at the end."""
 
-    def __init__(self, servers: Servers, home: Path, caller: Caller, nursery: Nursery) -> None:
+    def __init__(self, servers: Servers, home: Path, caller: Caller, fork_server: ForkServer) -> None:
         self.servers = servers
-        self._nursery = nursery
+        self._fork_server = fork_server
         self.operator_key = f"tw_ok_{secrets.token_urlsafe(32)}"
         self._home = home
         self._keys = Keys.made_in(home, Secrets())
@@ -81,32 +81,32 @@ class Stack:
         self._running.close()
 
     def running(self, name: str) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return name in self._programs and self._programs[name].running
 
     def log(self, name: str) -> str:
-        """What the process of this name has printed, over all its lives."""
+        """The output of this process over all its restarts."""
         file = self._home / f"{name}.log"
         return file.read_text(errors="replace") if file.exists() else ""
 
     def launch(self, name: str, at: str = "") -> None:
-        """Started, armed or not; not yet ready."""
+        """Start the process, armed or not; do not wait until it is ready."""
         service = INSTANCES[name]
         arguments = [f"services.{service}", *(["--at", at] if at else [])]
         if service == "notifier":
-            arguments += ["--lease", str(LEASE), "--ladder", LADDER]
+            arguments += ["--lease", str(LEASE), "--retry-delays", RETRY_DELAYS]
         environment = self._environment(service) | {"TOKENWIRE_PORT": str(self._ports[name])}
-        self._programs[name] = self._nursery.start(arguments, environment, self._home / f"{name}.log")
+        self._programs[name] = self._fork_server.start(arguments, environment, self._home / f"{name}.log")
         self._armed[name] = at
 
     async def have(self, names: tuple[str, ...], armings: tuple[Arming, ...] = ()) -> None:
-        """Exactly these processes run, armed as wanted, and are ready."""
+        """Make exactly these processes run, armed as given, and wait until they are ready."""
         wanted = dict.fromkeys(names, "") | {arming.instance: str(arming) for arming in armings}
         for name in self._programs:
             if name not in wanted and self.running(name):
                 self.kill(name)
         for name, at in wanted.items():
-            # An armed process is used once: it may have passed the place already.
+            # An armed process may have passed its point already, so it is started again.
             if self.running(name) and not at and not self._armed[name]:
                 continue
             if self.running(name):
@@ -115,17 +115,19 @@ class Stack:
         await self.ready(*wanted)
 
     def kill(self, name: str) -> None:
-        """SIGKILL; gone when this returns."""
+        """Send SIGKILL, and wait until the process is gone."""
         self._programs[name].kill()
 
     async def died(self, name: str, within: float) -> None:
-        """Return when the process has killed itself. Raises AssertionError where it has not in time."""
+        """Wait until the process has killed itself. Raises AssertionError if it does not in time."""
         status = await self._programs[name].ended(within)
         if status != -signal.SIGKILL:
             raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")
 
     async def restart(self, name: str) -> None:
-        """Stopped by SIGTERM, and started again; ready when this returns. Raises AssertionError for a bad end."""
+        """Stop the process by SIGTERM, start it again, and wait until it is ready. Raises AssertionError for a non-zero
+        exit.
+        """
         told = time.monotonic()
         status = await self._programs[name].stop()
         took = time.monotonic() - told
@@ -135,23 +137,23 @@ class Stack:
         await self.ready(name)
 
     async def ready(self, *names: str) -> None:
-        """These processes are ready for requests."""
+        """Wait until these processes are ready for requests."""
         await asyncio.gather(*(self._ready(name) for name in names))
 
     async def _ready(self, name: str) -> None:
         service = self._caller.at(f"http://127.0.0.1:{self._ports[name]}")
 
-        async def answers() -> bool:
+        async def responses() -> bool:
             if not self.running(name):
                 raise RuntimeError(f"{name} ended:\n{self.log(name)[-2000:]}")
             try:
-                answer = await service("GET", "/readyz")
+                response = await service("GET", "/readyz")
             except OSError:
                 return False
-            assert answer.status == 200, f"{name}: {answer.raw.decode()}"
+            assert (response.status, response.body.get("status")) == (200, "ok"), f"{name}: {response.raw.decode()}"
             return True
 
-        await eventually(answers, READY_WITHIN, every=0.05)
+        await eventually(responses, READY_WITHIN, every=0.05)
 
     def _environment(self, service: str) -> dict[str, str]:
         common = {

@@ -1,6 +1,7 @@
-"""Who hears what the system says: a resource owner service that keeps webhooks, and a subscriber that keeps events."""
+"""The witnesses outside the system: a webhook receiver that keeps webhooks, and a subscriber that keeps events."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,74 +16,77 @@ from aiohttp import web
 from yarl import URL
 
 from libs.bus.port import Exchange
+from libs.bus.rabbit import split_amqp_urls
 from tests.notifications import Behaviour, answering
 
 QUEUE = "faults.recorder"
 TRAP = "/trap"
-"""Where a redirect leads; nobody may follow it."""
+"""Target of redirects; no request may arrive here."""
 
 TAKING = answering(204)
 
 
 async def redirecting(request: web.Request) -> web.StreamResponse:
-    """An endpoint that sends its callers elsewhere."""
+    """An endpoint that redirects."""
     return web.Response(status=307, headers={"Location": f"{TRAP}{request.path}"})
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """One POST as it came."""
+    """One POST as it arrived."""
 
     id: str
     path: str
     body: dict[str, str]
     taken: bool
-    """Whether it was answered, or was about to be, with 2xx."""
+    """Whether its response was 2xx, or was about to be."""
     at: float
     """time.time()."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a path does to its callers for a while, once or again and again; otherwise it takes everything."""
+    """The behaviour of a path for a while, once or repeatedly; at other times it responds 204."""
 
     behaviour: Behaviour
     takes: bool
-    """Whether the behaviour is a 2xx."""
+    """Whether the behaviour is a 2xx response."""
     seconds: float
     again: bool
-    """After twice as long."""
+    """Repeat after twice this time."""
     since: float
 
     def troubled(self, now: float) -> bool:
-        """Whether it does it now."""
+        """Whether the behaviour applies now."""
         passed = now - self.since
         return (passed % (3 * self.seconds) if self.again else passed) < self.seconds
 
 
 @dataclass
 class Receiver:
-    """A resource owner service on the loopback that keeps every webhook."""
+    """A webhook receiver that keeps every webhook."""
+
+    address: str = "127.0.0.1"
 
     webhooks: list[Webhook] = field(default_factory=list)
     trapped: list[str] = field(default_factory=list)
-    """Paths at which somebody followed a redirect."""
+    """Paths from which a redirect was followed."""
     delay: float = 0.0
-    """Seconds before each answer."""
+    """Seconds before each response."""
     port: int = 0
     _endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self.address}:{self.port}{path}"
 
     def behave(
         self, path: str, behaviour: Behaviour, seconds: float, *, takes: bool = False, again: bool = False
     ) -> None:
-        """For so long from now on, and where it does it again, of every three times as long."""
+        """Behave like this for so many seconds from now; if repeated, for a third of the time."""
         self._endpoints[path] = Endpoint(behaviour, takes, seconds, again, time.time())
 
     def take_everything(self) -> None:
-        """From now on, everywhere."""
+        """From now on, respond 204 on every path."""
         self._endpoints.clear()
 
     async def receive(self, request: web.Request) -> web.StreamResponse:
@@ -100,31 +104,33 @@ class Receiver:
         behaviour = endpoint.behaviour if endpoint is not None and troubled else TAKING
         try:
             return await behaviour(request)
-        except ConnectionResetError:  # the other side has had enough of it
+        except ConnectionResetError:  # the client closed the connection
             return web.Response(status=204)
 
 
 @asynccontextmanager
-async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver on a free port."""
-    recording = Receiver()
+async def receiver(address: str = "127.0.0.1") -> AsyncIterator[Receiver]:
+    """A receiver on a free port of this address."""
+    recording = Receiver(address)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", recording.receive)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01, handler_cancellation=True)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    await web.TCPSite(runner, address, 0, backlog=1024).start()
     recording.port = runner.addresses[0][1]
-    yield recording
-    await runner.cleanup()
+    try:
+        yield recording
+    finally:
+        await runner.cleanup()
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One message as it came."""
+    """One message as it arrived."""
 
     id: str
     stem: str
-    """The type without vendor prefix."""
+    """The event type without the vendor prefix."""
     subject: str
     sequence: int
     data: dict[str, Any]
@@ -134,31 +140,33 @@ class Heard:
 
 @dataclass
 class Recorder:
-    """A downstream system with a durable queue of its own, which comes back whenever the broker does."""
+    """A subscriber with a durable queue, which reconnects whenever the broker returns."""
 
     amqp_url: str
+    """One URL, or one for each node of a cluster."""
+    queue: str
     heard: list[Heard] = field(default_factory=list)
     bound: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Listen for ever."""
-        while True:
+        """Consume until cancelled."""
+        for url in itertools.cycle(split_amqp_urls(self.amqp_url)):
             try:
-                await self._listen()
+                await self._listen(URL(url))
             except (AMQPError, OSError, RuntimeError):
                 self.bound.clear()
                 await asyncio.sleep(0.1)
 
-    async def _listen(self) -> None:
-        connection = aio_pika.Connection(URL(self.amqp_url))
-        async with connection:  # closed, too, when it cannot be made
+    async def _listen(self, url: URL) -> None:
+        connection = aio_pika.Connection(url)
+        async with connection:  # closes it even if connecting failed
             await connection.connect(timeout=5)
             lost = asyncio.Event()
             connection.close_callbacks.add(lambda *_: lost.set())
             channel = await connection.channel()
             channel.close_callbacks.add(lambda *_: lost.set())
             await channel.set_qos(prefetch_count=500)
-            queue = await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+            queue = await channel.declare_queue(self.queue, durable=True, arguments={"x-queue-type": "quorum"})
             await queue.bind(Exchange.EVENTS, "#")
             await queue.consume(self._take)
             self.bound.set()
@@ -175,9 +183,9 @@ class Recorder:
 
 
 @asynccontextmanager
-async def recorder(amqp_url: str) -> AsyncIterator[Recorder]:
+async def recorder(amqp_url: str, queue: str = QUEUE) -> AsyncIterator[Recorder]:
     """A recorder whose queue is bound."""
-    recording = Recorder(amqp_url)
+    recording = Recorder(amqp_url, queue)
     task = asyncio.create_task(recording.run(), name="recorder")
     try:
         async with asyncio.timeout(30):

@@ -1,1 +1,3 @@
-"""What nobody sends on purpose: requests, definitions, events and answers that hypothesis and schemathesis make up."""
+"""Fuzzing with hypothesis and schemathesis: generated requests, definitions, events and responses. Fails on any 5xx or
+unhandled exception.
+"""

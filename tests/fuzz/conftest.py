@@ -1,4 +1,4 @@
-"""What all files share: one running Tokenwire, with the server that its calls and webhooks go to."""
+"""One running Tokenwire for all files, and the server that its calls and webhooks go to."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Requests as they should be, by the name of the operation: what to begin from in order to get far."""
+"""Valid requests by operation, from which variations start."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,12 @@ POLICY: Document = {
     "meta_data": META_DATA,
 }
 RULES: Document = {
-    "access_rights": {"orders-api": RIGHT},
+    "apply_policies": ["known"],
+    "is_inactive": False,
+    "expires": -1,
+    "access_rights": {
+        "orders-api": {**RIGHT, "limit": {"rate": 0, "per": 0, "quota_max": -1, "quota_renewal_rate": -1}}
+    },
     "rate": 1,
     "per": 2.5,
     "quota_max": 5,
@@ -56,7 +61,11 @@ _CODE: Document = {
 }
 _ISSUED: Document = _CODE | {
     "subject": "alice",
-    "key_rules": {**RULES, "access_rights": {"REAL_API_ID": {"api_id": "REAL_API_ID"}}},
+    "key_rules": {
+        **RULES,
+        "apply_policies": [],
+        "access_rights": {"REAL_API_ID": {"api_id": "REAL_API_ID"}},
+    },
 }
 _REVOKED: Sequence[Document] = (
     {"token": "REAL_ACCESS", "token_type_hint": "access_token"},
@@ -75,8 +84,8 @@ def _classic(api_id: str, place: str) -> Document:
     return changed(changed(definition("orders-classic.json"), "api_id", api_id), "proxy/listen_path", f"/{place}/")
 
 
-_OAS, _OAS_AGAIN = _oas("REAL_NEW", "REAL_NEW"), _oas("REAL_API_ID", "REAL_PLACE")
-_CLASSIC, _CLASSIC_AGAIN = _classic("REAL_NEW", "REAL_NEW"), _classic("REAL_API_ID", "REAL_PLACE")
+_OAS, _OAS_AGAIN = _oas("REAL_NEW", "REAL_NEW"), _oas("REAL_API_ID", "REAL_API_REF")
+_CLASSIC, _CLASSIC_AGAIN = _classic("REAL_NEW", "REAL_NEW"), _classic("REAL_API_ID", "REAL_API_REF")
 _POLICY = {**POLICY, "_id": "REAL_NEW", "access_rights": {"REAL_API_ID": {**RIGHT, "api_id": "REAL_API_ID"}}}
 _POLICY_AGAIN = {**_POLICY, "_id": "REAL_POLICY_ID"}
 _NEW_CLIENT: Document = {
@@ -135,12 +144,12 @@ QUERIES: Mapping[str, Document] = {
     "listTokens": {"page": "1"},
     "listTokensOnShortPath": {"page": "2"},
     "streamEvents": {"types": "token.*,grant.revoked", "api_id": "REAL_API_ID"},
-    "auditEvents": {"from": "REAL_NOW"},
+    "reconcileEvents": {"from": "REAL_NOW"},
     "getClientUsage": {**_WHEN, "per": "day", "api_id": "REAL_API_ID", "limit": "2", "after": "2026-05-04.a.b"},
     "listChanges": {**_WHEN, "operator": "REAL_OPERATOR_ID", "action": "client.*", "limit": "3", "after": "evt_0"},
     "listDeliveries": {**_WHEN, "api_id": "REAL_API_ID", "state": "pending", "limit": "2", "after": "REAL_DELIVERY_ID"},
 }
-"""Parameters of the query; lists without one have `p`."""
+"""Query parameters; lists without an entry have `p`."""
 
 HEADERS: Mapping[str, Document] = {
     "verify": {"X-Forwarded-Uri": "/REAL_URI?a=b", "X-Forwarded-Method": "POST", "X-Forwarded-For": "203.0.113.7"},

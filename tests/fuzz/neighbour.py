@@ -1,4 +1,4 @@
-"""The server that calls and webhooks go to: it answers whatever it is told to."""
+"""A server for calls and webhooks that responds with arbitrary bytes."""
 
 import socket
 import threading
@@ -11,10 +11,10 @@ _PATIENCE = 20.0
 
 
 class Neighbour:
-    """A server that answers every request with the bytes that it is told to, and then hangs up."""
+    """Responds to every request with the given bytes, then closes the connection."""
 
     def __init__(self) -> None:
-        self.answer = OK
+        self.response = OK
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -40,7 +40,7 @@ class Neighbour:
                 head = b""
                 while _HEAD_END not in head and (piece := connection.recv(65536)):
                     head += piece
-                connection.sendall(self.answer)
+                connection.sendall(self.response)
                 connection.shutdown(socket.SHUT_WR)
-                while connection.recv(65536):  # what is still sent must not be answered with a reset
+                while connection.recv(65536):  # unread data would cause a reset
                     pass

@@ -1,4 +1,4 @@
-"""Requests for the operations that the generated OpenAPI documents describe, and what they say of each answer."""
+"""Generates requests for the operations in the OpenAPI documents, and checks the responses against them."""
 
 import re
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from contracts.http import JSON, YAML, Caller, Operation, Service
-from contracts.operations import operations_of
+from contracts.operations import JSON, YAML, Caller, Operation, Service
+from services.operation_catalog import operations_by
 from tests.fuzz.extent import examples
 from tests.fuzz.models import BODIES, HEADERS, QUERIES
 from tests.fuzz.records import Records
@@ -38,7 +38,7 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 LISTENED_WITHIN = 0.5
-"""Seconds after which a stream that does not end by itself is left."""
+"""Seconds after which an endless stream is closed."""
 CREDENTIALS = {
     Caller.ANYBODY: [""],
     Caller.CLIENT: ["Basic REAL_BASIC"],
@@ -50,13 +50,13 @@ _SENDABLE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FRAMING = frozenset(
     {"connection", "content-length", "expect", "host", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-"""Headers about the message: with others than its own it is none, which is test_raw_http's matter."""
+"""Message framing headers; wrong values are tested in test_raw_http."""
 _WRITERS = {JSON: json_bytes, YAML: yaml_bytes}
 
 
 def each_operation(service: Service) -> pytest.MarkDecorator:
-    """One test for every operation of the service."""
-    own = [operation for operation in operations_of(service) if operation.service is service]
+    """Parametrises a test with every operation of the service."""
+    own = [operation for operation in operations_by(service) if operation.service is service]
     return pytest.mark.parametrize("operation", [pytest.param(each, id=each.name) for each in own])
 
 
@@ -67,14 +67,14 @@ def _described(service: Service) -> Any:
 
 @st.composite
 def cases(draw: st.DrawFn, operation: Operation) -> Any:
-    """A request as schemathesis makes it of the description, right or wrong; most get real ids and credentials."""
+    """Valid and invalid requests for the operation, most with real ids and credentials."""
     described = _described(operation.service).find_operation_by_id(operation.name)
     mode = draw(st.sampled_from(list(GenerationMode)))
     case = draw(described.as_strategy(generation_mode=mode))
     for name in re.findall(r"{(\w+)}", operation.path):
         if not draw(_one_in(6)):
             case.path_parameters[name] = _in_path(draw(_mostly(_real(operation, name))))
-    if operation.parameters and operation.parameters.place == "query" and not draw(_one_in(3)):
+    if operation.parameters and operation.parameters.location == "query" and not draw(_one_in(3)):
         case.query = _only_texts(draw(documents_like(QUERIES.get(operation.name, {"p": "1"}))))
     if operation.name in HEADERS and not draw(_one_in(3)):
         said = {name: draw(_mostly(value)) for name, value in HEADERS[operation.name].items()}
@@ -103,7 +103,7 @@ def _authorize(draw: st.DrawFn, case: Any, operation: Operation) -> None:
 
 
 def _one_in(number: int) -> st.SearchStrategy[bool]:
-    return st.integers(1, number).map(lambda drawn: drawn == number // 2 + 1)  # the ends come more often than the rest
+    return st.integers(1, number).map(lambda drawn: drawn == number // 2 + 1)  # favours the two ends
 
 
 def _mostly(text: str) -> st.SearchStrategy[str]:
@@ -112,7 +112,7 @@ def _mostly(text: str) -> st.SearchStrategy[str]:
 
 def _in_path(text: str) -> str:
     quoted = quote(text, safe="", errors="replace")
-    return quoted if quoted.strip(".") else "-"  # one segment of the path, which no client takes away
+    return quoted if quoted.strip(".") else "-"  # one path segment, which no client normalises away
 
 
 def _only_texts(query: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _bodies(models: Sequence[dict[str, Any]], media_type: str) -> st.SearchStrat
 
 
 def written(document: Any, media_type: str) -> bytes:
-    """The document in this language."""
+    """The document in this format."""
     return _WRITERS.get(media_type, _form_bytes)(document)
 
 
@@ -142,18 +142,18 @@ def _form_bytes(document: Any) -> bytes:
 
 
 def fuzz(running: Running, operation: Operation, count: int) -> None:
-    """So many requests are each answered as the description says, and the log says nothing of a surprise."""
+    """Every response matches its description, and the log has no unexpected error."""
     since, records = running.logged, [Records(running)]
 
     @examples(count)
     @given(cases(operation))
     def attempt(case: Any) -> None:
-        answer = _sent(case, running, records[-1], operation)
-        case.validate_response(answer, checks=CONFORMANCE)
+        response = _sent(case, running, records[-1], operation)
+        case.validate_response(response, checks=CONFORMANCE)
         if operation.method == "GET" or operation.name == "introspect":
             return
         records[-1].spend()
-        if answer.status_code < 300 and operation.method in {"PUT", "DELETE"}:
+        if response.status_code < 300 and operation.method in {"PUT", "DELETE"}:
             records.append(Records(running))
 
     attempt()

@@ -1,4 +1,4 @@
-"""Records that a request may be about, and what a client or user may present: real ones, made when asked for."""
+"""Real records, codes and tokens for requests, created on demand."""
 
 import base64
 import re
@@ -20,7 +20,7 @@ _EXTENSION = "x-tyk-api-gateway"
 
 
 class Records:
-    """One API with what belongs to it. `REAL_CLIENT_ID` in a text stands for the id of its client, and so on."""
+    """An API with its records. `REAL_CLIENT_ID` in a text stands for its client's id, and so on."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -28,7 +28,7 @@ class Records:
         self._makers: Mapping[str, Callable[[], str]] = {
             "REAL_KEY": lambda: running.key,
             "REAL_API_ID": lambda: str(self._api["id"]),
-            "REAL_PLACE": lambda: str(self._api["place"]),
+            "REAL_API_REF": lambda: str(self._api["place"]),
             "REAL_URI": lambda: f"{self._api['place']}/things",
             "REAL_CLIENT_ID": lambda: str(self._client["client_id"]),
             "REAL_SECRET": lambda: str(self._client["secret"]),
@@ -49,15 +49,15 @@ class Records:
         return self.resolved(f"REAL_{name}")
 
     def resolved(self, text: str) -> str:
-        """The text with what each of its placeholders stands for."""
+        """The text with its placeholders replaced."""
         return _REAL.sub(lambda found: self._one(found[0]), text)
 
     def resolved_bytes(self, data: bytes) -> bytes:
-        """The same of bytes."""
+        """The same for bytes."""
         return self.resolved(data.decode("latin-1")).encode("latin-1") if b"REAL_" in data else data
 
     def resolved_all(self, value: Any) -> Any:
-        """The same of every text in a document."""
+        """The same for every text in a document."""
         match value:
             case str():
                 return self.resolved(value)
@@ -70,7 +70,7 @@ class Records:
         return value
 
     def spend(self) -> None:
-        """Codes and tokens may have been used: the next are new."""
+        """Codes and tokens may have been used, so create new ones next time."""
         for name in ("REAL_CODE", "REAL_ACCESS", "REAL_REFRESH", "REAL_TOKEN_ID", "REAL_NEW"):
             self._made.pop(name, None)
         self.__dict__.pop("_tokens", None)
@@ -89,8 +89,8 @@ class Records:
             api_document(), f"{_EXTENSION}/server/authentication/securitySchemes/tykOAuth/notifications", hook
         )
         document = changed(document, f"{_EXTENSION}/upstream/url", f"{self._running.neighbour.url}/up")
-        answer = self._running.ask("POST", "/api/apis/oas", json=document)
-        return {"id": answer["ID"], "place": document[_EXTENSION]["server"]["listenPath"]["value"].strip("/")}
+        response = self._running.ask("POST", "/api/apis/oas", json=document)
+        return {"id": response["ID"], "place": document[_EXTENSION]["server"]["listenPath"]["value"].strip("/")}
 
     @cached_property
     def _client(self) -> dict[str, Any]:
@@ -102,7 +102,9 @@ class Records:
     def _tokens(self) -> dict[str, Any]:
         form = {"grant_type": "authorization_code", "code": self._code(), "redirect_uri": CALLBACK}
         headers = {"Authorization": self.resolved("Basic REAL_BASIC")}
-        tokens: dict[str, Any] = self._running.ask("POST", f"/{self['PLACE']}/oauth/token", data=form, headers=headers)
+        tokens: dict[str, Any] = self._running.ask(
+            "POST", f"/{self['API_REF']}/oauth/token", data=form, headers=headers
+        )
         return tokens
 
     def _code(self) -> str:

@@ -1,4 +1,4 @@
-"""A whole Tokenwire in a process of its own, which must not be surprised by anything."""
+"""A whole Tokenwire in a separate process that must not fail unexpectedly."""
 
 import json
 import re
@@ -18,16 +18,16 @@ from tests.ports import free_port
 
 READY_WITHIN = 60.0
 ANSWER_WITHIN = 20.0
-"""Seconds in which every request is answered."""
+"""Seconds within which every request must get a response."""
 QUIET = 0.25
-"""Seconds without another byte after which a connection is taken for one that waits for more of the request."""
+"""Seconds without data after which a connection counts as waiting for the rest of the request."""
 _STATUS = re.compile(rb"(?:^|\n)HTTP/1\.[01] ([0-9]{3})")
 TROUBLE = ('"level":"error"', '"level":"critical"', "Traceback (most recent call last)")
-"""What a log says of what nobody foresaw."""
+"""Signs of an unexpected error in a log."""
 
 
 class Running:
-    """Every service on one port, with a MongoDB and nothing throttled; `with` starts it and ends it."""
+    """All services on one port with MongoDB and without throttling; `with` starts and stops it."""
 
     def __init__(self, mongodb_url: str, home: Path, neighbour: Neighbour) -> None:
         self.neighbour = neighbour
@@ -55,7 +55,7 @@ class Running:
     def __enter__(self) -> Self:
         self._program.start()
         deadline = time.monotonic() + READY_WITHIN
-        while not self._answers():
+        while not self._responses():
             assert self._program.running, f"it ended:\n{self._program.output}"
             assert time.monotonic() < deadline, f"not ready in time:\n{self._program.output}"
             time.sleep(0.1)
@@ -65,38 +65,38 @@ class Running:
         self.http.close()
         self._program.close()
 
-    def _answers(self) -> bool:
+    def _responses(self) -> bool:
         try:
-            return self.http.get(f"{self.url}/readyz", timeout=ANSWER_WITHIN).status_code == 200
+            return bool(self.http.get(f"{self.url}/readyz", timeout=ANSWER_WITHIN).json()["status"] == "ok")
         except requests.ConnectionError:
             return False
 
     @property
     def logged(self) -> int:
-        """How many bytes it has logged."""
+        """Size of its log in bytes."""
         return self._log.stat().st_size
 
     def troubles(self, since: int) -> list[str]:
-        """The lines by which it said, after so many bytes, that it did not foresee something; that it ended is one."""
-        self.http.get(f"{self.url}/healthz", timeout=ANSWER_WITHIN)  # what was logged before this is written
+        """Lines after this offset that report an unexpected error, or its end."""
+        self.http.get(f"{self.url}/healthz", timeout=ANSWER_WITHIN)  # flushes the log
         with self._log.open("rb") as log:
             log.seek(since)
             lines = log.read().decode(errors="replace").split("\n")
         return [line for line in lines if any(mark in line for mark in TROUBLE) or not _is_line(line)]
 
     def ask(self, method: str, path: str, status: int = 200, **request: Any) -> Any:
-        """What it answers with this status, as JSON; as the first operator unless the headers say otherwise."""
+        """The JSON response, which must have this status; by default as the first operator."""
         headers = {"Authorization": self.key, **request.pop("headers", {})}
-        answer = self.http.request(method, self.url + path, headers=headers, timeout=ANSWER_WITHIN, **request)
-        assert answer.status_code == status, (method, path, answer.status_code, answer.text)
-        return answer.json()
+        response = self.http.request(method, self.url + path, headers=headers, timeout=ANSWER_WITHIN, **request)
+        assert response.status_code == status, (method, path, response.status_code, response.text)
+        return response.json()
 
     def statuses(self, raw: bytes) -> list[int]:
-        """Of the responses to these bytes, until it hangs up or waits for more of them."""
+        """Statuses of the responses to these bytes, until the server closes or waits for more."""
         received = b""
         with (
             socket.create_connection(("127.0.0.1", self.port), timeout=QUIET) as connection,
-            suppress(TimeoutError, ConnectionError),  # it waits for more, or has had enough
+            suppress(TimeoutError, ConnectionError),  # waits for more, or has closed
         ):
             connection.sendall(raw)
             while piece := connection.recv(65536):

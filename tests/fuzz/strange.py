@@ -1,4 +1,4 @@
-"""Strange values: what is nearly right, and what has broken readers before."""
+"""Unusual values: nearly valid ones, and those that have broken parsers before."""
 
 import copy
 import json
@@ -28,21 +28,21 @@ BITS = (
         "!!python/name:os",
     ),
 )
-"""Pieces of text that mean something somewhere."""
+"""Text with a special meaning somewhere."""
 
 NUMBERS: Sequence[Any] = (
     *(0, -0.0, 1, -1, -2, 0.5, 1e-320, 1e308, 1.5e16, 2**31, 2**32, 2**53 + 1),
     *(2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400),
 )
-"""Where numbers are cut off, or become others."""
+"""Numbers around limits of representation."""
 
 CONFUSED = ("inf", "-Infinity", "nan", "NaN", "1e30", "1e400", "9" * 20, "-1", " 1 ", "1_0", "true", "null", "٣")
-"""Text that may be taken for a number."""
+"""Text that may be parsed as a number."""
 
 NESTED = b"[" * 5000 + b"]" * 5000
 
 any_text = st.text(st.characters(), max_size=40)
-"""Also half a surrogate pair: JSON may say it, and a header or a path that is not UTF-8 is read as such."""
+"""Includes lone surrogates, which occur in JSON and in non-UTF-8 headers and paths."""
 plain_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 pieces = st.lists(st.sampled_from(BITS) | any_text, max_size=6).map("".join)
 scalars = st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.integers() | st.floats(allow_nan=False) | pieces
@@ -53,7 +53,7 @@ documents = st.recursive(
 
 @st.composite
 def texts_like(draw: st.DrawFn, *models: str) -> str:
-    """One of the models with a few places changed, or anything else."""
+    """A model with a few changes, or any other text."""
     if not models or draw(st.integers(0, 7)) == 0:
         return draw(pieces)
     text = draw(st.sampled_from(models))
@@ -66,7 +66,7 @@ def texts_like(draw: st.DrawFn, *models: str) -> str:
 
 @st.composite
 def bytes_like(draw: st.DrawFn, *models: bytes) -> bytes:
-    """One of the models with a few places changed, or anything else."""
+    """A model with a few changes, or any other bytes."""
     if not models or draw(st.integers(0, 7)) == 0:
         return draw(st.binary(max_size=60))
     data = draw(st.sampled_from(models))
@@ -79,7 +79,7 @@ def bytes_like(draw: st.DrawFn, *models: bytes) -> bytes:
 
 @st.composite
 def documents_like(draw: st.DrawFn, *models: Any) -> Any:
-    """One of the models with up to three members replaced, changed, taken away or added."""
+    """A model with up to three members replaced, changed, removed or added."""
     document = copy.deepcopy(draw(st.sampled_from(models)))
     for _ in range(draw(st.integers(0, 3))):
         path = draw(st.sampled_from(list(_paths(document))))
@@ -134,7 +134,7 @@ def _added(place: Any, key: Any, draw: st.DrawFn) -> Any:
 
 
 def _buried(place: Any, key: Any, draw: st.DrawFn) -> Any:
-    """About as deep as readers and writers go."""
+    """Nested about as deep as parsers and writers allow."""
     for _ in range(draw(st.sampled_from([20, 99, 101, 254, 260, 500]))):
         place[key] = [place[key]]
     return place
@@ -146,7 +146,7 @@ _CHANGES: Sequence[Change] = (_replaced, _altered, _altered, _taken_away, _added
 
 
 def json_bytes(document: Any) -> bytes:
-    """JSON; what is nested too deep for the writer becomes a text that is for every reader."""
+    """JSON; documents too deep for the writer are built as text."""
     try:
         return json.dumps(document).encode()
     except (RecursionError, ValueError):
@@ -154,7 +154,7 @@ def json_bytes(document: Any) -> bytes:
 
 
 def yaml_bytes(document: Any) -> bytes:
-    """YAML."""
+    """The document as YAML, or as JSON if it cannot be written as YAML."""
     try:
         return yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)).encode(errors="replace")
     except (RecursionError, yaml.YAMLError, UnicodeError):

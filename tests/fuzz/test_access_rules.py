@@ -1,4 +1,4 @@
-"""What says what a token may do: policies with their expressions, `key_rules`, metadata that becomes headers."""
+"""Access rules: policies with expressions, `key_rules`, and metadata for headers."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from contracts.clients import Client
 from contracts.limits import RateLimit
 from contracts.policies import Policy
-from libs.http.errors import BadRequest
+from libs.http.error_responses import BadRequest
 from libs.oauth.errors import AccessDenied, InvalidRequest
-from libs.policies import KeyRules, access_on, compiled, counted_under
-from libs.tyk.document import parse
-from libs.tyk.errors import InvalidDefinition
+from libs.policies import KeyRules, PolicySets, access_on, compiled, counted_under
+from libs.tyk.definition_text import parse
+from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.oas import read_oas
-from services.authorization.key_rules import parse_key_rules
-from services.gateway.metadata import injected_headers
+from services.authorization.key_rules import parse_key_rules, require_narrower
+from services.gateway.injected_headers import injected_headers
 from services.gateway.paths import readings
 from services.management.policies import _view, read_policy
 from tests.fuzz.extent import examples
@@ -39,12 +40,15 @@ API = read_oas(
     now=NOW,
 )
 KNOWN = Policy(policy_id="known", access_rights={API.api_id: RIGHT}, rate=10, per=1, created_at=NOW, updated_at=NOW)
+CLIENT = Client(client_id="app", api_id=API.api_id, created_at=NOW, updated_at=NOW)
 PATHS = ("/orders/get/1", "/orders/things", "/orders/get/1/../../etc")
 
 
-def require_usable(policies: list[Policy] | None, rules: KeyRules | None, meta_data: dict[str, Any]) -> None:
-    """The gateway can decide by it, count by it, and tell the upstream and the client of it."""
-    access = access_on(API, API.api_id, policies, rules, meta_data)
+def require_usable(
+    policies: list[Policy] | None, rules: KeyRules | None, meta_data: dict[str, Any], *others: list[Policy]
+) -> None:
+    """The gateway can decide and count by it, and report it to upstream and client."""
+    access = access_on(API, API.api_id, PolicySets(policies, others), rules, meta_data)
     if access is None:
         return
     for path in PATHS:
@@ -61,7 +65,7 @@ def require_usable(policies: list[Policy] | None, rules: KeyRules | None, meta_d
 @examples(400)
 @given(documents_like(POLICY).map(json_bytes))
 def test_a_policy_is_kept_and_applied_or_refused(body: bytes) -> None:
-    """Its expressions, limits, rights and metadata."""
+    """A policy is stored and applied, or refused."""
     with suppress(BadRequest, ValidationError, InvalidDefinition):
         said = read_policy(parse(body, "application/json"))
         fields = {name: getattr(said, name) for name in type(said).model_fields if name != "id"}
@@ -77,34 +81,37 @@ def test_a_policy_is_kept_and_applied_or_refused(body: bytes) -> None:
 @examples(400)
 @given(documents_like(RULES).map(json_bytes).map(lambda body: body.decode()), st.booleans())
 def test_key_rules_are_kept_and_applied_or_refused(text: str, has_policy: bool) -> None:
-    """They narrow what the policies allow, whatever they say."""
+    """Key rules are stored and narrow the policies, or are refused."""
     policies = [KNOWN] if has_policy else []
+    client = CLIENT.model_copy(update={"policy_ids": ("known",) if has_policy else ()})
     with suppress(InvalidRequest, AccessDenied):
-        kept = parse_key_rules(text, API.api_id, policies)
-        BSON.encode({"key_rules": orjson.dumps(kept)})
-        require_usable(policies or None, KeyRules.model_validate(kept), {})
+        parsed = parse_key_rules(text)
+        applied = [KNOWN if policy_id == "known" else None for policy_id in parsed.rules.apply_policies]
+        require_narrower(parsed.rules, API, client, policies, applied, NOW)
+        BSON.encode({"key_rules": orjson.dumps(parsed.stored), "expires_at": parsed.expires_at})
+        require_usable(policies or None, KeyRules.model_validate(parsed.stored), {}, *([[KNOWN]] if applied else []))
 
 
 @examples(200)
 @given(texts_like('{"rate": 1}', orjson.dumps(RULES).decode()))
 def test_key_rules_that_are_no_json_are_refused(text: str) -> None:
-    """They come as text."""
+    """Key rules that are not JSON are refused."""
     with suppress(InvalidRequest, AccessDenied):
-        parse_key_rules(text, API.api_id, [KNOWN])
+        parse_key_rules(text)
 
 
 @examples(400)
 @given(texts_like("^/orders/[0-9]+$", "(a|b)*c", "(?i)x{1,9}", "\\pL+", "[[:digit:]]"), texts_like(*PATHS))
 def test_an_expression_is_matched_or_refused(url: str, path: str) -> None:
-    """With a text that names it, in time linear in the path."""
+    """An expression matches in linear time, or is refused by name."""
     with suppress(ValueError):
-        compiled(url).search(path)
+        compiled(url).search(path.encode())
 
 
 @examples(300)
 @given(st.dictionaries(st.sampled_from(["tier", "name", "deep", "flag"]), documents | any_text | pieces))
 def test_metadata_becomes_headers_that_can_be_sent(meta_data: dict[str, Any]) -> None:
-    """Printable ASCII, with no line break to begin another header (RFC 9110 §5.5)."""
+    """Metadata becomes printable ASCII without line breaks (RFC 9110 §5.5)."""
     headers = injected_headers(API, meta_data)
     assert set(headers) == {header["name"] for header in HEADERS}
     assert all(value.isascii() and value.isprintable() for value in headers.values())

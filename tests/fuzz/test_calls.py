@@ -1,4 +1,4 @@
-"""A call as the gateway reads it: who forwards it, which path it is on, which token and version it presents."""
+"""How the gateway reads a call: client address, path, token and version."""
 
 import ipaddress
 from contextlib import suppress
@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from contracts.apis import Api, TokenLocation, Versioning
-from libs.addresses import TrustedProxies, site
-from libs.oauth.attempts import Limit
+from libs.client_address import TrustedProxies, site
+from libs.oauth.login_limits import Limit
 from libs.tyk.oas import read_oas
+from services.gateway.bearer_token import bearer_token
+from services.gateway.calls import Call
 from services.gateway.decision import Admitted
-from services.gateway.destinations import destination, without_parameter
-from services.gateway.frames import Frames
-from services.gateway.headers import _hide_token, as_text, end_to_end
+from services.gateway.header_fields import as_text, end_to_end
 from services.gateway.paths import ORIGIN_FORM, below, leads_out, readings
-from services.gateway.presented import Call, presented_token
+from services.gateway.queries import without_parameter
 from services.gateway.refusals import Denial
-from services.gateway.versions import requested_version
+from services.gateway.upstream_headers import _hide_token_cookie
+from services.gateway.upstream_urls import upstream_url
+from services.gateway.versions import requested_versions
+from services.gateway.websocket_frames import FrameTracker
 from tests.fuzz.extent import examples
 from tests.fuzz.strange import bytes_like, texts_like
 from tests.fuzz.test_definitions import NOW
@@ -44,8 +47,8 @@ VERSIONINGS = [
 
 @examples(300)
 @given(st.lists(texts_like(*FORWARDED), max_size=4).map(",".join), texts_like("127.0.0.1", "10.1.2.3", "::1", "unix:"))
-def test_whoever_is_said_to_have_sent_a_call_has_an_address(forwarded: str, peer: str) -> None:
-    """An address, or what the peer is, however the proxies wrote it; it can be counted under and logged."""
+def test_forwarded_headers_give_an_address(forwarded: str, peer: str) -> None:
+    """Any forwarded header gives an address that can be counted and logged."""
     address = PROXIES.client(peer, forwarded)
     site(address)
     if address != peer:
@@ -57,17 +60,18 @@ def test_whoever_is_said_to_have_sent_a_call_has_an_address(forwarded: str, peer
 @examples(400)
 @given(texts_like(*URIS))
 def test_a_path_is_read_and_leads_below_its_upstream(uri: str) -> None:
-    """However often it is decoded, and wherever its dots lead."""
+    """Any path stays below its upstream's, however it is encoded."""
     path, _, query = uri.partition("?")
     found = readings(path)
-    assert path in found
-    assert len(found) <= 64
+    assert path in found or not found
+    assert len(found) <= 128
+    assert sum(map(len, found)) <= 32 * 1024
     leads_out(path)
     if not ORIGIN_FORM.fullmatch(uri) or not f"{path}/".startswith((API.listen_path, f"/{API.api_id}/")):
-        return  # no call of the API comes so far
+        return  # no such call is forwarded
     for api in (API, STRIPPED):
         below(path, api)
-        url = destination(Call("GET", path, query, {}, dict), Admitted(api))
+        url = upstream_url(Call("GET", path, query), Admitted(api))
         if url is not None:
             assert str(url).isascii()
             assert urlsplit(str(url)).netloc == urlsplit(api.upstream_url).netloc
@@ -84,13 +88,15 @@ def test_a_path_is_read_and_leads_below_its_upstream(uri: str) -> None:
 def test_a_token_and_a_version_are_presented_or_not(
     uri: str, headers: list[tuple[str, str]], cookies: dict[str, str], location: TokenLocation, bare: bool
 ) -> None:
-    """A token has no space around it, a version is a text."""
+    """A token has no surrounding spaces; a version is text."""
     path, _, query = uri.partition("?")
-    call = Call("GET", path, query, CIMultiDictProxy(CIMultiDict(headers)), lambda: cookies)
-    token = presented_token(call, location, bare=bare)
+    raw = [(name.encode(), value.encode(errors="replace")) for name, value in headers]
+    call = Call("GET", path, query, CIMultiDictProxy(CIMultiDict(headers)), lambda: cookies, raw)
+    token = bearer_token(call, location, bare=bare)
     assert isinstance(token, Denial) or token == token.strip() != ""
     for versioning in VERSIONINGS:
-        assert requested_version(call, API, versioning)
+        versions = requested_versions(call, API, versioning)
+        assert isinstance(versions, Denial) or versions or not call.paths
     without_parameter(query, location.query)
 
 
@@ -107,14 +113,11 @@ HEADERS = (
 @given(
     st.lists(bytes_like(*HEADERS).map(lambda line: line.partition(b": ")[::2]), max_size=5), st.sampled_from(LOCATIONS)
 )
-def test_headers_go_through_without_what_is_for_one_connection(
-    raw: list[tuple[bytes, bytes]], location: TokenLocation
-) -> None:
-    """As text that a header can hold."""
+def test_hop_by_hop_headers_are_removed(raw: list[tuple[bytes, bytes]], location: TokenLocation) -> None:
+    """Hop-by-hop headers are removed; the others are valid."""
     headers = CIMultiDict(end_to_end(raw))
     assert "Connection" not in headers
-    _hide_token(headers, location)
-    assert location.header is None or location.header not in headers
+    _hide_token_cookie(headers, location)
     for value in (*headers.values(), *map(as_text, (value for _, value in raw))):
         assert not any((character < " " and character != "\t") or character == "\x7f" for character in value)
 
@@ -126,8 +129,8 @@ def test_headers_go_through_without_what_is_for_one_connection(
     )
 )
 def test_frames_are_followed_whatever_comes(arriving: list[bytes]) -> None:
-    """To a boundary, if there is one; the length that a frame names is never made room for."""
-    frames, to_boundary = Frames(), Frames()
+    """FrameTracker are followed to a boundary, without allocating their claimed length."""
+    frames, to_boundary = FrameTracker(), FrameTracker()
     for data in arriving:
         assert frames.follow(data) == len(data) or frames.closing
         assert 0 <= to_boundary.follow(data, to_boundary=True) <= len(data)
@@ -135,8 +138,8 @@ def test_frames_are_followed_whatever_comes(arriving: list[bytes]) -> None:
 
 @examples(200)
 @given(texts_like("127.0.0.1,10.0.0.0/8", "2001:db8::/32"), texts_like("20/60", "1/1"))
-def test_settings_about_strangers_are_read_or_refused(proxies: str, limit: str) -> None:
-    """With a ValueError, which becomes the one line that the start ends with."""
+def test_address_settings_are_read_or_refused(proxies: str, limit: str) -> None:
+    """Settings about addresses are valid or raise ValueError, which becomes one line at the start."""
     with suppress(ValueError):
         TrustedProxies.parse(proxies)
     with suppress(ValueError):

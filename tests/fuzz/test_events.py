@@ -1,4 +1,4 @@
-"""Events and commands as their consumers read them: handled, put back or parked, and never a surprise."""
+"""Consumers handle, retry or dead-letter any event and command."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.bus.local import LocalBus
 from libs.bus.port import Delivery, Drop, Exchange, Message, Retry, Subscription
 from libs.bus.topics import matches
-from services.management.listeners import Choice, Listener, Listeners
+from services.management.stream_subscribers import EventFilter, StreamSubscriber, StreamSubscribers
 from tests.builders import make_policy, settle
 from tests.fuzz.extent import examples
 from tests.fuzz.strange import NESTED, bytes_like, documents_like, json_bytes, pieces, texts_like
@@ -23,13 +24,13 @@ from tests.services.test_consumers_twice import TESTED, Bus
 
 @dataclass
 class Consumers:
-    """Everybody who listens in all six services, and what they were told while every kind of event happened."""
+    """All consumers of all six services, and the messages of every kind."""
 
     subscriptions: list[Subscription] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
 
     def of(self, message: Message) -> list[Subscription]:
-        """Those who get a message with its key."""
+        """The consumers that get a message with this routing key."""
         return [each for each in self.subscriptions if any(matches(key, message.key) for key in each.keys)]
 
 
@@ -46,6 +47,7 @@ async def _consumers(mongodb_url: str) -> AsyncIterator[Consumers]:
         await settle(system.deps)
         command = token_event(await api_to(running.deps, endpoint.url())).message
         consumers.messages = [*bus.published, command]
+        assert isinstance(running.deps.bus, LocalBus)
         taking = [consumer.subscription for consumer in running.deps.bus._consumers]
         ours = [each for each in (*bus.subscriptions.values(), *taking) if not each.name.startswith("heard")]
         assert {each.name for each in ours} == TESTED
@@ -54,7 +56,7 @@ async def _consumers(mongodb_url: str) -> AsyncIterator[Consumers]:
 
 
 async def use_everything(system: System) -> None:
-    """Events of nearly every type."""
+    """Cause events of nearly every type."""
     party, gone, user = await system.party(), await system.party(), await system.user()
     tokens = await party.tokens(subject="alice")
     tokens = await party.refreshed(tokens.refresh)
@@ -70,15 +72,15 @@ async def use_everything(system: System) -> None:
 
 
 async def handled(consumer: Subscription, message: Message) -> None:
-    """The handler has ended in one of the three ways there are."""
+    """The handler must return, retry or drop."""
     with suppress(Drop, Retry):
         await consumer.handler(Delivery(message, redelivered=True))
 
 
 @examples(400)
 @given(data=st.data())
-async def test_a_message_is_handled_put_back_or_parked(consumers: Consumers, data: st.DataObject) -> None:
-    """By every consumer that its routing key leads to, whatever is in it."""
+async def test_a_message_is_handled_requeued_or_dead_lettered(consumers: Consumers, data: st.DataObject) -> None:
+    """Every consumer bound to the routing key accepts or dead-letters a changed message."""
     said = {message.type or message.key: message for message in consumers.messages}
     model = said[data.draw(st.sampled_from(sorted(said)))]
     mangled = documents_like(orjson.loads(model.body)).map(json_bytes) | bytes_like(model.body, NESTED)
@@ -91,10 +93,10 @@ async def test_a_message_is_handled_put_back_or_parked(consumers: Consumers, dat
 
 @examples(200)
 @given(data=st.data())
-async def test_a_message_under_another_key_is_handled_put_back_or_parked(
+async def test_a_message_with_another_key_is_handled_requeued_or_dead_lettered(
     consumers: Consumers, data: st.DataObject
 ) -> None:
-    """An event of one kind where another is expected, and keys that nobody made."""
+    """The same for messages with another kind's or an unknown routing key."""
     model = data.draw(st.sampled_from(sorted(consumers.messages, key=lambda message: (message.type, message.key))))
     key = data.draw(texts_like("client.deleted.a", "api.deleted.b", "policy.updated.c", "grant.revoked.d"))
     await asyncio.gather(
@@ -104,18 +106,18 @@ async def test_a_message_under_another_key_is_handled_put_back_or_parked(
 
 @examples(200)
 @given(pieces, st.booleans())
-async def test_an_event_is_one_frame_of_the_stream_or_parked(text: str, spread: bool) -> None:
-    """A line break in an event is none in the stream."""
-    listeners, listener = Listeners(), Listener(Choice())
-    listeners.join(listener)
+async def test_an_event_is_one_frame_of_the_stream_or_dead_lettered(text: str, spread: bool) -> None:
+    """An event becomes one frame of the stream, or is dead-lettered; line breaks cannot split it."""
+    subscribers, subscriber = StreamSubscribers(), StreamSubscriber(EventFilter())
+    subscribers.join(subscriber)
     event = {"id": text, "type": f"io.tokenwire.{text}", "data": {"x": [text]}}
     body = orjson.dumps(event, option=orjson.OPT_INDENT_2) if spread and is_speakable(text) else json_bytes(event)
     with suppress(Drop):
-        await listeners.heard(Delivery(Message("id", Exchange.EVENTS, "k", body), redelivered=False))
-        frame = await listener.next() or b""
+        await subscribers.deliver(Delivery(Message("id", Exchange.EVENTS, "k", body), redelivered=False))
+        frame = await subscriber.next() or b""
         assert [line.partition(b": ")[0] for line in frame.split(b"\n")] == [b"id", b"event", b"data", b"", b""]
 
 
 def is_speakable(text: str) -> bool:
-    """Whether it has no half of a surrogate pair."""
+    """Whether it has no lone surrogates."""
     return text == text.encode(errors="ignore").decode()

@@ -1,11 +1,11 @@
-"""The authorization service, whatever it is asked: no surprise, and every answer as its OpenAPI document says."""
+"""Fuzzes the authorization service by its OpenAPI document."""
 
-from contracts.http import Operation, Service
+from contracts.operations import Operation, Service
 from tests.fuzz.operations import each_operation, fuzz
 from tests.fuzz.running import Running
 
 
 @each_operation(Service.AUTHORIZATION)
-def test_every_answer_is_as_described(running: Running, operation: Operation) -> None:
-    """Status, content type, headers and body; no 5xx, and no line in the log about what nobody foresaw."""
+def test_every_response_is_as_described(running: Running, operation: Operation) -> None:
+    """Status, content type, headers and body match the document; no 5xx, and no unexpected error in the log."""
     fuzz(running, operation, 20)

@@ -1,4 +1,4 @@
-"""Bytes on a connection that are HTTP, or nearly: what no client sends, and what is between two requests."""
+"""Raw bytes that are HTTP or nearly: requests that no client sends, and several on one connection."""
 
 import gzip
 import re
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.http import ANY_METHOD, Operation
-from contracts.operations import OPERATIONS
+from contracts.operations import ANY_METHOD, Operation
+from services.operation_catalog import OPERATIONS
 from tests.fuzz.extent import examples
 from tests.fuzz.models import BODIES
 from tests.fuzz.operations import CREDENTIALS, written
@@ -20,7 +20,7 @@ from tests.fuzz.running import Running
 from tests.fuzz.strange import NESTED, bytes_like, texts_like
 
 NONE_OF_OURS = frozenset({"streamEvents", "readyz", "metrics"})
-"""Not asked: a stream does not end, and what the process says of itself is for nobody outside."""
+"""Not requested: a stream does not end, and health and metrics are not public."""
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "CONNECT", "TRACE", "get", "M-SEARCH", "PRI")
 SOUND: Sequence[str] = (
     "Connection: close, Authorization",
@@ -28,7 +28,7 @@ SOUND: Sequence[str] = (
     'Cookie: token="REAL_ACCESS"; $Version=1; a=b; a',
     "X-Forwarded-For: 203.0.113.7, [::1]:5, unknown",
     "X-Forwarded-Uri: /REAL_URI",
-    "X-Original-URI: /REAL_PLACE/..%2f",
+    "X-Original-URI: /REAL_API_REF/..%2f",
     "X-Forwarded-Method: get",
     "X-Request-Id: 12345678",
     "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -101,7 +101,7 @@ FRAMINGS: Sequence[Framing] = (_chunked, _chunked, _unframed, _doubly, _too_long
 
 @dataclass(frozen=True)
 class Raw:
-    """A request before its placeholders stand for anything, and so before it has a length."""
+    """A request with placeholders, so its length is not known yet."""
 
     method: str
     target: str
@@ -112,14 +112,14 @@ class Raw:
     frame: Framing
 
     def written(self, records: Records) -> bytes:
-        """As it goes over the connection."""
+        """The bytes to send."""
         framing, body = self.frame(self.pack(records.resolved_bytes(self.body)))
         head = [f"{self.method} {self.target} HTTP/{self.version}", "Host: 127.0.0.1", *self.headers, *framing]
         return _as_sent(records.resolved("\r\n".join(head))) + b"\r\n\r\n" + body
 
 
 def _as_sent(text: str) -> bytes:
-    """UTF-8, and half a surrogate pair as the byte that it stands for where it stands for one."""
+    """UTF-8, with lone surrogates as the bytes they stand for."""
     return b"".join(
         character.encode(errors="surrogateescape" if "\udc80" <= character <= "\udcff" else "replace")
         for character in text
@@ -131,11 +131,12 @@ not_utf8 = st.text(st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, cat
 
 @st.composite
 def _requests(draw: st.DrawFn) -> Raw:
-    """Most of one is as it should be, so that it gets past the first who reads it."""
+    """Mostly valid requests, so that they get past the first parser."""
     operation = draw(st.sampled_from([each for each in OPERATIONS if each.name not in NONE_OF_OURS] + [None] * 4))
     method, target, credentials = _of(draw, operation)
     kind, body = draw(_body(operation))
-    version, packer, frame = "1.1", PACKERS[0], _whole
+    version, packer = "1.1", PACKERS[0]
+    frame: Framing = _whole
     headers = [f"Authorization: {credentials}", f"Content-Type: {kind}"]
     headers += draw(st.lists(st.sampled_from(SOUND), max_size=2))
     match draw(st.integers(0, 12)):
@@ -165,7 +166,7 @@ def _requests(draw: st.DrawFn) -> Raw:
 
 
 def _of(draw: st.DrawFn, operation: Operation | None) -> tuple[str, str, str]:
-    """Method, target and credentials; without an operation those of a call that goes to the upstream."""
+    """Method, target and credentials; without an operation, those of a call to the upstream."""
     if operation is None:
         target = draw(st.sampled_from(["/REAL_URI?a=b", "/REAL_API_ID/x/", "http://other.example.test/REAL_URI"]))
         return draw(st.sampled_from(METHODS[:7])), target, "Bearer REAL_ACCESS"
@@ -186,7 +187,7 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 CALL = b"GET /REAL_URI HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer REAL_ACCESS\r\n"
 CONNECTIONS = (
     WHOLE + WHOLE,
-    b"POST /REAL_PLACE/oauth/token HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}" + WHOLE,
+    b"POST /REAL_API_REF/oauth/token HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}" + WHOLE,
     b"POST /api/apis HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + WHOLE,
     CALL + b"Connection: close\r\n\r\n",
     CALL + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x85\x00\x00\x00\x00hello",
@@ -198,25 +199,25 @@ CONNECTIONS = (
 @examples(250)
 @given(raw=_requests())
 def test_a_request_that_is_nearly_right_is_answered(running: Running, records: list[Records], raw: Raw) -> None:
-    """Each header may be missing, doubled, empty or not UTF-8, and each body be cut off or packed in another way."""
+    """Each header may be missing, repeated, empty or not UTF-8; each body truncated or in another encoding."""
     answered(running, records, raw.written(records[-1]))
 
 
 @examples(60)
 @given(data=bytes_like(*CONNECTIONS))
 def test_a_connection_is_answered_or_ended(running: Running, records: list[Records], data: bytes) -> None:
-    """Bytes changed anywhere, one request behind another, and what is no HTTP at all."""
+    """Bytes changed anywhere, several requests in a row, and arbitrary bytes."""
     answered(running, records, records[-1].resolved_bytes(data))
 
 
 @pytest.fixture(scope="module", name="records")
 def _records(running: Running) -> list[Records]:
-    """The last of them are all there."""
+    """The last created records still exist."""
     return [Records(running)]
 
 
 def answered(running: Running, records: list[Records], data: bytes) -> None:
-    """Nothing that comes back for these bytes, and nothing in the log, says that something went wrong here."""
+    """No response and no log line reports an internal error."""
     since = running.logged
     statuses = running.statuses(data)
     assert all(status < 500 for status in statuses), statuses

@@ -1,5 +1,7 @@
-"""Real servers for the tests, found or started: MongoDB, RabbitMQ, nginx. Nothing is skipped for want of one."""
+"""Real servers for the tests, found or started: MongoDB, RabbitMQ, nginx. Without one, tests fail rather than being
+skipped.
+"""
 
 
 class CannotProvide(Exception):
-    """A server the tests need cannot be had here; the text is one line that says how to provide it."""
+    """A server that the tests need is not available; the one-line text says how to provide it."""

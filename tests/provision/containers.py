@@ -1,4 +1,4 @@
-"""Servers in containers, where neither an external one nor this machine's packages can be used."""
+"""Servers in containers, if neither an external one nor this machine's packages can be used."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from testcontainers.core.container import DockerContainer
 
 from tests.provision import CannotProvide
 
-__all__ = ["Container", "engine_answers", "execute", "run"]
+__all__ = ["Container", "engine_responds", "execute", "run"]
 
 
 @functools.cache
-def engine_answers() -> bool:
-    """True when a Docker engine can be asked to run something."""
+def engine_responds() -> bool:
+    """Whether a Docker engine is available."""
     try:
         docker.from_env(timeout=5).ping()
     except DockerException:
@@ -24,7 +24,7 @@ def engine_answers() -> bool:
 
 
 def run(image: str, *, published: Mapping[int, int], command: Sequence[str] = ()) -> Container:
-    """The image is running, its ports published as {inside: outside}; it goes when we do."""
+    """Run the image with its ports published as {inside: outside}; removed when this process ends."""
     try:
         container = DockerContainer(image).with_command(list(command))
         for inside, outside in published.items():
@@ -35,7 +35,7 @@ def run(image: str, *, published: Mapping[int, int], command: Sequence[str] = ()
 
 
 def execute(container: Container, *command: str) -> str:
-    """What the command prints inside the container; raises when it fails."""
+    """Run a command in the container and return its output; raises if it fails."""
     status, output = container.exec_run(list(command))
     if status != 0:
         raise RuntimeError(f"{command}: {output.decode(errors='replace')}")

@@ -1,4 +1,4 @@
-"""MongoDB for the tests: an external one, the wheel's mongod, or a container."""
+"""MongoDB for tests: an external one, the wheel's mongod, or a container."""
 
 import os
 import shutil
@@ -18,30 +18,30 @@ INSTEAD = "set TOKENWIRE_TEST_MONGODB_URL to a MongoDB replica set the tests may
 
 
 class Database(Protocol):
-    """A MongoDB the tests may use, and unless it is somebody else's, break."""
+    """A MongoDB for tests, which they may break unless it is external."""
 
     @property
     def url(self) -> str:
         """mongodb://… without a database name."""
 
     async def start(self) -> None:
-        """Primary, and ready for writes, on the same port and data as before."""
+        """Start it on the same port and data; wait until it is primary."""
 
     async def stop(self) -> None:
-        """Shut down in order; nothing answers on the port any more."""
+        """Shut it down gracefully."""
 
     def kill(self) -> None:
-        """SIGKILL: what was acknowledged is in the journal, everything else is gone."""
+        """SIGKILL; only acknowledged (journaled) writes survive."""
 
     async def step_down(self) -> None:
-        """Not primary any more; after a second or more, being alone, it is elected again."""
+        """Step down as primary; as the only member it is elected again after a second or more."""
 
     async def close(self) -> None:
-        """Nothing of it is left, neither processes nor files."""
+        """Stop it and delete its files."""
 
 
 async def provide() -> Database:
-    """The first of: TOKENWIRE_TEST_MONGODB_URL; the wheel's mongod; a container."""
+    """The first available: TOKENWIRE_TEST_MONGODB_URL; the wheel's mongod; a container."""
     if url := os.environ.get("TOKENWIRE_TEST_MONGODB_URL"):
         database = ExternalDatabase(url)
         await database.refuse_if_unusable()
@@ -50,17 +50,17 @@ async def provide() -> Database:
 
 
 async def own() -> Database:
-    """A MongoDB that is the caller's alone: the wheel's mongod, else a container."""
+    """A MongoDB for the caller alone: the wheel's mongod, else a container."""
     try:
         return await _started(TemporaryMongo())
     except EmbeddedMongoMissing as missing:
-        if not containers.engine_answers():
+        if not containers.engine_responds():
             raise CannotProvide(f"{missing}; for the tests: {INSTEAD}") from missing
         return await _started(MongoContainer())
 
 
 async def _started(server: Database) -> Database:
-    """Running, or nothing left of it."""
+    """Start it, or clean up if that fails."""
     try:
         await server.start()
     except BaseException:
@@ -78,7 +78,9 @@ async def _step_down(url: str) -> None:
 
 
 class TemporaryMongo(EmbeddedMongo):
-    """The embedded MongoDB with data that lasts as long as the tests."""
+    """The embedded MongoDB with temporary data, and without a password, which the tests' proxies do not support."""
+
+    _needs_password = False
 
     def __init__(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="tokenwire-mongodb-"))
@@ -94,19 +96,19 @@ class TemporaryMongo(EmbeddedMongo):
 
 
 class ExternalDatabase:
-    """Somebody else's MongoDB: databases with fresh names are made in it, and it is never disturbed."""
+    """An external MongoDB: tests create databases with new names, and never disturb it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     async def refuse_if_unusable(self) -> None:
-        """Raises CannotProvide when it does not answer, or is neither a replica set nor a sharded cluster."""
+        """Raises CannotProvide if it does not respond, or is neither a replica set nor a sharded cluster."""
         client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(self.url, serverSelectionTimeoutMS=5_000)
         try:
             hello = await client.admin.command("hello")
         except PyMongoError as fault:
             reason = str(fault).partition(" (configured")[0]
-            raise CannotProvide(f"the MongoDB of TOKENWIRE_TEST_MONGODB_URL does not answer: {reason}") from fault
+            raise CannotProvide(f"the MongoDB of TOKENWIRE_TEST_MONGODB_URL does not respond: {reason}") from fault
         finally:
             client.close()
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
@@ -125,7 +127,7 @@ class ExternalDatabase:
         raise self._refusal("step down the primary of")
 
     async def close(self) -> None:
-        """It was never ours."""
+        """Nothing to do."""
 
     def _refusal(self, deed: str) -> AssertionError:
         return AssertionError(
@@ -135,7 +137,7 @@ class ExternalDatabase:
 
 
 class MongoContainer:
-    """`mongo:8` in a container of its own, on a fixed port so that it comes back where it was."""
+    """`mongo:8` in a container, on a fixed port so that it restarts at the same address."""
 
     def __init__(self) -> None:
         self._port = free_port()
@@ -144,7 +146,7 @@ class MongoContainer:
 
     @property
     def url(self) -> str:
-        # The set knows its member by the port inside, so clients must not follow it there.
+        # The set knows its member by the port inside, so clients must connect directly.
         return f"mongodb://127.0.0.1:{self._port}/?directConnection=true"
 
     async def start(self) -> None:

@@ -1,4 +1,4 @@
-"""Node and the packages that tests/clients/node pins: this machine's, or Debian's, installed if permitted."""
+"""Node and the packages pinned in tests/clients/node: this machine's Node, or Debian's, installed if permitted."""
 
 import asyncio
 import hashlib
@@ -8,14 +8,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.processes import tied_to_us
+from libs.processes import ending_with_this_process
 from tests.provision import CannotProvide, debian
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "clients" / "node"
 CACHE = ROOT / ".cache" / "clients"
-INSTEAD = "put a Node.js (18 or later) with npm on PATH"
-LACKING = "the client libraries for Node cannot be had: let npm reach its registry, or fill its cache"
+INSTEAD = "put a Node.js (18 or later) with npm on PATH, or set TOKENWIRE_TEST_WITHOUT=node-clients"
+LACKING = (
+    "the client libraries for Node cannot be installed: let npm reach its registry, fill its cache, "
+    "or run without them (TOKENWIRE_TEST_WITHOUT=node-clients)"
+)
 OLDEST = 18
 INSTALL_WITHIN = 90.0
 PINNED = ("package.json", "package-lock.json", ".npmrc")
@@ -23,15 +26,15 @@ PINNED = ("package.json", "package-lock.json", ".npmrc")
 
 @dataclass(frozen=True)
 class Node:
-    """Node, and a directory that holds the modules of `tests/clients/node` beside their packages."""
+    """Node, and a directory with the modules of `tests/clients/node` and their packages."""
 
     program: Path
     home: Path
 
     async def run(self, *arguments: str, given: str, within: float) -> tuple[int, str, str]:
-        """Exit status, output and complaints of a module; it is killed where it takes longer."""
+        """Run a module; return status, output and errors. It is killed if it takes too long."""
         process = await asyncio.create_subprocess_exec(
-            *tied_to_us([str(self.program), *arguments]),
+            *ending_with_this_process([str(self.program), *arguments]),
             cwd=self.home,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -48,7 +51,7 @@ class Node:
 
 
 def provide() -> Node:
-    """Node with the pinned packages, every file of them checked against its hash. Raises CannotProvide."""
+    """Node with the pinned packages, checked against their hashes. Raises CannotProvide."""
     node, npm = _program("node", "nodejs"), _program("npm", "npm")
     _refuse_if_too_old(node)
     pinned = b"".join((SOURCE / name).read_bytes() for name in PINNED)
@@ -77,7 +80,7 @@ def _refuse_if_too_old(node: Path) -> None:
 
 
 def _install(npm: Path, home: Path) -> None:
-    """Whole or not at all: what a cut-off installation leaves is not taken for one."""
+    """Install atomically, so that an aborted installation is not used."""
     CACHE.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=CACHE))
     try:
@@ -86,7 +89,7 @@ def _install(npm: Path, home: Path) -> None:
         command = [str(npm), "ci", "--ignore-scripts", "--no-progress"]
         try:
             done = subprocess.run(
-                tied_to_us(command),
+                ending_with_this_process(command),
                 cwd=new,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

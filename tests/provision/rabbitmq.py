@@ -1,4 +1,4 @@
-"""RabbitMQ for the tests: an external broker, a node of our own from this machine's rabbitmq-server, or a container."""
+"""RabbitMQ for tests: an external broker, a node from this machine's rabbitmq-server, or a container."""
 
 import base64
 import json
@@ -16,56 +16,58 @@ import urllib.request
 from pathlib import Path
 from typing import Protocol
 
-from libs.processes import end, tied_to_us
+from libs.processes import end, ending_with_this_process
 from tests.ports import free_ports
 from tests.provision import CannotProvide, containers, debian
 
 INSTEAD = "set TOKENWIRE_TEST_AMQP_URL to a RabbitMQ (3.10 or later, management plugin on) the tests may use"
 OLDEST = (3, 10)
 START_WITHIN = 60.0
-"""A node takes about three seconds on two cores; the bound is for a loaded machine."""
+"""A node takes about three seconds on two idle cores; the bound is for a busy machine."""
 
 
 class Broker(Protocol):
-    """A RabbitMQ the tests may use, and unless it is somebody else's, break."""
+    """A RabbitMQ for tests, which they may break unless it is external."""
 
     @property
     def url(self) -> str:
         """amqp://… of the default vhost."""
 
     def new_vhost(self) -> str:
-        """The URL of a fresh, empty vhost."""
+        """Create an empty vhost; return its URL."""
 
     def ctl(self, *args: str) -> str:
-        """What `rabbitmqctl` prints for these arguments, without its headings."""
+        """The output of `rabbitmqctl` with these arguments, without headings."""
 
     def settle(self) -> None:
-        """What was declared is on disk. RabbitMQ itself takes about a second before it survives a SIGKILL."""
+        """Wait until declarations are on disk. RabbitMQ takes about a second before they survive SIGKILL."""
 
     def kill(self) -> None:
-        """SIGKILL: what was confirmed by queues that had settled is on disk, everything else is gone."""
+        """SIGKILL; only messages confirmed by settled queues survive."""
 
     def stop(self) -> None:
-        """Shut down in order; nothing answers on the port any more."""
+        """Shut it down gracefully."""
 
     def start(self) -> None:
-        """Started again on the same port with the same data, and ready for clients. Blocks."""
+        """Start it on the same port and data; wait until it accepts clients. Blocks."""
 
     def freeze(self) -> None:
-        """Connections stay open, nothing answers."""
+        """Stop it with SIGSTOP: connections stay open, nothing responds."""
 
     def thaw(self) -> None:
-        """Go on after `freeze`."""
+        """Continue after `freeze`."""
 
     def wipe(self) -> None:
-        """Stopped, and its data gone: the next `start` finds an empty broker."""
+        """Stop it and delete its data; the next `start` finds an empty broker."""
 
     def close(self) -> None:
-        """Nothing of it is left, neither processes nor files."""
+        """Stop it and delete its files."""
 
 
 def provide(*, as_deployed: bool = False) -> Broker:
-    """The first of: TOKENWIRE_TEST_AMQP_URL; this machine's rabbitmq-server, installed if permitted; a container."""
+    """The first available: TOKENWIRE_TEST_AMQP_URL; this machine's rabbitmq-server, installed if permitted; a
+    container.
+    """
     if url := os.environ.get("TOKENWIRE_TEST_AMQP_URL"):
         broker = ExternalBroker(url)
         broker.refuse_if_unusable()
@@ -74,14 +76,14 @@ def provide(*, as_deployed: bool = False) -> Broker:
 
 
 def own(*, as_deployed: bool = False) -> Broker:
-    """A RabbitMQ that is the caller's alone: of this machine's rabbitmq-server, installed if permitted; a container.
+    """A RabbitMQ for the caller alone: from this machine's rabbitmq-server, installed if permitted, else a container.
 
-    `as_deployed` leaves to RabbitMQ what tests would rather have otherwise.
+    With `as_deployed` it has RabbitMQ's defaults rather than the tests' settings.
     """
     try:
         node = RabbitNode(rabbitmq_server(), as_deployed=as_deployed)
     except CannotProvide:
-        if not containers.engine_answers():
+        if not containers.engine_responds():
             raise
         return RabbitContainer()
     try:
@@ -93,7 +95,7 @@ def own(*, as_deployed: bool = False) -> Broker:
 
 
 def rabbitmq_server() -> Path:
-    """The server's start script. Debian's wrapper in sbin insists on its own user, so the script behind it is used."""
+    """The server's start script. Debian's wrapper in sbin requires its own user, so the script behind it is used."""
     places = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
     found = debian.program("rabbitmq-server", *places)
     if found is None:
@@ -105,9 +107,9 @@ def rabbitmq_server() -> Path:
 
 
 class RabbitNode:
-    """A node of the tests' own: own name, ports, data and cookie, no epmd, tied to this process.
+    """A node with its own name, ports, data and cookie, without epmd, tied to this process.
 
-    All methods block. `start` may be given to a thread of the loop's executor, where clients should go on meanwhile.
+    All methods block. `start` may run in a thread if clients should continue meanwhile.
     """
 
     def __init__(self, server: Path, *, as_deployed: bool = False) -> None:
@@ -129,7 +131,7 @@ class RabbitNode:
 
     @property
     def log(self) -> Path:
-        """What the node prints."""
+        """The node's output."""
         return self._home / "output"
 
     def start(self) -> None:
@@ -137,7 +139,7 @@ class RabbitNode:
             return
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                tied_to_us([str(self._server)]),
+                ending_with_this_process([str(self._server)]),
                 env=self._environment(),
                 cwd=self._home,
                 stdin=subprocess.DEVNULL,
@@ -154,8 +156,8 @@ class RabbitNode:
             end(self._process, within=30)
 
     def settle(self) -> None:
-        # A new quorum queue is entered in a buffered table (3.10); killed before, it comes back under another identity,
-        # empty, whatever it had confirmed.
+        # A new quorum queue is registered in a buffered table (3.10). If the node is killed before that is flushed, the
+        # queue comes back empty under another identity, even if it confirmed messages.
         self._evaluate("lists:foreach(fun dets:sync/1, dets:all()).")
 
     def kill(self) -> None:
@@ -197,22 +199,22 @@ class RabbitNode:
         (self._home / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
             "disk_free_limit.absolute = 50MB\n"
-            + ("" if self._as_deployed else "raft.wal_max_size_bytes = 33554432\n")  # half a gigabyte else
+            + ("" if self._as_deployed else "raft.wal_max_size_bytes = 33554432\n")  # half a gigabyte by default
         )
 
     def _environment(self) -> dict[str, str]:
         home = self._home
-        # With a port given there is nothing to ask epmd for, so none is started and none is left behind.
+        # With a fixed port no epmd is needed, so none is started and left behind.
         epmd_less = f"-start_epmd false -erl_epmd_port {self._distribution_port}"
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(home),
             "LC_ALL": "C.UTF-8",
             "ERL_CRASH_DUMP_SECONDS": "0",
-            # A node looks every minute whether epmd runs, and starts an Erlang that starts it where it does not.
+            # Every minute a node checks whether epmd runs, and starts it if not.
             "ERL_AFLAGS": "-start_epmd false",
             "ERL_EPMD_PORT": str(self.mapper_port),
-            "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the node, so its pid is the node's
+            "RUNNING_UNDER_SYSTEMD": "true",  # makes the script exec the node, so that the pid is the node's
             "RABBITMQ_NODENAME": self._name,
             "RABBITMQ_CONF_ENV_FILE": str(home / "rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
@@ -226,7 +228,7 @@ class RabbitNode:
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 f"-sname {self._name} {epmd_less} -kernel inet_dist_use_interface {{127,0,0,1}}"
-                # RabbitMQ lets its schedulers sleep at once; waiting a little halves the time a start takes.
+                # RabbitMQ lets its schedulers sleep at once; a little busy waiting halves the start time.
                 + ("" if self._as_deployed else " +sbwt short +sbwtdio short")
             ),
             "RABBITMQ_CTL_ERL_ARGS": f"{epmd_less} -dist_listen false",
@@ -249,15 +251,15 @@ class RabbitNode:
         _refuse_if_too_old(self._evaluate("rabbit_misc:version().").strip('"'), f"of this machine: {INSTEAD}")
 
     def _evaluate(self, expression: str) -> str:
-        """The node's answer to an Erlang expression; in milliseconds where Erlang's C client is installed."""
+        """The result of an Erlang expression on the node; fast if Erlang's C client is installed."""
         erl_call = shutil.which("erl_call")
         if erl_call is None:
             return self.ctl("eval", expression).strip()
         address = f"127.0.0.1:{self._distribution_port}"
-        answer = self._output([erl_call, "-address", address, "-r", "-e"], given=f"{expression}\n").strip()
-        if not (answer.startswith("{ok, ") and answer.endswith("}")):
-            raise RuntimeError(f"{expression}: {answer}")
-        return answer.removeprefix("{ok, ").removesuffix("}")
+        response = self._output([erl_call, "-address", address, "-r", "-e"], given=f"{expression}\n").strip()
+        if not (response.startswith("{ok, ") and response.endswith("}")):
+            raise RuntimeError(f"{expression}: {response}")
+        return response.removeprefix("{ok, ").removesuffix("}")
 
     def _output(self, command: list[str], given: str = "") -> str:
         done = subprocess.run(
@@ -269,7 +271,7 @@ class RabbitNode:
 
 
 def _speaks_amqp(port: int) -> bool:
-    """True once the node answers a protocol header, which it does when it is ready for clients."""
+    """Whether the node responds to a protocol header, which means that it accepts clients."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(b"AMQP\x00\x00\x09\x01")
@@ -284,7 +286,7 @@ def _refuse_if_too_old(version: str, where: str) -> None:
 
 
 class ExternalBroker:
-    """Somebody else's RabbitMQ: vhosts are made through its management plugin, and it is never disturbed."""
+    """An external RabbitMQ: tests create vhosts through its management plugin, and never disturb it."""
 
     def __init__(self, url: str) -> None:
         self._parts = urllib.parse.urlsplit(url)
@@ -297,7 +299,7 @@ class ExternalBroker:
         return urllib.parse.urlunsplit(self._parts)
 
     def refuse_if_unusable(self) -> None:
-        """Raises CannotProvide when it cannot make vhosts for us, or is too old."""
+        """Raises CannotProvide if it cannot create vhosts, or is too old."""
         overview = json.loads(self._request("GET", "overview"))
         _refuse_if_too_old(overview["rabbitmq_version"], "of TOKENWIRE_TEST_AMQP_URL")
 
@@ -351,8 +353,8 @@ class ExternalBroker:
             headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                content: bytes = answer.read()
+            with urllib.request.urlopen(request, timeout=10) as response:
+                content: bytes = response.read()
                 return content
         except OSError as fault:
             raise CannotProvide(
@@ -368,7 +370,7 @@ class ExternalBroker:
 
 
 class RabbitContainer:
-    """`rabbitmq:4` in a container of its own, on a fixed port so that it comes back where it was."""
+    """`rabbitmq:4` in a container, on a fixed port so that it restarts at the same address."""
 
     def __init__(self) -> None:
         self._port = free_ports(1)[0]

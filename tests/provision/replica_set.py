@@ -1,4 +1,4 @@
-"""A replica set of three local mongods, whose primary can be made to step down, killed and started again."""
+"""A replica set of three local mongods, whose primary can step down, be killed and restarted."""
 
 import asyncio
 import shutil
@@ -11,7 +11,7 @@ from typing import Any, Self
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
-from libs.processes import end, tied_to_us
+from libs.processes import end, ending_with_this_process
 from services.embedded import mongod_binary
 from tests.ports import free_ports
 
@@ -19,13 +19,13 @@ NAME = "three"
 MEMBERS = 3
 PRIMARY_WITHIN = 60.0
 STEPPED_DOWN_FOR = 10
-"""Seconds for which a primary that stepped down does not stand for election."""
+"""Seconds during which a primary that stepped down is not a candidate."""
 
 Client = AsyncIOMotorClient[dict[str, Any]]
 
 
 class ReplicaSet:
-    """Three voting members on 127.0.0.1, with journals; they end with this process. `async with` starts them."""
+    """Three voting, journaling members on 127.0.0.1, which end with this process. `async with` starts them."""
 
     def __init__(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="tokenwire-replica-set-"))
@@ -55,7 +55,7 @@ class ReplicaSet:
         self._close()
 
     async def primary(self, other_than: int | None = None) -> int:
-        """The port of the primary, once there is one (another one than before, where that is named)."""
+        """Wait for a primary (another one than `other_than`, if given); return its port."""
         deadline = time.monotonic() + PRIMARY_WITHIN
         while time.monotonic() < deadline:
             try:
@@ -70,7 +70,7 @@ class ReplicaSet:
         raise AssertionError(f"no primary within {PRIMARY_WITHIN} s")
 
     async def step_down(self) -> int:
-        """Another member is primary than before; the port of the new one."""
+        """Make the primary step down; return the port of the new one."""
         before = await self.primary()
         try:
             await self._connected().admin.command(
@@ -82,24 +82,24 @@ class ReplicaSet:
         return await self.primary(other_than=before)
 
     def kill(self, port: int) -> None:
-        """SIGKILL; gone when this returns."""
+        """Send SIGKILL, and wait until the member is gone."""
         self._processes[port].kill()
         self._processes[port].wait()
 
     def kill_all(self) -> None:
-        """SIGKILL to every member at once."""
+        """Send SIGKILL to every member."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
             process.wait()
 
     def restart_all(self) -> None:
-        """Every member started again on its data."""
+        """Start every member again on its data."""
         for port in self._ports:
             self.restart(port)
 
     def restart(self, port: int) -> None:
-        """Started again on the same data; it rejoins by itself."""
+        """Start the member again on its data; it rejoins by itself."""
         if self._processes[port].poll() is None:
             end(self._processes[port], within=10)
         self._launch(port)
@@ -122,24 +122,28 @@ class ReplicaSet:
         ]
         with (self._home / f"{port}.out").open("ab") as output:
             self._processes[port] = subprocess.Popen(
-                tied_to_us(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                ending_with_this_process(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     async def _initiate(self) -> None:
         members = [{"_id": number, "host": f"127.0.0.1:{port}"} for number, port in enumerate(self._ports)]
-        # Elections in seconds instead of ten: what is tested is that there is one, not how long it may take.
+        # Elections within seconds instead of ten: tests need one to happen, not its usual duration.
         settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}
         client: Client = AsyncIOMotorClient(
             "127.0.0.1", self._ports[0], directConnection=True, serverSelectionTimeoutMS=30_000
         )
         try:
             for port in self._ports[1:]:
-                await self._answers(port)
+                await self._responses(port)
             await client.admin.command("replSetInitiate", {"_id": NAME, "members": members, "settings": settings})
         finally:
             client.close()
 
-    async def _answers(self, port: int) -> None:
+    async def _responses(self, port: int) -> None:
         client: Client = AsyncIOMotorClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=30_000)
         try:
             await client.admin.command("ping")

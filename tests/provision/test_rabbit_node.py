@@ -1,4 +1,4 @@
-"""The tests' own RabbitMQ can be killed, frozen and wiped, comes back, and leaves nothing behind."""
+"""The tests' own RabbitMQ can be killed, frozen and wiped, recovers, and leaves nothing behind."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ QUORUM: FieldTable = {"x-queue-type": "quorum"}
 
 @pytest.fixture(scope="module")
 def spare_node() -> Iterator[RabbitNode]:
-    """A node beside the session's, to be broken freely."""
+    """A second node, to be broken."""
     node = RabbitNode(rabbitmq_server())
     yield node
     node.close()
@@ -30,7 +30,7 @@ def spare_node() -> Iterator[RabbitNode]:
 
 @pytest.fixture
 def node(spare_node: RabbitNode) -> RabbitNode:
-    """The spare node, running whatever the test before did to it."""
+    """The spare node, running again whatever an earlier test did."""
     spare_node.start()
     return spare_node
 
@@ -43,7 +43,7 @@ async def channel(url: str) -> AsyncIterator[AbstractChannel]:
 
 
 async def publish(url: str, body: bytes) -> None:
-    """The message is confirmed by a durable quorum queue."""
+    """Publish to a durable quorum queue and wait for the confirmation."""
     async with channel(url) as publishing:
         await publishing.declare_queue("kept", durable=True, arguments=QUORUM)
         message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
@@ -51,7 +51,7 @@ async def publish(url: str, body: bytes) -> None:
 
 
 async def test_each_vhost_is_fresh(node: RabbitNode) -> None:
-    """Two tests that declare the same names do not see each other's messages."""
+    """Tests that declare the same names do not see each other's messages."""
     first, second = node.new_vhost(), node.new_vhost()
     await publish(first, b"of the first")
     async with channel(second) as consuming:
@@ -59,8 +59,8 @@ async def test_each_vhost_is_fresh(node: RabbitNode) -> None:
         assert await queue.get(fail=False) is None
 
 
-async def test_what_was_confirmed_survives_sigkill(node: RabbitNode) -> None:
-    """After SIGKILL and a start on the same port, what a settled queue confirmed is still there."""
+async def test_confirmed_messages_survive_sigkill(node: RabbitNode) -> None:
+    """After SIGKILL and restart, messages confirmed by a settled queue still exist."""
     url = node.new_vhost()
     await publish(url, b"confirmed")
     node.settle()
@@ -75,7 +75,7 @@ async def test_what_was_confirmed_survives_sigkill(node: RabbitNode) -> None:
 
 
 async def test_a_frozen_node_keeps_its_connections_and_answers_when_thawed(node: RabbitNode) -> None:
-    """While frozen nothing is answered and nothing is closed; thawed, the same request is answered."""
+    """A frozen node neither responds nor closes; after thawing it answers the pending request."""
     async with channel(node.new_vhost()) as asking:
         node.freeze()
         try:
@@ -88,7 +88,7 @@ async def test_a_frozen_node_keeps_its_connections_and_answers_when_thawed(node:
 
 
 async def test_a_wiped_node_is_empty(node: RabbitNode) -> None:
-    """After `wipe` the next start knows none of the vhosts made before."""
+    """After `wipe` the next start has none of the earlier vhosts."""
     name = node.new_vhost().rpartition("/")[2]
     assert name in node.ctl("list_vhosts").splitlines()
     node.wipe()
@@ -97,13 +97,13 @@ async def test_a_wiped_node_is_empty(node: RabbitNode) -> None:
 
 
 def test_quorum_queues_and_streams_are_enabled(node: RabbitNode) -> None:
-    """At-least-once dead-lettering needs both, and 3.10 lets them be off."""
+    """Quorum queues and streams are enabled, which at-least-once dead-lettering needs and 3.10 may lack."""
     disabled = [line for line in node.ctl("list_feature_flags", "name", "state").splitlines() if "disabled" in line]
     assert [line for line in disabled if line.startswith(("quorum_queue", "stream_queue"))] == []
 
 
 async def test_nothing_is_left_of_a_closed_node() -> None:
-    """No node, no port mapper, no file stays behind."""
+    """No node, epmd or file is left."""
     node = RabbitNode(rabbitmq_server())
     try:
         node.start()
@@ -119,14 +119,14 @@ async def test_nothing_is_left_of_a_closed_node() -> None:
 
 
 def test_a_node_starts_no_port_mapper_later(node: RabbitNode) -> None:
-    """It looks every minute whether one runs; the look does not leave one behind."""
+    """The node's periodic check does not start epmd later."""
     node.ctl("eval", "rabbit_nodes:ensure_epmd().")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", node.mapper_port), timeout=5)
 
 
 def test_a_node_that_does_not_start_is_one_line() -> None:
-    """The line says what the node said last, and how to provide another."""
+    """If a node does not start, one line has its last output and the alternatives."""
     node = RabbitNode(Path("/bin/false"))
     try:
         with pytest.raises(CannotProvide, match=r"did not start .*: set TOKENWIRE_TEST_AMQP_URL") as refusal:
@@ -137,7 +137,7 @@ def test_a_node_that_does_not_start_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("deed", ["settle", "kill", "stop", "start", "freeze", "thaw", "wipe"])
-def test_somebody_elses_broker_is_never_disturbed(deed: str) -> None:
-    """A test that breaks things fails on an external broker, and says why."""
+def test_an_external_broker_is_never_disturbed(deed: str) -> None:
+    """A test that breaks an external broker fails with an explanation."""
     with pytest.raises(AssertionError, match=f"has to {deed} RabbitMQ, and TOKENWIRE_TEST_AMQP_URL names one"):
         getattr(ExternalBroker("amqp://broker.example/"), deed)()

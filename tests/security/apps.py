@@ -1,5 +1,5 @@
-"""Who takes part: APIs, their client apps and users, and what each of them asks. All of it goes through the edge, or to
-the one process that is put in its place.
+"""APIs, clients and users, and the requests they make. Every request goes through the edge, or to one process in its
+place.
 """
 
 import asyncio
@@ -13,63 +13,63 @@ from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit
 from tests.acceptance.caller import Caller
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import CALLBACK, EXTENSION, Pair, issued
-from tests.builders import Answer, api_document, unique
+from tests.builders import Response, api_document, unique
 from tests.eventually import eventually
 from tests.unit.tyk_definitions import changed
 
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
-"""The pair of RFC 7636, appendix B."""
+"""The example pair of RFC 7636 appendix B."""
 PKCE = {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
 HEARD_WITHIN = 5.0
-"""Seconds: what is trusted from memory is trusted no longer (TOKENWIRE_CACHE_TTL), even where the bus is away."""
+"""Seconds after which no process still trusts its cache (TOKENWIRE_CACHE_TTL), even without the bus."""
 
 
 @dataclass(frozen=True)
 class App:
-    """A client app; without a secret it is a public one."""
+    """A client; without a secret it is a public client."""
 
     edge: Caller
     operator: Caller
     api_id: str
     path: str
-    """The listen path without its last slash."""
+    """The listen path without its trailing slash."""
     client_id: str
     secret: str = ""
 
     def at(self, caller: Caller) -> "App":
-        """The same app, whose requests go there."""
+        """The same client, with its requests going there."""
         return replace(self, edge=self.edge.at(caller.url))
 
     def over(self, stack: Stack, service: str, times: int) -> list["App"]:
-        """The same app so many times, whose requests go to the processes of the service by turns."""
+        """This many copies of the client; their requests alternate between the processes of the service."""
         places = [stack.service(name) for name in stack.instances_of(service)]
         return [self.at(places[number % len(places)]) for number in range(times)]
 
     @property
     def basic(self) -> dict[str, str]:
-        """The header of its credentials; empty for a public one."""
+        """The HTTP Basic header; empty for a public client."""
         return {"Authorization": basic(self.client_id, self.secret)} if self.secret else {}
 
     @property
     def named(self) -> dict[str, str]:
-        """What a public one says of itself in a body."""
+        """The client_id parameter of a public client; empty for others."""
         return {} if self.secret else {"client_id": self.client_id}
 
-    async def post(self, endpoint: str, form: Any, **request: Any) -> Answer:
-        """The answer to this form under the listen path, with nothing that the test has not said."""
+    async def post(self, endpoint: str, form: Any, **request: Any) -> Response:
+        """POST this form under the listen path, with no headers or parameters added."""
         return await self.edge("POST", f"{self.path}/oauth/{endpoint}", data=form, **request)
 
-    async def token(self, **form: str) -> Answer:
-        """The answer to a token request of this app."""
+    async def token(self, **form: str) -> Response:
+        """Make a token request as this client."""
         return await self.post("token", self.named | form, headers=self.basic)
 
-    async def authorize(self, **changes: str) -> Answer:
-        """Where the browser is sent that comes with an authorization request of this app."""
+    async def authorize(self, **changes: str) -> Response:
+        """Open the authorization endpoint as the browser; the redirect target or the error."""
         return await self.edge("GET", f"{self.path}/oauth/authorize?{urlencode(self.request(**changes))}")
 
     def request(self, **changes: str) -> dict[str, str]:
-        """An authorization request of this app; what is changed to nothing is left out."""
+        """The parameters of an authorization request; those changed to None are left out."""
         asked = {"response_type": "code", "client_id": self.client_id, "redirect_uri": CALLBACK, "state": "a state"}
         return {name: value for name, value in (asked | self._pkce | changes).items() if value}
 
@@ -77,87 +77,87 @@ class App:
     def _pkce(self) -> dict[str, str]:
         return {} if self.secret else PKCE
 
-    async def authorized(self, **changes: str) -> Answer:
-        """The answer to the identity server, which has logged `alice` in."""
+    async def authorized(self, **changes: str) -> Response:
+        """Request a code as the identity server would, for the logged-in user `alice`."""
         form = {**self.request(), "subject": "alice", **changes}
         form = {name: value for name, value in form.items() if value}
         return await self.operator("POST", f"/api/apis/oauth/{self.api_id}/authorize-client", data=form)
 
     async def code(self, **changes: str) -> str:
-        """A new code."""
-        answer = await self.authorized(**changes)
-        assert answer.status == 200, answer.raw
-        return str(answer.body["code"])
+        """Return a new code."""
+        response = await self.authorized(**changes)
+        assert response.status == 200, response.raw
+        return str(response.body["code"])
 
-    async def exchange(self, code: str, **changes: str) -> Answer:
-        """The answer to a code; an empty parameter is a missing one (RFC 6749 §3.2)."""
+    async def exchange(self, code: str, **changes: str) -> Response:
+        """Exchange the code. An empty parameter counts as missing (RFC 6749 §3.2)."""
         verifier = {} if self.secret else {"code_verifier": VERIFIER}
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK} | verifier | changes
         return await self.token(**form)
 
     async def pair(self, **changes: str) -> Pair:
-        """The tokens of a new grant of `alice`."""
+        """Return the tokens of a new grant of `alice`."""
         return issued(await self.exchange(await self.code(**changes)))
 
-    async def refresh(self, refresh_token: str, **more: str) -> Answer:
-        """The answer to a refresh token."""
+    async def refresh(self, refresh_token: str, **more: str) -> Response:
+        """Use the refresh token; return the response."""
         return await self.token(grant_type="refresh_token", refresh_token=refresh_token, **more)
 
     async def refreshed(self, refresh_token: str, **more: str) -> Pair:
-        """The next tokens."""
+        """Use the refresh token; return the next tokens."""
         return issued(await self.refresh(refresh_token, **more))
 
-    async def credentials(self, **more: str) -> Answer:
-        """The answer to client credentials."""
+    async def credentials(self, **more: str) -> Response:
+        """Use the client_credentials grant."""
         return await self.token(grant_type="client_credentials", **more)
 
-    async def password(self, user: "User", **changes: str) -> Answer:
-        """The answer to a user's name and password."""
+    async def password(self, user: "User", **changes: str) -> Response:
+        """Use the password grant."""
         form = {"grant_type": "password", "username": user.username, "password": user.password}
         return await self.token(**form | changes)
 
-    async def revoke(self, token: str, **more: str) -> Answer:
-        """The answer of RFC 7009."""
+    async def revoke(self, token: str, **more: str) -> Response:
+        """Revoke the token (RFC 7009)."""
         return await self.post("revoke", self.named | {"token": token, **more}, headers=self.basic)
 
-    async def introspect(self, token: str, **more: str) -> Answer:
-        """The answer of RFC 7662."""
+    async def introspect(self, token: str, **more: str) -> Response:
+        """Introspect the token (RFC 7662)."""
         return await self.edge("POST", "/oauth/introspect", data={"token": token, **more}, headers=self.basic)
 
-    async def call(self, token: str, query: str = "", **headers: str) -> Answer:
-        """What the gateway says of a call of this app's API with the token."""
+    async def call(self, token: str, query: str = "", **headers: str) -> Response:
+        """Call this client's API through the gateway with the token."""
         asked = {"X-Forwarded-Uri": f"{self.path}/things{query}", **headers}
         if token:
             asked["Authorization"] = f"Bearer {token}"
         return await self.edge("GET", "/verify", headers=asked)
 
     async def opens(self, token: str) -> bool:
-        """Whether the token opens the API."""
+        """Whether the gateway admits the token."""
         return (await self.call(token)).status == 200
 
     async def listed(self) -> list[dict[str, Any]]:
-        """The live access tokens of this app, as an operator sees them."""
-        answer = await self.operator("GET", f"/api/apis/oauth/{self.api_id}/{self.client_id}/tokens")
-        assert answer.status == 200, answer.raw
-        return list(answer.body)
+        """The live access tokens of this client, as an operator sees them."""
+        response = await self.operator("GET", f"/api/apis/oauth/{self.api_id}/{self.client_id}/tokens")
+        assert response.status == 200, response.raw
+        return list(response.body)
 
     async def metadata(self) -> dict[str, Any]:
-        """What RFC 8414 says of this app's API."""
-        answer = await self.edge("GET", f"/.well-known/oauth-authorization-server{self.path}")
-        assert answer.status == 200, answer.raw
-        return dict(answer.body)
+        """The metadata of this client's API (RFC 8414)."""
+        response = await self.edge("GET", f"/.well-known/oauth-authorization-server{self.path}")
+        assert response.status == 200, response.raw
+        return dict(response.body)
 
-    async def managed(self, method: str, path: str = "", **document: Any) -> Answer:
-        """What an operator does to this app; it is done."""
+    async def managed(self, method: str, path: str = "", **document: Any) -> Response:
+        """Change this client as an operator; must succeed."""
         place = f"/api/apis/oauth/{self.api_id}/{self.client_id}{path}"
-        answer = await self.operator(method, place, **({"json": document} if document else {}))
-        assert answer.status == 200, answer.raw
-        return answer
+        response = await self.operator(method, place, **({"json": document} if document else {}))
+        assert response.status == 200, response.raw
+        return response
 
 
 @dataclass(frozen=True)
 class User:
-    """A resource owner of the password grant."""
+    """A resource owner for the password grant."""
 
     operator: Caller
     username: str
@@ -165,22 +165,22 @@ class User:
 
     @classmethod
     async def new(cls, stack: Stack, **fields: Any) -> Self:
-        """Registered."""
+        """Register a user."""
         user = cls(stack.operator, unique("user"), secrets.token_urlsafe(16))
         await user.managed("POST", password=user.password, **fields)
         return user
 
-    async def managed(self, method: str, **document: Any) -> Answer:
-        """What an operator does to this user; it is done."""
+    async def managed(self, method: str, **document: Any) -> Response:
+        """Change this user as an operator; must succeed."""
         place = f"/api/apis/keys/basic/{self.username}"
-        answer = await self.operator(method, place, **({"json": document} if document else {}))
-        assert answer.status == 200, answer.raw
-        return answer
+        response = await self.operator(method, place, **({"json": document} if document else {}))
+        assert response.status == 200, response.raw
+        return response
 
 
 @dataclass
 class Api:
-    """An API, and its definition."""
+    """An API and its definition."""
 
     stack: Stack
     document: dict[str, Any]
@@ -191,64 +191,66 @@ class Api:
 
     @property
     def path(self) -> str:
-        """The listen path without its last slash."""
+        """The listen path without its trailing slash."""
         return str(self.document[EXTENSION]["server"]["listenPath"]["value"]).rstrip("/")
 
     async def app(self, quiet: Caller | None = None, **registration: Any) -> App:
-        """A new client app, with the usual redirect URI unless the registration says another.
+        """Register a client, with the usual redirect URI unless another is given.
 
-        What a quiet caller hears is not looked for in the logs.
+        With `quiet`, its secret is not added to those that the logs are scanned for.
         """
         edge = quiet or self.stack.anybody
         operator = edge.with_key(self.stack.operator_key)
         registration = {"redirect_uri": CALLBACK, **registration}
         if "redirect_uris" in registration:
             del registration["redirect_uri"]
-        answer = await operator("POST", f"/api/apis/oauth/{self.api_id}", json=registration)
-        assert answer.status == 200, answer.raw
-        client_id, secret = answer.body["client_id"], answer.body.get("secret") or ""
+        response = await operator("POST", f"/api/apis/oauth/{self.api_id}", json=registration)
+        assert response.status == 200, response.raw
+        client_id, secret = response.body["client_id"], response.body.get("secret") or ""
         if secret:
             edge.secrets.add_basic(client_id, secret)
         return App(edge, operator, self.api_id, self.path, client_id, secret)
 
     async def change(self, path: str, value: Any) -> None:
-        """The definition says this at the path from now on; other processes hear of it soon."""
+        """Change the definition at this path. Other processes hear of it shortly after."""
         self.document = changed(self.document, path.replace("__", "/"), value)
-        answer = await self.stack.operator("PUT", f"/api/apis/{self.api_id}", json=self.document)
-        assert answer.status == 200, answer.raw
+        response = await self.stack.operator("PUT", f"/api/apis/{self.api_id}", json=self.document)
+        assert response.status == 200, response.raw
 
 
 async def new_api(stack: Stack, tokenwire: Mapping[str, Any] | None = None, **changes: Any) -> Api:
-    """An API with every grant; the changes are to its definition (`api_document`), the mapping its `x-tokenwire`."""
+    """Create an API with every grant type. `changes` apply to its definition (see `api_document`), the mapping to its
+    `x-tokenwire`.
+    """
     api = Api(stack, api_document(**changes, **({"x-tokenwire": dict(tokenwire)} if tokenwire else {})))
-    answer = await stack.operator("POST", "/api/apis", json=api.document)
-    assert answer.status == 200, answer.raw
+    response = await stack.operator("POST", "/api/apis", json=api.document)
+    assert response.status == 200, response.raw
     return api
 
 
-# What is looked for
+# Assertions
 
 
-def refused(answer: Answer, error: str, status: int = 400) -> bool:
-    """Whether the answer is this error of RFC 6749 §5.2, whole: status, headers, keys, and no token."""
-    assert (answer.status, answer.body.get("error")) == (status, error), (answer.status, answer.raw)
-    assert set(answer.body) == {"error", "error_description"}, answer.raw
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers.get("WWW-Authenticate", "").startswith("Basic ") is (error == "invalid_client")
+def refused(response: Response, error: str, status: int = 400) -> bool:
+    """Whether the response is exactly this error of RFC 6749 §5.2: status, headers, keys, and no token."""
+    assert (response.status, response.body.get("error")) == (status, error), (response.status, response.raw)
+    assert set(response.body) == {"error", "error_description"}, response.raw
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers.get("WWW-Authenticate", "").startswith("Basic ") is (error == "invalid_client")
     return True
 
 
 async def introspected(stack: Stack, token: str) -> list[dict[str, Any]]:
-    """What each gateway says of the token to an operator, who learns of every token."""
+    """What each gateway's introspection says of the token, asked as an operator."""
     places = [stack.operator.at(stack.urls[name]) for name in stack.instances_of("gateway")]
     return [(await place("POST", "/oauth/introspect", data={"token": token})).body for place in places]
 
 
 async def is_over(stack: Stack, app: App, *access_tokens: str) -> bool:
-    """Whether these tokens are over for every process that is asked.
+    """Whether every process refuses these tokens.
 
-    A process that remembers a token hears of its end over the bus, within milliseconds.
+    A process with a cached token learns of the revocation over the bus, within milliseconds.
     """
     places = app.over(stack, "gateway", len(stack.instances_of("gateway")))
 
@@ -262,40 +264,40 @@ async def is_over(stack: Stack, app: App, *access_tokens: str) -> bool:
 
 
 async def is_alive(stack: Stack, app: App, *access_tokens: str) -> bool:
-    """Whether these tokens open the API at every gateway."""
+    """Whether these tokens are accepted by every gateway."""
     places = app.over(stack, "gateway", len(stack.instances_of("gateway")))
     return all([await place.opens(token) for place in places for token in access_tokens])
 
 
 async def has_ended(stack: Stack, app: App, pair: Pair) -> bool:
-    """Whether nothing of the pair's grant works any more, at any process."""
+    """Whether no token of the pair's grant works any more at any process."""
     for place in app.over(stack, "token", len(stack.instances_of("token"))):
         assert refused(await place.refresh(pair.refresh), "invalid_grant")
     return await is_over(stack, app, pair.access)
 
 
 def basic(client_id: str, secret: str) -> str:
-    """The Authorization header of RFC 6749 §2.3.1: each part form-encoded first (appendix B)."""
+    """The Authorization header of RFC 6749 §2.3.1: both parts form-encoded (appendix B)."""
     return unencoded_basic(quote_plus(client_id), quote_plus(secret))
 
 
 def unencoded_basic(client_id: str, secret: str) -> str:
-    """The same without the form-encoding."""
+    """The same header without form-encoding."""
     return "Basic " + base64.b64encode(f"{client_id}:{secret}".encode()).decode()
 
 
 def query_of(url: str) -> dict[str, str]:
-    """The parameters of a URL; none is there twice."""
+    """The parameters of a URL; a repeated one fails the test."""
     pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, strict_parsing=True)
     assert len(dict(pairs)) == len(pairs), pairs
     return dict(pairs)
 
 
 async def passed(seconds: float) -> None:
-    """So much later: other processes have no clock but the real one."""
+    """Wait in real time, because other processes use the real clock."""
     await asyncio.sleep(seconds)
 
 
 async def together(*requests: Any) -> Sequence[Any]:
-    """What came of these, which were made at once."""
+    """Run these requests concurrently; return their results."""
     return await asyncio.gather(*requests)

@@ -1,5 +1,5 @@
-"""Whole systems: one that the tests share, of two processes of each service, with an API and client apps of it; and one
-for a test file alone: what it does to that, no other test sees.
+"""Whole systems. One has two processes of each service and is shared by all tests, with an API and clients; another
+belongs to one test file, which may break it.
 """
 
 import secrets
@@ -16,9 +16,9 @@ from tests.provision import rabbitmq
 from tests.security.apps import Api, App, User, new_api
 
 UNTHROTTLED = {f"TOKENWIRE_THROTTLE_{name}": "1000000/60" for name in ("CLIENT", "USER", "USER_ANYWHERE", "ADDRESS")}
-"""All tests come from one address, and most of them fail on purpose; what is throttled is in test_throttling.py."""
+"""All tests share one address, and most fail on purpose. Throttling is tested in test_throttling.py."""
 AT_ONCE = {"TOKENWIRE_LINGER": "0"}
-"""No request is on its way any more when the processes are stopped."""
+"""No request is in flight when the processes are stopped, so they need not wait."""
 
 
 def _servers(mongodb_url: str, broker: rabbitmq.Broker) -> Servers:
@@ -29,7 +29,7 @@ def _servers(mongodb_url: str, broker: rabbitmq.Broker) -> Servers:
 async def cluster(
     mongodb_url: str, rabbitmq: rabbitmq.Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """Two processes of every service behind the edge, ready, on a database and a vhost of their own."""
+    """Two processes of every service behind the edge, with their own database and vhost."""
     servers, home = _servers(mongodb_url, rabbitmq), tmp_path_factory.mktemp("cluster")
     async with running(servers, home, TWO_OF_EACH, UNTHROTTLED | AT_ONCE) as stack:
         yield stack
@@ -39,7 +39,7 @@ async def cluster(
 async def stack(
     mongodb_url: str, rabbitmq: rabbitmq.Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """Every service as a process of its own behind the edge, ready, on a database and a vhost of its own."""
+    """One process of every service behind the edge, with their own database and vhost."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
         caller = Caller(http, "", Secrets())
         with Stack(_servers(mongodb_url, rabbitmq), tmp_path_factory.mktemp("stack"), caller) as stack:
@@ -49,32 +49,32 @@ async def stack(
 
 @pytest.fixture(scope="package")
 async def receiver() -> AsyncIterator[Receiver]:
-    """A resource owner service that takes every webhook and keeps it."""
+    """A webhook receiver that accepts and keeps every webhook."""
     async with Receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture(scope="package")
 async def api(cluster: Stack) -> Api:
-    """An API that offers every grant; no test changes it."""
+    """An API that offers every grant type; tests must not change it."""
     return await new_api(cluster)
 
 
 @pytest.fixture(scope="package")
 async def web(api: Api) -> App:
-    """A client app with a secret."""
+    """A confidential client."""
     return await api.app()
 
 
 @pytest.fixture(scope="package")
 async def other(api: Api) -> App:
-    """Another one of the same API."""
+    """Another confidential client of the same API."""
     return await api.app()
 
 
 @pytest.fixture(scope="package")
 async def spa(api: Api) -> App:
-    """A client app without a secret."""
+    """A public client."""
     return await api.app(public=True)
 
 

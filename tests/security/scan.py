@@ -1,4 +1,4 @@
-"""Looks for secrets in whatever a system has written down: as they are, and in every spelling that is no protection."""
+"""Finds secrets in everything a system has written, in clear or in any encoding that does not protect them."""
 
 import base64
 import binascii
@@ -12,18 +12,18 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient
 
-from libs.oauth.tokens import SECRET_BYTES, TAG_BYTES
+from libs.oauth.token_formats import SECRET_BYTES, TAG_BYTES
 from tests.acceptance.stack import INSTANCES, Stack
 
 _PREFIXES = ("tw_at_", "tw_rt_", "tw_ac_")
 _SHORTEST_CORE = 12
-"""Characters of a base64 spelling that do not depend on what is beside the secret; fewer would be found by chance."""
+"""Shortest base64 fragment searched for; shorter ones would be found by chance."""
 Found = Mapping[str, set[tuple[str, str]]]
-"""By the place: the secrets that are there, and how they are spelled."""
+"""For each place: the secrets found there, and how they are encoded."""
 
 
 def spellings(secret: str) -> dict[str, bytes]:
-    """The secret, and what anybody who finds one of these has it from."""
+    """The encodings of the secret from which anyone could recover it."""
     forms = dict(_of_bytes("text", secret.encode())) | {"text": secret.encode(), "url": quote(secret, safe="").encode()}
     if secret.startswith(_PREFIXES):
         raw = base64.urlsafe_b64decode(secret[6:] + "==")
@@ -45,13 +45,13 @@ def _of_bytes(name: str, value: bytes) -> dict[str, bytes]:
 
 
 def _base64_core(value: bytes, offset: int) -> bytes:
-    """What base64 makes of the value that many bytes after something, whatever that is and whatever follows."""
+    """The characters of the value's base64 that do not depend on the bytes before and after, at this offset."""
     whole = (len(value) + offset) // 3 * 3 - offset
     return base64.b64encode(bytes(offset) + value[:whole])[(0, 2, 3)[offset] :]
 
 
 def _decoded(secret: str) -> bytes | None:
-    """The bytes of a key in base64."""
+    """The bytes of a base64 key."""
     try:
         raw = base64.b64decode(secret, validate=True)
     except (binascii.Error, ValueError):
@@ -60,17 +60,17 @@ def _decoded(secret: str) -> bytes | None:
 
 
 class Scan:
-    """Finds these secrets."""
+    """Searches for these secrets."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._forms = [(secret, name, form) for secret in secrets for name, form in spellings(secret).items()]
 
     def found_in(self, written: bytes) -> set[tuple[str, str]]:
-        """The secrets that are in this, and how they are spelled."""
+        """The secrets in this text, and how they are encoded."""
         return {(secret, name) for secret, name, form in self._forms if form in written}
 
     async def found(self, places: AsyncIterator[tuple[str, bytes]]) -> Found:
-        """The places where there are some."""
+        """The places that contain secrets."""
         found: dict[str, set[tuple[str, str]]] = {}
         async for place, written in places:
             if there := self.found_in(written):
@@ -79,7 +79,7 @@ class Scan:
 
 
 async def everything_written(stack: Stack, queues: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
-    """Every place and what is there: MongoDB, its log of operations, the queues, the logs of processes, the metrics."""
+    """Everything written: MongoDB and its oplog, the queues, the processes' logs, the metrics."""
     async for place, written in stored(stack.servers.mongodb_url, stack.servers.database):
         yield place, written
     async for place, written in queued(stack.servers.amqp_url, queues):
@@ -91,20 +91,20 @@ async def everything_written(stack: Stack, queues: Iterable[str]) -> AsyncIterat
 
 
 async def stored(mongodb_url: str, database: str) -> AsyncIterator[tuple[str, bytes]]:
-    """Every document of every collection, byte for byte; and of the log of operations whatever was there before."""
+    """Every document of every collection as bytes, and the earlier versions in the oplog."""
     raw = CodecOptions(document_class=RawBSONDocument)
     async with AsyncMongoClient[RawBSONDocument](mongodb_url) as client:
         for name in await client[database].list_collection_names():
             async for document in client[database].get_collection(name, raw).find():
-                yield f"mongodb {name}", document.raw
+                yield f"mongodb {name}", bytes(document.raw)
         log = client["local"].get_collection("oplog.rs", raw)
         ours = {"$or": [{"ns": {"$regex": f"^{database}\\."}}, {"o.applyOps.ns": {"$regex": f"^{database}\\."}}]}
         async for operation in log.find(ours):
-            yield "mongodb's log of operations", operation.raw
+            yield "mongodb's log of operations", bytes(operation.raw)
 
 
 async def queued(amqp_url: str, queues: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
-    """Every message in these queues, with all its properties; each stays where it is."""
+    """Every message in these queues with all properties; the messages stay in the queues."""
     for queue in queues:
         async with channel(amqp_url) as opened:
             source = await opened.get_queue(queue)
@@ -120,7 +120,7 @@ def _of_message(message: AbstractIncomingMessage) -> Iterator[bytes]:
 
 @asynccontextmanager
 async def channel(amqp_url: str) -> AsyncIterator[AbstractChannel]:
-    """A channel; what was taken from it and not acknowledged goes back when it closes."""
+    """A channel. Messages that were not acknowledged return to their queues when it closes."""
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         yield await connection.channel()

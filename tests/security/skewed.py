@@ -1,4 +1,4 @@
-"""Runs a service on a machine whose clock is wrong: `python -m tests.security.skewed services.token --seconds -60`."""
+"""Runs a service with a wrong clock: `python -m tests.security.skewed services.token --seconds -60`."""
 
 import argparse
 import runpy
@@ -9,7 +9,7 @@ from libs import runtime
 
 
 def main() -> None:
-    """Become the service."""
+    """Run the service with the skewed clock."""
     parser = argparse.ArgumentParser(prog="python -m tests.security.skewed", description=__doc__)
     parser.add_argument("service", help="such as services.token")
     parser.add_argument("--seconds", type=float, required=True, help="by which the clock is ahead")

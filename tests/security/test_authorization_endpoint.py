@@ -1,5 +1,5 @@
-"""The authorization endpoint (RFC 6749 §3.1, §4.1; RFC 9700 §2.1, §4; RFC 9207; RFC 8252) and the identity server that
-the product comes with as an example: rows 26 to 39, and 41.
+"""The authorization endpoint (RFC 6749 §3.1, §4.1; RFC 9700 §2.1, §4; RFC 9207; RFC 8252) and the example identity
+server: rows 26 to 39, and 41.
 """
 
 import base64
@@ -9,14 +9,12 @@ from datetime import datetime, timedelta
 from urllib.parse import quote, urlencode
 
 import pytest
-from aiohttp import CookieJar
-from aiohttp.test_utils import TestClient
 
 from tests.acceptance.login import Login, Page, authorize_key, login_for
 from tests.acceptance.stack import Stack
 from tests.acceptance.subscriber import subscribed
 from tests.acceptance.tenants import CALLBACK
-from tests.builders import Answer
+from tests.builders import Response
 from tests.eventually import eventually
 from tests.security.apps import Api, App, new_api, query_of, refused, together
 
@@ -25,36 +23,38 @@ STATE = string.printable.strip() + " \t" + "ü€\U0001f511"
 
 
 async def no_redirect(app: App, error: str = "invalid_request", **changes: str) -> bool:
-    """Whether the request is answered here, at the authorization endpoint and to the identity server alike."""
-    answers = [await app.authorize(**changes), await app.authorized(**changes)]
-    for answer in answers:
-        assert refused(answer, error), answer.raw
-        assert "Location" not in answer.headers
-        assert b"redirect_to" not in answer.raw
-        assert b"tw_ac_" not in answer.raw
+    """Whether the request is refused without a redirect, both at the authorization endpoint and for the identity
+    server.
+    """
+    responses = [await app.authorize(**changes), await app.authorized(**changes)]
+    for response in responses:
+        assert refused(response, error), response.raw
+        assert "Location" not in response.headers
+        assert b"redirect_to" not in response.raw
+        assert b"tw_ac_" not in response.raw
     return True
 
 
-def sent_back(answer: Answer) -> dict[str, str]:
-    """What the browser carries to the client, which is where the answer sends it."""
-    to = answer.headers["Location"] if answer.status == 302 else answer.body["redirect_to"]
+def sent_back(response: Response) -> dict[str, str]:
+    """The parameters that the response sends to the client through the browser."""
+    to = response.headers["Location"] if response.status == 302 else response.body["redirect_to"]
     assert to.startswith(f"{CALLBACK}?"), to
     return query_of(to)
 
 
-# Before client and redirect URI are proven
+# Before the client and the redirect URI are verified
 
 
 @pytest.mark.parametrize("client_id", ["nobody", "", "$ne", "x" * 3000, "\u00e4", "a\0b"])
 async def test_026_an_unknown_client_is_not_redirected(web: App, client_id: str) -> None:
-    """400 here; nobody is sent anywhere (§4.1.2.1)."""
+    """An unknown client gets 400 and no redirect (§4.1.2.1)."""
     assert await no_redirect(web, client_id=client_id)
 
 
 async def test_026_a_client_of_another_api_is_unknown(cluster: Stack, web: App) -> None:
-    """An API is a server of its own."""
-    stranger = await (await new_api(cluster)).app()
-    assert await no_redirect(web, client_id=stranger.client_id)
+    """A client of another API is unknown, because each API is an authorization server of its own."""
+    outsider = await (await new_api(cluster)).app()
+    assert await no_redirect(web, client_id=outsider.client_id)
 
 
 HOST = "app.example.test"
@@ -94,19 +94,22 @@ NOT_REGISTERED = {
 
 @pytest.mark.parametrize("redirect_uri", [pytest.param(uri, id=name) for name, uri in NOT_REGISTERED.items()])
 async def test_027_a_redirect_uri_that_is_not_registered_is_not_used(web: App, redirect_uri: str) -> None:
-    """Compared as text (RFC 9700 §2.1): 400, no redirect, no code."""
+    """Redirect URIs are compared as strings (RFC 9700 §2.1). An unregistered one gets 400: no redirect, no code."""
     assert await no_redirect(web, redirect_uri=redirect_uri)
 
 
 async def test_028_a_missing_redirect_uri_is_the_only_one_there_is(api: Api, web: App) -> None:
-    """With several it is refused; the one counts, and then §4.1.3: the token request may leave it out, or repeat it."""
+    """If only one redirect URI is registered, the request may omit it, and then so may the token request (§4.1.3).
+
+    With several registered, omitting it is refused.
+    """
     several = await api.app(redirect_uris=[CALLBACK, f"{CALLBACK}/2"])
     assert await no_redirect(several, redirect_uri="")
     assert (await web.authorize(redirect_uri="")).status == 307
     for repeated in ("", CALLBACK):
-        answer = await web.authorized(redirect_uri="")
-        assert sent_back(answer)["code"] == answer.body["code"]
-        assert (await web.exchange(answer.body["code"], redirect_uri=repeated)).status == 200
+        response = await web.authorized(redirect_uri="")
+        assert sent_back(response)["code"] == response.body["code"]
+        assert (await web.exchange(response.body["code"], redirect_uri=repeated)).status == 200
     code = await web.code(redirect_uri="")
     assert refused(await web.exchange(code, redirect_uri=f"{CALLBACK}/2"), "invalid_grant")
 
@@ -130,7 +133,7 @@ async def _native(api: Api) -> App:
     ],
 )
 async def test_029_a_loopback_address_may_have_any_port(native: App, redirect_uri: str) -> None:
-    """RFC 8252 §7.3, whichever port is registered; the code is bound to the one that was asked for."""
+    """Any port is accepted for a loopback redirect URI (RFC 8252 §7.3), and the code is bound to the requested one."""
     assert (await native.authorize(redirect_uri=redirect_uri)).status == 307
     code = await native.code(redirect_uri=redirect_uri)
     assert refused(await native.exchange(code, redirect_uri="http://127.0.0.1:2/cb?app=1"), "invalid_grant")
@@ -160,11 +163,13 @@ async def test_029_a_loopback_address_may_have_any_port(native: App, redirect_ur
     ],
 )
 async def test_029_only_the_port_of_a_loopback_address_may_differ(native: App, redirect_uri: str) -> None:
-    """Path and query as registered; neither `localhost` nor what merely looks like the address."""
+    """Only the port may differ: path and query must match, and neither `localhost` nor look-alike hosts are
+    accepted.
+    """
     assert await no_redirect(native, redirect_uri=redirect_uri)
 
 
-# Afterwards
+# After they are verified
 
 
 @pytest.mark.parametrize(
@@ -176,25 +181,40 @@ async def test_029_only_the_port_of_a_loopback_address_may_differ(native: App, r
         ("code token", "unsupported_response_type"),
     ],
 )
-async def test_030_another_response_type_is_told_to_the_client(web: App, response_type: str, error: str) -> None:
-    """By way of the browser, with state and issuer (§4.1.2.1, RFC 9207 §2)."""
+async def test_030_another_response_type_is_reported_to_the_client(web: App, response_type: str, error: str) -> None:
+    """An unsupported response type is reported to the client by redirect, with state and issuer (§4.1.2.1, RFC 9207
+    §2).
+    """
     issuer = (await web.metadata())["issuer"]
-    for answer in (await web.authorize(response_type=response_type), await web.authorized(response_type=response_type)):
-        told = sent_back(answer)
+    for response in (
+        await web.authorize(response_type=response_type),
+        await web.authorized(response_type=response_type),
+    ):
+        told = sent_back(response)
         assert (told["error"], told["state"], told["iss"]) == (error, "a state", issuer)
         assert "code" not in told
 
 
-@pytest.mark.parametrize(
-    "name", ["response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "x"]
-)
+async def test_d11_an_unknown_parameter_of_an_authorization_request_may_repeat(spa: App) -> None:
+    """An unknown parameter may repeat, such as `resource` (RFC 8707 §2). All its values reach the login page."""
+    resources = [("resource", "https://a.example"), ("resource", "https://b.example")]
+    query = urlencode([*spa.request().items(), *resources])
+    response = await spa.edge("GET", f"{spa.path}/oauth/authorize?{query}")
+    assert response.status == 307
+    assert urlencode(resources) in response.headers["Location"]
+
+
+@pytest.mark.parametrize("name", ["response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge"])
 async def test_031_a_parameter_that_comes_twice_is_refused(spa: App, name: str) -> None:
-    """§3.1; here, since which of the two is to be trusted? Also where one is in the query, one in the body."""
-    request = spa.request(scope="a", x="y")
+    """A repeated known parameter is refused without a redirect, because neither value can be trusted (§3.1).
+
+    This includes one value in the query and one in the body.
+    """
+    request = spa.request(scope="a")
     query = urlencode([*request.items(), (name, request[name])])
     place = f"{spa.path}/oauth/authorize"
     again = {name: request[name]}
-    for answer in (
+    for response in (
         await spa.edge("GET", f"{place}?{query}"),
         await spa.edge("POST", f"{place}?{urlencode(request)}", data=again),
         await spa.operator("POST", f"/api/apis/oauth/{spa.api_id}/authorize-client?{urlencode(again)}", data=query),
@@ -205,16 +225,16 @@ async def test_031_a_parameter_that_comes_twice_is_refused(spa: App, name: str) 
             headers={"Content-Type": "application/x-www-form-urlencoded"},
         ),
     ):
-        assert answer.status == 400, answer.raw
-        assert "Location" not in answer.headers
-        assert b"tw_ac_" not in answer.raw
+        assert response.status == 400, response.raw
+        assert "Location" not in response.headers
+        assert b"tw_ac_" not in response.raw
 
 
 @pytest.mark.parametrize("state", [STATE, "s" * 2048, "%41%zz%", "&code=x#y"], ids=["all", "2-kB", "percent", "code"])
 async def test_032_the_state_comes_back_as_it_was(web: App, state: str) -> None:
-    """Byte for byte, on success and on errors; on the way to the login page the query stays as it was written."""
-    answer = await web.authorized(state=state)
-    assert sent_back(answer)["state"] == answer.body["state"] == state
+    """The state returns byte for byte, on success and on errors, and the query reaches the login page unchanged."""
+    response = await web.authorized(state=state)
+    assert sent_back(response)["state"] == response.body["state"] == state
     for error in (await web.authorize(state=state, scope='"'), await web.authorized(state=state, scope='"')):
         assert sent_back(error)["state"] == state
         assert "code" not in sent_back(error)
@@ -225,18 +245,20 @@ async def test_032_the_state_comes_back_as_it_was(web: App, state: str) -> None:
 
 
 async def test_033_every_response_names_the_issuer(web: App) -> None:
-    """`iss` is the issuer of the metadata, which says that it is there (RFC 9207 §2, §3); of errors, too."""
+    """Every authorization response, including errors, has an `iss` equal to the issuer in the metadata, which announces
+    it (RFC 9207 §2, §3).
+    """
     metadata = await web.metadata()
     assert metadata["authorization_response_iss_parameter_supported"] is True
-    answer = await web.authorized()
-    assert sent_back(answer) == {"code": answer.body["code"], "state": "a state", "iss": metadata["issuer"]}
+    response = await web.authorized()
+    assert sent_back(response) == {"code": response.body["code"], "state": "a state", "iss": metadata["issuer"]}
     for error in (await web.authorize(scope='"'), await web.authorized(scope='"')):
         assert sent_back(error)["iss"] == metadata["issuer"]
 
 
 @pytest.mark.parametrize("path", ["", "/more/than/one.segment"])
 async def test_034_the_issuer_is_the_url_that_the_metadata_is_found_by(cluster: Stack, path: str) -> None:
-    """RFC 8414 §3.3: identical, at `/.well-known/oauth-authorization-server` put between host and path (§3.1)."""
+    """The issuer is exactly the URL from which the metadata's location is derived (RFC 8414 §3.1, §3.3)."""
     api = await new_api(cluster)
     if path:
         await api.change("x-tyk-api-gateway__server__listenPath__value", f"{api.path}{path}/")
@@ -249,10 +271,10 @@ async def test_034_the_issuer_is_the_url_that_the_metadata_is_found_by(cluster: 
     await eventually(found)
     appended = await app.edge("GET", f"{api.path}/.well-known/oauth-authorization-server")
     assert b"issuer" not in appended.raw
-    answer = await app.edge(
+    response = await app.edge(
         "GET", f"/.well-known/oauth-authorization-server{api.path}", headers={"Host": "evil.example"}
     )
-    assert answer.body["issuer"] == cluster.url + api.path
+    assert response.body["issuer"] == cluster.url + api.path
 
 
 # The identity server
@@ -270,7 +292,9 @@ async def _login(cluster: Stack, web: App, key: str) -> AsyncIterator[Login[App]
 
 
 async def test_035_after_a_form_the_browser_goes_on_with_a_get(login: Login[App]) -> None:
-    """303 after the login form and after consent, never 307 or 308, which would post the password to the client."""
+    """After the login form and after consent the redirect is 303, never 307 or 308, which would post the password to
+    the client.
+    """
     page = await login.get("/login", **login.request())
     entered = await login.post("/session", username="alice", password="wonderland", **page.proof("/session"))
     consent = await login.get("/login", **login.request())
@@ -279,7 +303,7 @@ async def test_035_after_a_form_the_browser_goes_on_with_a_get(login: Login[App]
 
 
 def is_guarded(page: Page) -> bool:
-    """Whether the page can be neither framed nor kept, tells nobody where it is, and loads nothing of anybody."""
+    """Whether the page cannot be framed or cached, sends no referrer, and loads nothing from other sites."""
     policy = dict(part.strip().partition(" ")[::2] for part in page.headers["Content-Security-Policy"].split(";"))
     assert policy["frame-ancestors"] == policy["default-src"] == "'none'"
     assert set(policy) == {"default-src", "style-src", "base-uri", "frame-ancestors"}
@@ -291,26 +315,28 @@ def is_guarded(page: Page) -> bool:
 
 
 async def test_036_pages_are_guarded(login: Login[App]) -> None:
-    """Login, consent, and what is said when something is wrong (RFC 9700 §4.2.4, §4.16)."""
+    """The login, consent and error pages have these protections (RFC 9700 §4.2.4, §4.16)."""
     pages = [await login.get("/login", **login.request()), await login.signed_in(), await login.get("/login")]
     assert all(is_guarded(page) for page in pages)
     assert is_guarded(await login.post("/consent", decision="allow"))
 
 
 async def test_037_a_consent_that_the_page_did_not_make_is_refused(login: Login[App]) -> None:
-    """Without its token, with another form's or another browser's: 403 and no code (RFC 9700 §4.7)."""
+    """Consent without the form's token, or with another form's or another browser's, gets 403 and no code (RFC 9700
+    §4.7).
+    """
     consent = await login.signed_in()
     ending = consent.proof("/session/end")
-    async with TestClient(login.browser.server, cookie_jar=CookieJar(unsafe=True)) as another:
+    async with login.another_browser() as another:
         theirs = (await Login(another, login.tenant).signed_in()).proof("/consent")
         for proof in ({}, {"request": "x.y"}, ending, theirs):
-            answer = await login.post("/consent", decision="allow", **proof)
-            assert answer.status == 403
-            assert "Location" not in answer.headers
+            response = await login.post("/consent", decision="allow", **proof)
+            assert response.status == 403
+            assert "Location" not in response.headers
 
 
-async def test_038_a_denial_is_told_to_the_client(login: Login[App]) -> None:
-    """`access_denied`, with state and issuer (§4.1.2.1)."""
+async def test_038_a_denial_is_reported_to_the_client(login: Login[App]) -> None:
+    """A denial redirects to the client with `access_denied`, state and issuer (§4.1.2.1)."""
     consent = await login.signed_in(state="theirs")
     back = await login.post("/consent", decision="deny", **consent.proof("/consent"))
     told = query_of(back.headers["Location"])
@@ -319,12 +345,12 @@ async def test_038_a_denial_is_told_to_the_client(login: Login[App]) -> None:
 
 
 async def test_039_a_consent_counts_once_and_in_its_own_browser(login: Login[App]) -> None:
-    """The second use is refused, and so is the first one with another browser's cookies."""
+    """A consent can be used only once, and only with the cookies of the browser that it was shown in."""
     proof = (await login.signed_in()).proof("/consent")
-    async with TestClient(login.browser.server, cookie_jar=CookieJar(unsafe=True)) as another:
-        stranger = Login(another, login.tenant)
-        await stranger.signed_in()
-        assert (await stranger.post("/consent", decision="allow", **proof)).status == 403
+    async with login.another_browser() as another:
+        outsider = Login(another, login.tenant)
+        await outsider.signed_in()
+        assert (await outsider.post("/consent", decision="allow", **proof)).status == 403
         assert (await login.post("/consent", decision="allow", **proof)).status == 303
         assert (await login.post("/consent", decision="allow", **proof)).status == 403
 
@@ -333,11 +359,11 @@ async def test_039_a_consent_counts_once_and_in_its_own_browser(login: Login[App
 
 CODES = 1000
 RANDOM_BYTES = 20
-"""Behind key id, grant id and generation; the tag, which is no secret of the code's, follows."""
+"""The random bytes follow key id, grant id and generation. The tag behind them adds no secrecy."""
 
 
 async def test_041_codes_are_beyond_guessing(web: App) -> None:
-    """All different, safe in a URL, and 160 random bits in each: every bit is set in about half of them."""
+    """Codes are unique, URL-safe and contain 160 random bits: each bit is set in about half of them."""
     codes = [code for _ in range(CODES // 100) for code in await together(*(web.code() for _ in range(100)))]
     assert len(set(codes)) == CODES
     bodies = [code.removeprefix("tw_ac_") for code in codes]
@@ -350,15 +376,17 @@ async def test_041_codes_are_beyond_guessing(web: App) -> None:
 
 @pytest.mark.parametrize("lifetime", [0, 601, 3600])
 async def test_041_a_code_cannot_be_given_more_than_ten_minutes(cluster: Stack, api: Api, lifetime: int) -> None:
-    """§4.1.2: "A maximum authorization code lifetime of 10 minutes is RECOMMENDED"; the definition is refused."""
+    """A definition with a code lifetime over ten minutes is refused (§4.1.2: "A maximum authorization code lifetime of
+    10 minutes is RECOMMENDED").
+    """
     document = {**api.document, "x-tokenwire": {"codeLifetime": lifetime}}
-    answer = await cluster.operator("PUT", f"/api/apis/{api.api_id}", json=document)
-    assert answer.status == 400
-    assert "codeLifetime" in answer.message
+    response = await cluster.operator("PUT", f"/api/apis/{api.api_id}", json=document)
+    assert response.status == 400
+    assert "codeLifetime" in response.message
 
 
 async def test_041_a_code_lasts_a_minute_where_nothing_else_is_said(cluster: Stack, api: Api) -> None:
-    """As its event tells everybody who subscribes."""
+    """A code is valid for one minute by default; its event says so."""
     app = await api.app()
     async with subscribed(cluster.servers.amqp_url, f"code.issued.{api.api_id}") as subscriber:
         await app.code()

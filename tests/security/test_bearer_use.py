@@ -1,4 +1,6 @@
-"""The token at the protected API (RFC 6750): rows 91 to 96. Statuses are Tyk's, the header is that of RFC 6750 §3."""
+"""Bearer tokens at the protected API (RFC 6750): rows 91 to 96. Statuses are Tyk's; the challenge header follows RFC
+6750 §3.
+"""
 
 import base64
 import json
@@ -8,7 +10,7 @@ import pytest
 
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import SCHEME
-from tests.builders import Answer
+from tests.builders import Response
 from tests.eventually import eventually
 from tests.security.apps import App, new_api, passed
 
@@ -20,23 +22,25 @@ PLACES: dict[str, Any] = {
 }
 
 
-def denied(answer: Answer, status: int, error: str = "") -> bool:
-    """Whether the call is refused with this status and this error of RFC 6750 §3.1; none where it carried nothing."""
+def denied(response: Response, status: int, error: str = "") -> bool:
+    """Whether the call is refused with this status and this error of RFC 6750 §3.1 (no error code if no token was
+    sent).
+    """
     challenge = f'{REALM}, error="{error}"' if error else REALM
-    assert (answer.status, answer.headers["WWW-Authenticate"]) == (status, challenge), answer.raw
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert (response.status, response.headers["WWW-Authenticate"]) == (status, challenge), response.raw
+    assert response.headers["Cache-Control"] == "no-store"
     return True
 
 
-async def test_091_a_call_without_a_token_is_told_how(web: App) -> None:
-    """The product's status, as Tyk's, is 400; no error code, as nothing was wrong with what was not there (§3.1)."""
+async def test_091_a_call_without_a_token_gets_a_challenge(web: App) -> None:
+    """A call without a token gets 400, as in Tyk, and a challenge without an error code (§3.1)."""
     assert denied(await web.call(""), 400)
     assert denied(await web.call("", Authorization="Bearer"), 400)
     assert denied(await web.call("", Authorization="Basic x y"), 400, "invalid_request")
 
 
 async def test_092_a_bad_or_expired_token_is_invalid(cluster: Stack, web: App) -> None:
-    """The product's statuses, as Tyk's: 403 for what is no token, 401 for what is none any more; `invalid_token`."""
+    """`invalid_token`: 403 for what is not a token and 401 for an expired or revoked token, as in Tyk."""
     pair = await web.pair()
     for token in ("x", pair.access[:-1], pair.access.upper(), pair.refresh, await web.code(), "tw_at_" + "A" * 76):
         assert denied(await web.call(token), 403, "invalid_token")
@@ -49,13 +53,15 @@ async def test_092_a_bad_or_expired_token_is_invalid(cluster: Stack, web: App) -
 
 
 async def test_093_a_token_opens_no_more_than_it_was_given(cluster: Stack) -> None:
-    """403 `insufficient_scope` for a URL and for an API that no policy of its client opens; an edit counts at once."""
+    """403 `insufficient_scope` for a URL or an API that the client's policy does not allow; policy edits apply at
+    once.
+    """
     api = await new_api(cluster)
     allowed = {"api_id": api.api_id, "allowed_urls": [{"url": "/open", "methods": ["GET"]}]}
     policy = {"name": "one way", "access_rights": {api.api_id: allowed}, "active": True}
-    answer = await cluster.operator("POST", "/api/portal/policies", json=policy)
-    assert answer.status == 200, answer.raw
-    policy_id = answer.body["Message"]
+    response = await cluster.operator("POST", "/api/portal/policies", json=policy)
+    assert response.status == 200, response.raw
+    policy_id = response.body["Message"]
     app = await api.app(policy_id=policy_id)
     token = (await app.pair()).access
     asked = {"Authorization": f"Bearer {token}"}
@@ -68,13 +74,13 @@ async def test_093_a_token_opens_no_more_than_it_was_given(cluster: Stack) -> No
 
 
 async def with_places(cluster: Stack, *names: str) -> App:
-    """A client of an API that looks for tokens in these places only."""
+    """A client of an API that accepts tokens only in these places."""
     changes = {f"{SCHEME}__{name}": PLACES[name] if name in names else {"enabled": False} for name in PLACES}
     return await (await new_api(cluster, **changes)).app()
 
 
 async def test_094_a_token_in_the_query_is_not_looked_at(cluster: Stack, web: App) -> None:
-    """RFC 9700 §4.3.2; the product's rule: unless the API's definition says that it may be there."""
+    """A token in the query is ignored (RFC 9700 §4.3.2) unless the API's definition enables it. Our own rule."""
     token = (await web.pair()).access
     for query in (f"?access_token={token}", f"?Authorization={token}", f"?token={token}"):
         assert denied(await web.call("", query), 400)
@@ -85,22 +91,23 @@ async def test_094_a_token_in_the_query_is_not_looked_at(cluster: Stack, web: Ap
 
 
 async def test_095_of_several_places_one_counts(cluster: Stack, web: App) -> None:
-    """The product's rule: a place that is not enabled is not looked at; of those that are, as in Tyk, one counts.
+    """If tokens are sent in several enabled places, exactly one is used, as in Tyk; disabled places are ignored.
+    Tokenwire's own rule.
 
-    The cookie before the query before the header: what is there decides, and no other is tried after it.
+    The order is cookie, query, header. The first one present decides, and no other is tried after it.
     """
     token = (await web.pair()).access
     assert (await web.call(token, "?access_token=wrong", Cookie="Authorization=wrong")).status == 200
     several = await with_places(cluster, *PLACES)
     token = (await several.pair()).access
     for right, query, cookie in ((token, token, "wrong"), (token, "wrong", ""), ("", token, "wrong")):
-        answer = await several.call(right, f"?access_token={query}", Cookie=f"session={cookie}")
-        assert denied(answer, 403, "invalid_token")
+        response = await several.call(right, f"?access_token={query}", Cookie=f"session={cookie}")
+        assert denied(response, 403, "invalid_token")
     assert (await several.call("wrong", "?access_token=wrong", Cookie=f"session={token}")).status == 200
 
 
 def jwt(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> str:
-    """A token of RFC 7519."""
+    """Build a JWT (RFC 7519)."""
     parts = [json.dumps(header).encode(), json.dumps(claims).encode(), signature]
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
@@ -115,19 +122,19 @@ def jwt(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") 
     ],
 )
 async def test_096_no_jwt_is_a_token(web: App, header: dict[str, Any]) -> None:
-    """Tokens are opaque: whatever a JWT says and however it is signed, it opens nothing."""
+    """No JWT is accepted, whatever its claims and signature, because tokens are opaque."""
     claims = {"iss": (await web.metadata())["issuer"], "aud": web.api_id, "client_id": web.client_id, "sub": "alice"}
     for signature in (b"", b"x" * 32):
         assert denied(await web.call(jwt(header, claims, signature)), 403, "invalid_token")
 
 
 async def test_096_a_token_of_another_audience_is_refused(cluster: Stack, web: App) -> None:
-    """An API takes the tokens that it has issued; what another one has is no token here."""
-    stranger = await (await new_api(cluster)).app()
-    token = (await stranger.pair()).access
+    """An API accepts only tokens that it issued itself."""
+    outsider = await (await new_api(cluster)).app()
+    token = (await outsider.pair()).access
 
     async def opens_its_own() -> bool:
-        return await stranger.opens(token)
+        return await outsider.opens(token)
 
     await eventually(opens_its_own)
     for place in web.over(cluster, "gateway", 2):

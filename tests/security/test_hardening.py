@@ -1,4 +1,4 @@
-"""What every answer carries and does not tell, what a Host header cannot do, and who is let go for being slow."""
+"""Response headers, information leaks, forged Host headers, and slow clients."""
 
 import asyncio
 import time
@@ -10,11 +10,11 @@ import pytest
 
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import CALLBACK, SCHEME, Tenant, issued, new_tenant
-from tests.builders import Answer
+from tests.builders import Response
 
 NOT_FRAMED = "default-src 'none'; frame-ancestors 'none'"
 CUT_WITHIN = 14.0
-"""Seconds until a connection is closed on which nothing gets on: ten, by the edge and by the services alike."""
+"""Seconds until an idle connection is closed; edge and services both allow ten."""
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +24,17 @@ async def tenant(stack: Stack) -> Tenant:
 
 @dataclass(frozen=True)
 class Case:
-    """One answer of the system, and the status that it should have."""
+    """One request and the status expected for it."""
 
     name: str
     status: int
-    ask: Callable[[Stack, Tenant], Awaitable[Answer]]
+    ask: Callable[[Stack, Tenant], Awaitable[Response]]
 
 
-def edge(method: str, path: str, **request: object) -> Callable[[Stack, Tenant], Awaitable[Answer]]:
-    """Asks the edge; `{path}` and `{client}` stand for the tenant's."""
+def edge(method: str, path: str, **request: object) -> Callable[[Stack, Tenant], Awaitable[Response]]:
+    """Ask the edge; `{path}` and `{client}` stand for the tenant's."""
 
-    async def ask(stack: Stack, tenant: Tenant) -> Answer:
+    async def ask(stack: Stack, tenant: Tenant) -> Response:
         return await stack.anybody(method, path.format(path=tenant.path, client=tenant.client_id), **request)
 
     return ask
@@ -65,29 +65,29 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_every_answer_says_what_a_browser_may_make_of_it(stack: Stack, tenant: Tenant, case: Case) -> None:
-    """Never another type than it says, never in a frame, never a referrer to anybody: success, refusal and redirect."""
-    answer = await case.ask(stack, tenant)
-    assert answer.headers.getall("X-Content-Type-Options") == ["nosniff"]
-    assert answer.headers.getall("X-Frame-Options") == ["DENY"]
-    assert answer.headers.getall("Referrer-Policy") == ["no-referrer"]
-    assert answer.headers.getall("Content-Security-Policy") == [NOT_FRAMED]
-    assert "Strict-Transport-Security" not in answer.headers, "which means nothing without TLS"
-    assert not [name for name in answer.headers if name.startswith("Access-Control-")]
-    assert answer.status == case.status, answer.raw
+async def test_every_response_has_security_headers(stack: Stack, tenant: Tenant, case: Case) -> None:
+    """Every response forbids MIME sniffing, framing and referrers: success, refusal and redirect."""
+    response = await case.ask(stack, tenant)
+    assert response.headers.getall("X-Content-Type-Options") == ["nosniff"]
+    assert response.headers.getall("X-Frame-Options") == ["DENY"]
+    assert response.headers.getall("Referrer-Policy") == ["no-referrer"]
+    assert response.headers.getall("Content-Security-Policy") == [NOT_FRAMED]
+    assert "Strict-Transport-Security" not in response.headers, "which means nothing without TLS"
+    assert not [name for name in response.headers if name.startswith("Access-Control-")]
+    assert response.status == case.status, response.raw
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_no_answer_says_what_it_was_made_with(stack: Stack, tenant: Tenant, case: Case) -> None:
-    """`Server` is empty; where the edge answers by itself it names nginx, which cannot help it, and no version."""
-    answer = await case.ask(stack, tenant)
+async def test_no_response_names_its_software(stack: Stack, tenant: Tenant, case: Case) -> None:
+    """No response names its software: `Server` is empty, or `nginx` without a version when the edge itself responds."""
+    response = await case.ask(stack, tenant)
     by_the_edge = case.name in {"operations-at-the-edge", "too-large-for-the-edge"}
-    assert answer.headers.getall("Server") == ["nginx" if by_the_edge else ""]
-    assert "X-Powered-By" not in answer.headers
+    assert response.headers.getall("Server") == ["nginx" if by_the_edge else ""]
+    assert "X-Powered-By" not in response.headers
 
 
-async def test_what_is_not_http_gets_the_same_headers(stack: Stack) -> None:
-    """A service that is asked past the edge answers nonsense as it answers everything, and repeats none of it."""
+async def test_malformed_http_gets_the_same_headers(stack: Stack) -> None:
+    """A service that is reached directly answers malformed HTTP with the same headers, and echoes none of it."""
     for nonsense, status in (
         (b"GET / HTTP/9\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: " + b"s" * 17_000 + b"\r\n\r\n", 431),
@@ -102,7 +102,7 @@ async def test_what_is_not_http_gets_the_same_headers(stack: Stack) -> None:
 
 @pytest.mark.parametrize("past_the_edge", [False, True], ids=["edge", "service"])
 async def test_a_host_header_changes_nothing(stack: Stack, tenant: Tenant, past_the_edge: bool) -> None:
-    """The issuer is the setting's, whoever the request is said to be for (test 99): in metadata, redirects, answers."""
+    """The Host header changes nothing (row 99): metadata, redirects and responses use the configured issuer."""
     evil = {"Host": "evil.example.test", "X-Forwarded-Host": "evil.example.test", "X-Forwarded-Proto": "https"}
     authorization = stack.service("authorization") if past_the_edge else stack.anybody
     gateway = stack.service("gateway") if past_the_edge else stack.anybody
@@ -142,8 +142,8 @@ SLOW = [
 
 
 @pytest.mark.parametrize("beginning", SLOW)
-async def test_who_is_slow_is_let_go_and_holds_nobody_up(stack: Stack, tenant: Tenant, beginning: bytes) -> None:
-    """Two hundred connections on which nothing gets on: others get their tokens meanwhile, and all of them are cut."""
+async def test_slow_connections_are_closed_and_delay_no_other(stack: Stack, tenant: Tenant, beginning: bytes) -> None:
+    """Two hundred stalled connections do not delay other clients, and all of them are closed."""
     host, port = urlsplit(stack.url).hostname, urlsplit(stack.url).port
     slow = [await asyncio.open_connection(host, port) for _ in range(200)]
     for _, writer in slow:
@@ -155,15 +155,15 @@ async def test_who_is_slow_is_let_go_and_holds_nobody_up(stack: Stack, tenant: T
         assert (await tenant.client_credentials()).status == 200
         worst = max(worst, time.monotonic() - began)
     async with asyncio.timeout(CUT_WITHIN):
-        answers = await cut
+        responses = await cut
     for _, writer in slow:
         writer.close()
     assert worst < 2.0, "others waited for the slow"
-    assert all(answer == b"" or answer.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")) for answer in answers)
+    assert all(response == b"" or response.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")) for response in responses)
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """What the other side said before it closed the connection. Raises TimeoutError where it does not."""
+    """Everything received before the other side closed the connection. Raises TimeoutError if it stays open."""
     async with asyncio.timeout(CUT_WITHIN):
         try:
             return await reader.read()
@@ -172,7 +172,7 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
 
 
 async def sent(url: str, request: bytes) -> bytes:
-    """What comes back for these bytes, until the connection is closed."""
+    """Send these bytes; return everything received until the connection is closed."""
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
     writer.write(request)
     try:

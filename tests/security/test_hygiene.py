@@ -1,5 +1,5 @@
-"""Other origins, forged hosts, webhooks and the management API: rows 98, 99, 101 and 102. Row 97 is in
-test_metadata.py, row 100 in test_no_secret_in_clear.py.
+"""CORS, forged hosts, webhooks and the management API: rows 98, 99, 101 and 102. Row 97 is in test_metadata.py, row 100
+in test_no_secret_in_clear.py.
 """
 
 import re
@@ -10,13 +10,14 @@ from urllib.parse import urlencode
 
 import pytest
 
-from contracts.operations import OPERATIONS, Caller
+from contracts.operations import Caller
+from services.operation_catalog import OPERATIONS
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import SCHEME, issued
 from tests.acceptance.webhooks import Receiver
 from tests.builders import unique
 from tests.security.apps import App, new_api, query_of
-from tests.security.beside import Beside, beside
+from tests.security.extra_process import ExtraProcess, extra_process
 
 NOTIFICATIONS = f"{SCHEME}__notifications"
 KEYS = {"auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"}
@@ -24,8 +25,8 @@ KEYS = {"auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "n
 
 @pytest.mark.parametrize("place", ["oauth/token", "oauth/authorize", "oauth/revoke", "introspect", "metadata", "api"])
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1"])
-async def test_098_no_script_of_another_origin_may_read_an_answer(web: App, place: str, origin: str) -> None:
-    """Nothing is allowed to an origin that no API's definition names: neither in answers nor in preflights."""
+async def test_098_no_script_of_another_origin_may_read_a_response(web: App, place: str, origin: str) -> None:
+    """Responses and preflights allow nothing to an origin that no API definition names."""
     elsewhere = {
         "introspect": "/oauth/introspect",
         "metadata": f"/.well-known/oauth-authorization-server{web.path}",
@@ -34,8 +35,8 @@ async def test_098_no_script_of_another_origin_may_read_an_answer(web: App, plac
     path = elsewhere.get(place, f"{web.path}/{place}")
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     for method, headers in (("OPTIONS", asked), ("GET", {}), ("POST", web.basic)):
-        answer = await web.edge(method, path, headers={"Origin": origin, **headers})
-        assert not [name for name in answer.headers if name.lower().startswith("access-control-allow")], method
+        response = await web.edge(method, path, headers={"Origin": origin, **headers})
+        assert not [name for name in response.headers if name.lower().startswith("access-control-allow")], method
 
 
 FORGED = {
@@ -49,8 +50,8 @@ FORGED = {
 
 
 @pytest.mark.parametrize("past_the_edge", [False, True])
-async def test_099_nobody_forges_the_issuer(cluster: Stack, web: App, past_the_edge: bool) -> None:
-    """It is the setting's, whatever a request is said to be for; whom X-Forwarded-For is believed of is in
+async def test_099_the_issuer_cannot_be_forged(cluster: Stack, web: App, past_the_edge: bool) -> None:
+    """The issuer comes from the settings, whatever Host a request claims. Trust in X-Forwarded-For is tested in
     test_throttling.py.
     """
     issuer = (await web.metadata())["issuer"]
@@ -58,13 +59,14 @@ async def test_099_nobody_forges_the_issuer(cluster: Stack, web: App, past_the_e
     place = f"/.well-known/oauth-authorization-server{web.path}"
     assert (await asked.edge("GET", place, headers=FORGED)).body["issuer"] == issuer == f"{cluster.url}{web.path}"
     query = urlencode(web.request(scope='"'))
-    answer = await asked.edge("GET", f"{web.path}/oauth/authorize?{query}", headers=FORGED)
-    assert query_of(answer.headers["Location"])["iss"] == issuer
-    assert b"evil.example" not in answer.raw
+    response = await asked.edge("GET", f"{web.path}/oauth/authorize?{query}", headers=FORGED)
+    assert query_of(response.headers["Location"])["iss"] == issuer
+    assert b"evil.example" not in response.raw
 
 
 async def test_101_a_webhook_proves_where_it_comes_from(cluster: Stack, receiver: Receiver) -> None:
-    """The product's rule: Tyk's five keys, tokens and all, to the API's own address; signed, with id and time.
+    """Webhooks have Tyk's five keys, including tokens, and go to the API's own URL with signature, id and time.
+    Tokenwire's own rule.
 
     The event on the bus carries no token (row 100).
     """
@@ -87,10 +89,12 @@ async def test_101_a_webhook_proves_where_it_comes_from(cluster: Stack, receiver
 
 
 @pytest.fixture(scope="module", name="strict")
-async def _strict(cluster: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Beside]:
-    """A notifier with the setting that it comes with."""
+async def _strict(cluster: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ExtraProcess]:
+    """A notifier with the default setting."""
     setting = {"TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "false"}
-    async with beside(cluster, tmp_path_factory.mktemp("strict"), service="notifier", settings=setting) as process:
+    async with extra_process(
+        cluster, tmp_path_factory.mktemp("strict"), service="notifier", settings=setting
+    ) as process:
         yield process
 
 
@@ -116,36 +120,40 @@ async def _strict(cluster: Stack, tmp_path_factory: pytest.TempPathFactory) -> A
         socket.gethostname(),
     ],
 )
-async def test_101_a_webhook_goes_nowhere_inside(cluster: Stack, receiver: Receiver, strict: Beside, host: str) -> None:
-    """To no private, loopback or link-local address, however it is written, nor to a name that leads there."""
+async def test_101_a_webhook_cannot_reach_internal_addresses(
+    cluster: Stack, receiver: Receiver, strict: ExtraProcess, host: str
+) -> None:
+    """Webhooks are not sent to private, loopback or link-local addresses, however they are written, nor to names that
+    resolve to them (SSRF).
+    """
     url = receiver.url("/inside").replace("127.0.0.1", host)
     api = await new_api(cluster, **{NOTIFICATIONS: {"onKeyChangeUrl": url, "sharedSecret": ""}})
     notifier = strict.call.with_key(cluster.operator_key)
-    answer = await notifier("POST", f"/api/apis/{api.api_id}/notifications/test")
-    assert answer.status == 200, answer.raw
-    assert answer.message == "the test notification failed"
-    assert answer.body["Meta"]["status"] is None
+    response = await notifier("POST", f"/api/apis/{api.api_id}/notifications/test")
+    assert response.status == 200, response.raw
+    assert response.message == "the test notification failed"
+    assert response.body["Meta"]["status"] is None
     assert receiver.saying("/inside") == []
 
 
 def operator_paths() -> list[tuple[str, str]]:
-    """Every route that asks for an operator's key, with something in place of its parameters."""
+    """Every route that requires an operator key, with its parameters filled in."""
     found = [(each.method, each.path) for each in OPERATIONS if each.caller is Caller.OPERATOR]
     return [(method, re.sub(r"{[^}]*}", "x", path)) for method, path in found]
 
 
 @pytest.mark.parametrize(("method", "path"), operator_paths())
 async def test_102_a_client_is_no_operator(web: App, method: str, path: str) -> None:
-    """Neither its token nor its secret opens the management API, at any route."""
+    """A client's token or secret is not accepted at any route of the management API."""
     pair = await web.pair()
     for authorization in (f"Bearer {pair.access}", pair.access, pair.refresh, web.basic["Authorization"], web.secret):
-        answer = await web.edge(method, path, headers={"Authorization": authorization})
-        assert answer.status == 401, answer.raw
-        assert answer.message == "Not authorised"
+        response = await web.edge(method, path, headers={"Authorization": authorization})
+        assert response.status == 401, response.raw
+        assert response.message == "Not authorised"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/healthz/", "/x/../metrics", "//metrics"])
 async def test_102_operations_are_not_for_the_public(cluster: Stack, path: str) -> None:
-    """The edge passes on what is for clients and operators; how a process fares is asked inside."""
+    """The edge exposes only routes for clients and operators; health and metrics are internal."""
     assert (await cluster.anybody("GET", path)).status == 404
     assert (await cluster.operator("GET", path)).status == 404

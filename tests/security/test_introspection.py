@@ -14,8 +14,8 @@ PLACE = "/oauth/introspect"
 INVENTED = 1000
 
 
-async def test_079_who_asks_must_prove_it(web: App, spa: App) -> None:
-    """§2.1 MUST: 401, and not `active: false`; a client without a secret can prove nothing."""
+async def test_079_introspection_requires_authentication(web: App, spa: App) -> None:
+    """An unauthenticated caller gets 401, not `active: false` (§2.1 MUST); a public client cannot authenticate."""
     pair = await web.pair()
     form = {"token": pair.access}
     wrong = {"Authorization": basic(web.client_id, "nothing-but-wrong")}
@@ -26,11 +26,11 @@ async def test_079_who_asks_must_prove_it(web: App, spa: App) -> None:
 
 
 async def test_080_an_active_token_is_described(web: App) -> None:
-    """§2.2, and nothing for a cache: whose it is, what it may do, until when, who has issued it and for what."""
+    """An active token is described with client, user, scope, expiry, issuer and audience, uncacheable (§2.2)."""
     pair, now = await web.pair(scope="a b"), time.time()
-    answer = await web.introspect(pair.access)
-    assert answer.headers["Cache-Control"] == "no-store"
-    said = answer.body
+    response = await web.introspect(pair.access)
+    assert response.headers["Cache-Control"] == "no-store"
+    said = response.body
     assert (said["active"], said["client_id"], said["scope"], said["sub"]) == (True, web.client_id, "a b", "alice")
     assert (said["token_type"], said["token_use"]) == ("bearer", "access")
     assert said["iss"] == (await web.metadata())["issuer"]
@@ -42,64 +42,69 @@ async def test_080_an_active_token_is_described(web: App) -> None:
     assert (machine["active"], "sub" in machine) == (True, False)
 
 
-async def test_081_whatever_is_not_active_is_no_more_than_that(cluster: Stack, web: App) -> None:
-    """Unknown, expired, revoked, of a client that is gone, of another API: exactly `{"active":false}`."""
+async def test_081_an_inactive_token_is_described_as_inactive_only(cluster: Stack, web: App) -> None:
+    """An unknown, expired or revoked token, or one of a deleted client or another API, yields exactly
+    `{"active":false}`.
+    """
     api = await new_api(cluster, {"accessTokenLifetime": 1})
-    brief, gone, stranger = await api.app(), await (await new_api(cluster)).app(), await (await new_api(cluster)).app()
+    brief, gone, outsider = await api.app(), await (await new_api(cluster)).app(), await (await new_api(cluster)).app()
     expired, orphan, revoked = await brief.pair(), await gone.pair(), await web.pair()
     await web.revoke(revoked.refresh)
     await gone.managed("DELETE")
     await passed(1.1)
     for app, pair in ((brief, expired), (web, revoked), (web, orphan)):
         assert await is_over(cluster, app, pair.access)
-    asked = [(brief, expired.access), (web, revoked.access), (web, revoked.refresh), (stranger, expired.access)]
+    asked = [(brief, expired.access), (web, revoked.access), (web, revoked.refresh), (outsider, expired.access)]
     asked += [(web, orphan.refresh), (web, "x"), (web, "\u00e4" * 100), (web, await web.code())]
-    asked += [(stranger, (await web.pair()).access), (stranger, (await web.pair()).refresh)]
+    asked += [(outsider, (await web.pair()).access), (outsider, (await web.pair()).refresh)]
     for app, token in asked:
         for place in app.over(cluster, "gateway", 2):
-            answer = await place.introspect(token)
-            assert (answer.status, answer.body) == (200, INACTIVE), token[:6]
+            response = await place.introspect(token)
+            assert (response.status, response.body) == (200, INACTIVE), token[:6]
 
 
-async def test_082_a_token_is_described_to_who_may_know_it(cluster: Stack, api: Api, web: App, other: App) -> None:
-    """Another client, and the resource server of another API, learn nothing; that of its own API learns of it."""
+async def test_082_only_authorized_callers_learn_about_a_token(cluster: Stack, api: Api, web: App, other: App) -> None:
+    """Only the token's own client and the resource server of its API learn about it; others get `active: false`."""
     pair = await web.pair()
     own, foreign = await api.app(resource_server=True), await (await new_api(cluster)).app(resource_server=True)
     assert (await own.introspect(pair.access)).body["active"] is True
     assert (await own.introspect(pair.refresh)).body == INACTIVE
-    for stranger in (other, foreign):
+    for outsider in (other, foreign):
         for token in (pair.access, pair.refresh):
-            assert (await stranger.introspect(token)).body == INACTIVE
+            assert (await outsider.introspect(token)).body == INACTIVE
 
 
 @pytest.mark.parametrize("hint", ["access_token", "refresh_token", "foo"])
 async def test_083_a_hint_is_no_more_than_a_hint(web: App, hint: str) -> None:
-    """Found all the same; 405 for anything but POST, 400 where no token is named."""
+    """A wrong hint does not matter. Methods other than POST get 405; a missing token gets 400."""
     pair = await web.pair()
     for token in (pair.access, pair.refresh):
         assert (await web.introspect(token, token_type_hint=hint)).body["active"] is True
-    answer = await web.edge("GET", f"{PLACE}?token={pair.access}", headers=web.basic)
-    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    response = await web.edge("GET", f"{PLACE}?token={pair.access}", headers=web.basic)
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
     assert refused(await web.introspect("", token_type_hint=hint), "invalid_request")
     assert refused(await web.edge("POST", f"{PLACE}?token={pair.access}", headers=web.basic), "invalid_request")
 
 
 async def test_084_guessing_finds_nothing(web: App) -> None:
-    """All inactive; who guesses must be a client, and is throttled if it is none (test_throttling.py).
+    """Guessed tokens are inactive, and guessing requires a client; failed authentication is throttled
+    (test_throttling.py).
 
-    That the time tells nothing either is in test_timing.py.
+    Timing is tested in test_timing.py.
     """
     real = (await web.pair()).access
     guesses = [real[:6] + secrets.token_urlsafe(57) for _ in range(INVENTED)]
     assert {len(guess) for guess in guesses} == {len(real)}
     for start in range(0, INVENTED, 100):
-        answers = await together(*(web.introspect(guess) for guess in guesses[start : start + 100]))
-        assert {(answer.status, answer.raw) for answer in answers} == {(200, b'{"active":false}\n')}
+        responses = await together(*(web.introspect(guess) for guess in guesses[start : start + 100]))
+        assert {(response.status, response.raw) for response in responses} == {(200, b'{"active":false}\n')}
     assert (await web.introspect(real)).body["active"] is True
 
 
-async def test_085_a_refresh_token_is_told_from_an_access_token(web: App, alice: User) -> None:
-    """`token_use`; it opens no API, and so has no audience; of the password grant, too."""
+async def test_085_a_refresh_token_is_not_an_access_token(web: App, alice: User) -> None:
+    """`token_use` tells a refresh token from an access token. A refresh token has no audience, including one of the
+    password grant.
+    """
     for pair in (await web.pair(), issued(await web.password(alice))):
         said = (await web.introspect(pair.refresh)).body
         assert (said["active"], said["token_use"], "aud" in said) == (True, "refresh", False)

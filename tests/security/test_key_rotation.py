@@ -1,4 +1,6 @@
-"""The key ring and the notifier's key, changed step by step as docs/operations.md says, while the system is in use."""
+"""Rotation of the encryption keys and of the notifier's key, step by step as in docs/operations.md, while the system is
+in use.
+"""
 
 import asyncio
 import base64
@@ -17,12 +19,12 @@ LONG_CODE = {"x-tokenwire": {"codeLifetime": 600}}
 
 
 def key_id(value: str) -> int:
-    """The key of the ring that tagged a code or token."""
+    """The id of the key that made a code or token."""
     return base64.urlsafe_b64decode(value[len("tw_at_") :] + "==")[0]
 
 
 class Rotation:
-    """A tenant of the system, and what is to hold whatever the keys are."""
+    """A tenant of the system, and what must hold during rotation."""
 
     def __init__(self, stack: Stack, receiver: Receiver, tenant: Tenant, path: str, shared_secret: str) -> None:
         self.stack = stack
@@ -32,16 +34,16 @@ class Rotation:
         self._shared_secret = shared_secret
 
     async def restarted(self, *names: str) -> None:
-        """These processes, all if none is named, run with the keys that are in the files now."""
+        """Restart these processes (by default all) with the keys that are in the files now."""
         await asyncio.gather(*(self.stack.restart(name) for name in names or INSTANCES))
 
     async def ring_is(self, *keys: str) -> None:
-        """Every process runs with this ring."""
+        """Every process runs with these keys."""
         self.stack.keys.ring.write_text(",".join(keys))
         await self.restarted()
 
     async def all_is_well(self, *living: Pair) -> Pair:
-        """These tokens open the API; client, user, definition, operator and webhooks are as ever. A new pair."""
+        """These tokens are accepted; client, user, definition, operator and webhooks work. Returns a new pair."""
         tenant = self.tenant
         for pair in living:
             assert (await tenant.verified(pair.access)).status == 200
@@ -58,14 +60,14 @@ class Rotation:
         return new
 
     async def told_of(self, pair: Pair) -> None:
-        """The resource owner service heard of the pair, signed with the shared secret."""
+        """Wait for the pair's webhook, signed with the shared secret."""
         webhook = await self._receiver.hears(self.path, new_oauth_token=pair.access)
         assert webhook.headers["x-tyk-shared-secret"] == self._shared_secret
         assert webhook.is_signed_with(self._shared_secret)
 
 
 async def new_rotation(stack: Stack, receiver: Receiver, url: str = "") -> Rotation:
-    """With webhooks to the receiver, unless they go elsewhere."""
+    """A tenant whose webhooks go to the receiver unless another URL is given."""
     path, shared_secret = f"/hooks/{secrets.token_hex(4)}", secrets.token_urlsafe(24)
     hooks = {"onKeyChangeUrl": url or receiver.url(path), "sharedSecret": shared_secret}
     tenant = await new_tenant(stack.anybody, stack.operator, **{f"{SCHEME}__notifications": hooks}, **LONG_CODE)
@@ -73,8 +75,8 @@ async def new_rotation(stack: Stack, receiver: Receiver, url: str = "") -> Rotat
 
 
 @pytest.mark.timeout(400)
-async def test_a_new_key_takes_over_from_the_old(stack: Stack, receiver: Receiver) -> None:
-    """Add the new key, make it current, reseal, take the old one out: nothing ends before its time at any step."""
+async def test_a_new_key_replaces_the_old_one(stack: Stack, receiver: Receiver) -> None:
+    """Add the new key, make it current, re-encrypt, remove the old key: no token or record is lost at any step."""
     use = await new_rotation(stack, receiver)
     tenant, old = use.tenant, stack.keys.ring.read_text().strip()
     new = f"2:{random_key()}"
@@ -82,12 +84,12 @@ async def test_a_new_key_takes_over_from_the_old(stack: Stack, receiver: Receive
     first, code = await use.all_is_well(), await tenant.code()
     assert (key_id(first.access), key_id(code)) == (1, 1)
 
-    # Everybody can read what nobody writes yet.
+    # First every process can read with the new key, before any writes with it.
     await use.ring_is(old, new)
     second = await use.all_is_well(first)
     assert key_id(second.access) == 1
 
-    # It writes, at first in one service only: the others, who have it second, read that.
+    # Then one service writes with it, while the others, which have it second, read.
     stack.keys.ring.write_text(f"{new},{old}")
     await use.restarted("token", "token-2")
     third = await use.all_is_well(first, second)
@@ -95,7 +97,7 @@ async def test_a_new_key_takes_over_from_the_old(stack: Stack, receiver: Receive
     await use.restarted(*(name for name in INSTANCES if not name.startswith("token")))
     await use.all_is_well(first, second, third)
 
-    # What the old key made is good until it ends, and what follows it is the new key's.
+    # Old tokens stay valid until they expire; new ones use the new key.
     exchanged = issued(await tenant.exchanged(code))
     refreshed = issued(await tenant.refreshed(first.refresh))
     assert {key_id(value) for pair in (exchanged, refreshed) for value in (pair.access, pair.refresh)} == {2}
@@ -104,12 +106,12 @@ async def test_a_new_key_takes_over_from_the_old(stack: Stack, receiver: Receive
 
     servers = stack.servers
     where = {"TOKENWIRE_MONGODB_URL": servers.mongodb_url, "TOKENWIRE_MONGODB_DATABASE": servers.database}
-    done = await run_python("services", "reseal", settings=where | {"TOKENWIRE_KEYS_FILE": str(stack.keys.ring)})
+    done = await run_python("services", "reencrypt", settings=where | {"TOKENWIRE_KEYS_FILE": str(stack.keys.ring)})
     assert (done.status, done.complaints) == (0, "")
-    assert "everything stored is under key 2" in done.out
+    assert "everything stored is encrypted with key 2" in done.out
     await use.all_is_well(second, third, exchanged, refreshed)
 
-    # The old one goes, and with it what it alone had made; every other thing stays.
+    # The old key is removed. Only what it alone had made is lost.
     await use.ring_is(new)
     await use.all_is_well(third, exchanged, refreshed)
     assert (await tenant.verified(second.access)).status == 403
@@ -118,9 +120,8 @@ async def test_a_new_key_takes_over_from_the_old(stack: Stack, receiver: Receive
     issued(await tenant.refreshed(refreshed.refresh))
 
 
-@pytest.mark.timeout(300)
 async def test_the_notifiers_key_is_changed(stack: Stack, receiver: Receiver) -> None:
-    """The new private key first, then the public one, then the old one goes: no webhook is lost on the way."""
+    """Add the new private key, then switch the public key, then remove the old one: no webhook is lost."""
     use = await new_rotation(stack, receiver)
     late = await new_rotation(stack, receiver, f"http://127.0.0.1:{free_port()}/")
     old, new = stack.keys.notifier_private.read_text().strip(), random_key()
@@ -133,7 +134,7 @@ async def test_the_notifiers_key_is_changed(stack: Stack, receiver: Receiver) ->
     await use.restarted("token", "token-2")
     await use.all_is_well()
 
-    # What was sealed to the old one, and could not be delivered meanwhile, is opened with it.
+    # Commands encrypted to the old key that could not be delivered are still readable with it.
     await moved(late, receiver)
     await late.told_of(waiting)
 
@@ -143,7 +144,7 @@ async def test_the_notifiers_key_is_changed(stack: Stack, receiver: Receiver) ->
 
 
 async def moved(late: Rotation, receiver: Receiver) -> None:
-    """The API's webhooks go to the receiver from now on, and those that wait are due."""
+    """Send the API's webhooks to the receiver from now on, and make the waiting ones due."""
     tenant = late.tenant
     definition = (await tenant.operator("GET", f"/api/apis/{tenant.api_id}")).body
     scheme = definition["x-tyk-api-gateway"]["server"]["authentication"]["securitySchemes"]["tykOAuth"]

@@ -1,17 +1,20 @@
-"""Every operation for operators against every permission: from the table of operations, so that none is forgotten."""
+"""Every operator operation is tried with every permission, taken from the table of operations so that none is
+missed.
+"""
 
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from contracts.http import Caller as Who
-from contracts.http import Operation, Service
-from contracts.operations import OPERATIONS
+from contracts.operations import Caller as Who
+from contracts.operations import Operation, Service
 from contracts.operators import Permission
 from libs.bus.local import LocalBroker, LocalBus
 from services.gateway.proxy import TEMPLATE
+from services.operation_catalog import OPERATIONS
 from tests.builders import CALLBACK, Caller, make_operator, settle
 from tests.notifications import Notifier, database_of_its_own, notifier
 from tests.services.system import Party, System, open_system
@@ -19,7 +22,8 @@ from tests.services.system import Party, System, open_system
 GUARDED = [operation for operation in OPERATIONS if operation.caller is Who.OPERATOR]
 OTHERS = [operation for operation in OPERATIONS if operation.caller not in {Who.OPERATOR, Who.ANYBODY}]
 KEYS = ("nobody", "unknown", "dead", *Permission, *(f"all but {permission}" for permission in Permission))
-"""Whose key a request carries: nobody's, nobody's any more, that of one permission, that of all but one and `admin`."""
+"""The key of a request: none, an unknown or deleted one, one with a single permission, or with all but one and `admin`.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,16 @@ class World:
     party: Party
 
     def caller(self, operation: Operation, whose: str) -> Caller:
-        """Asks the service of the operation with this key."""
+        """A caller of the operation's service with this key."""
         caller = self.notifier.anybody if operation.service is Service.NOTIFIER else self.system.call
         return caller if whose == "nobody" else caller.with_key(self.keys[whose])
 
     async def status(self, operation: Operation, whose: str, slash: str = "") -> int:
-        """The status only: a stream has no end. The API on whose paths it is asked exists, and nothing else."""
+        """The status only, because a stream does not end. The API in the path exists, but no other record does."""
         caller = self.caller(operation, whose)
-        path = operation.path.replace("{place}", self.party.api.listen_path.strip("/"))
+        path = operation.path.replace("{api_ref}", self.party.api.listen_path.strip("/"))
         path = re.sub(r"\{\w+\}", "nothing-there", path) + slash
-        body = {} if operation.method == "GET" else {"json": {}}
+        body: dict[str, Any] = {} if operation.method == "GET" else {"json": {}}
         request = caller.http.request(operation.method, path, headers=caller.headers, allow_redirects=False, **body)
         async with request as response:
             return response.status
@@ -63,18 +67,18 @@ async def _world(mongodb_url: str) -> AsyncIterator[World]:
 
 
 async def dead_key(system: System) -> str:
-    """That of an operator who might do everything, and is gone."""
+    """The key of a deleted operator that had all permissions."""
     key = await make_operator(system.deps, Permission.ADMIN)
     assert (await system.call.with_key(key)("GET", "/api/operators")).status == 200
     operator = await system.deps.catalog.operator(key)
     assert operator is not None
-    assert await system.deps.store.operators.delete(operator, system.deps.origin("tests"))
+    assert await system.deps.store.operators.delete(operator, system.deps.event_context("tests"))
     await settle(system.deps)
     return key
 
 
 def opens(whose: str, permission: Permission) -> bool:
-    """Whether this key has the permission, or all."""
+    """Whether this key has the permission, or `admin`."""
     if whose.startswith("all but "):
         return permission not in {whose.removeprefix("all but "), Permission.ADMIN}
     return whose in {permission, Permission.ADMIN}
@@ -82,8 +86,10 @@ def opens(whose: str, permission: Permission) -> bool:
 
 @pytest.mark.parametrize("whose", KEYS)
 @pytest.mark.parametrize("operation", GUARDED, ids=lambda operation: operation.name)
-async def test_who_may_do_what(world: World, operation: Operation, whose: str) -> None:
-    """401 for whom nobody knows, 403 without the permission, before anything else is looked at; `admin` has all."""
+async def test_permissions_are_enforced(world: World, operation: Operation, whose: str) -> None:
+    """401 for an unknown key and 403 without the permission, before anything else is checked; `admin` may do
+    everything.
+    """
     assert operation.permission is not None
     for slash in ("", "/"):
         status = await world.status(operation, whose, slash)
@@ -96,7 +102,7 @@ async def test_who_may_do_what(world: World, operation: Operation, whose: str) -
 
 
 def expected(operation: Operation) -> Permission:
-    """The permission that an operation of this kind has to ask for."""
+    """The permission that an operation of this kind must require."""
     last = operation.path.rpartition("/")[2]
     if last == "authorize-client":
         return Permission.AUTHORIZE
@@ -109,14 +115,14 @@ def expected(operation: Operation) -> Permission:
 
 @pytest.mark.parametrize("operation", GUARDED, ids=lambda operation: operation.name)
 def test_an_operation_asks_for_the_permission_of_its_kind(operation: Operation) -> None:
-    """Reading needs `read`, changing `write`, codes `authorize`, the end of tokens `revoke`, operators `admin`."""
+    """Reads need `read`, changes `write`, codes `authorize`, revocation `revoke`, operators `admin`."""
     assert operation.permission is expected(operation)
 
 
 def test_no_route_is_unlisted(world: World) -> None:
-    """Whatever answers under /api/, or for operators elsewhere, is in the table and was asked above.
+    """Every route under /api/ and every other operator route is in the table and was tried above.
 
-    All but the way to the protected APIs, which leaves out every path of the table.
+    Except the proxy to protected APIs, which excludes every path in the table.
     """
     routed = {
         (route.method, route.resource.canonical.rstrip("/"))
@@ -131,26 +137,26 @@ def test_no_route_is_unlisted(world: World) -> None:
 
 @pytest.mark.parametrize("operation", [*GUARDED, *OTHERS], ids=lambda operation: operation.name)
 async def test_the_identity_servers_key_does_one_thing(world: World, operation: Operation) -> None:
-    """With `authorize` alone nothing opens but the way to a code: nothing of operators, and nothing of clients."""
+    """With `authorize` alone only the code request is allowed: no other operator route, and no client route."""
     status = await world.status(operation, Permission.AUTHORIZE)
     if operation.permission is Permission.AUTHORIZE:
-        assert status in {400, 404}  # opened, and there is nothing
+        assert status in {400, 404}  # allowed, but there is no such record
     else:
         assert 400 <= status < 500
 
 
 async def test_the_identity_server_gets_codes(world: World) -> None:
-    """On every path of it, with the key that opens nothing else."""
+    """A key with only `authorize` gets codes at every path for them."""
     api, call = world.party.api, world.system.call.with_key(world.keys[Permission.AUTHORIZE])
     form = {"response_type": "code", "client_id": world.party.id, "redirect_uri": CALLBACK}
     paths = ("/api/apis/oauth/{}/authorize-client", "/api/apis/{}/authorize-client", "/{}/tyk/oauth/authorize-client")
     for path in paths:
-        answer = await call("POST", path.format(api.api_id), data=form)
-        assert (answer.status, answer.body["code"][:6]) == (200, "tw_ac_"), path
+        response = await call("POST", path.format(api.api_id), data=form)
+        assert (response.status, response.body["code"][:6]) == (200, "tw_ac_"), path
 
 
 async def test_the_identity_server_learns_nothing_of_tokens(world: World) -> None:
-    """Introspection, which clients and operators share, is closed to a key for codes; with `read` it is open."""
+    """Introspection is refused to a key with only `authorize`, and allowed with `read`."""
     token = (await world.party.tokens()).access
     for permission, status in ((Permission.AUTHORIZE, 403), (Permission.READ, 200)):
         call = world.system.call.with_key(world.keys[permission])

@@ -1,5 +1,5 @@
-"""Authorization server metadata (RFC 8414, RFC 9207): row 97. Each item that an API advertises is exercised, and shown
-not to work on an API that does not advertise it.
+"""Authorization server metadata (RFC 8414, RFC 9207): row 97. Each advertised item is used, and shown not to work on an
+API that does not advertise it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,7 +11,7 @@ from yarl import URL
 
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import CALLBACK, SCHEME
-from tests.builders import Answer
+from tests.builders import Response
 from tests.security.apps import CHALLENGE, PKCE, VERIFIER, App, User, basic, new_api, query_of
 
 FLOWS = "components__securitySchemes__tykOAuth__flows"
@@ -31,7 +31,7 @@ BEFORE_TOKENS = {"issuer", "authorization_endpoint", "token_endpoint", "revocati
 
 @dataclass(frozen=True)
 class Offered:
-    """An API that offers some grants, who uses it, and what it says of itself."""
+    """An API that offers some grant types, its users, and its metadata."""
 
     app: App
     public: App
@@ -39,7 +39,7 @@ class Offered:
     metadata: Mapping[str, Any]
 
     def advertises(self, name: str, item: str) -> bool:
-        """Whether the list of this name has the item."""
+        """Whether the list of this name contains the item."""
         return item in self.metadata.get(name, ())
 
 
@@ -47,35 +47,36 @@ class Offered:
 async def _offered(request: pytest.FixtureRequest, cluster: Stack, alice: User) -> Offered:
     flows, refresh = OFFERS[request.param]
     declared = {flow: {"authorizationUrl": "/a", "tokenUrl": "/t", "scopes": {}} for flow in flows}
-    api = await new_api(cluster, **{FLOWS: declared, f"{SCHEME}__refreshToken": refresh})
+    changes: dict[str, Any] = {FLOWS: declared, f"{SCHEME}__refreshToken": refresh}
+    api = await new_api(cluster, **changes)
     app = await api.app()
     return Offered(app, await api.app(public=True), alice, await app.metadata())
 
 
-def works(answer: Answer) -> bool:
-    """Whether it did; where it did not, it was refused, and nothing has failed."""
-    assert answer.status < 500, answer.raw
-    return answer.status in {200, 307}
+def works(response: Response) -> bool:
+    """Whether it succeeded. If not, it must have been refused cleanly."""
+    assert response.status < 500, response.raw
+    return response.status in {200, 307}
 
 
 # Grants
 
 
 async def refresh_token(offered: Offered) -> str:
-    """One, if some advertised grant gives any."""
+    """A refresh token, if an advertised grant type issues one."""
     if offered.advertises("grant_types_supported", "authorization_code"):
         return (await offered.app.pair()).refresh
-    answer = await offered.app.password(offered.user)
-    return str(answer.body.get("refresh_token", "tw_rt_none"))
+    response = await offered.app.password(offered.user)
+    return str(response.body.get("refresh_token", "tw_rt_none"))
 
 
-async def of_code(offered: Offered) -> Answer:
-    """The exchange of a code, if one can be had."""
+async def of_code(offered: Offered) -> Response:
+    """The exchange of a code, if a code can be obtained."""
     authorized = await offered.app.authorized()
     return await offered.app.exchange(authorized.body.get("code", "tw_ac_none"))
 
 
-GRANTS: Mapping[str, Callable[[Offered], Awaitable[Answer]]] = {
+GRANTS: Mapping[str, Callable[[Offered], Awaitable[Response]]] = {
     "authorization_code": of_code,
     "client_credentials": lambda offered: offered.app.credentials(),
     "password": lambda offered: offered.app.password(offered.user),
@@ -90,23 +91,23 @@ NEVER = (
 
 @pytest.mark.parametrize("grant_type", [*GRANTS, "refresh_token", *NEVER])
 async def test_097_a_grant_type_works_where_it_is_advertised(offered: Offered, grant_type: str) -> None:
-    """It brings a token there, and elsewhere `unsupported_grant_type`."""
+    """A grant type yields a token where it is advertised, and `unsupported_grant_type` elsewhere."""
     if grant_type == "refresh_token":
-        answer = await offered.app.refresh(await refresh_token(offered))
+        response = await offered.app.refresh(await refresh_token(offered))
     elif grant_type in GRANTS:
-        answer = await GRANTS[grant_type](offered)
+        response = await GRANTS[grant_type](offered)
     else:
-        answer = await offered.app.token(grant_type=grant_type, assertion="x", device_code="x", subject_token="x")
+        response = await offered.app.token(grant_type=grant_type, assertion="x", device_code="x", subject_token="x")
     advertised = offered.advertises("grant_types_supported", grant_type)
-    assert works(answer) is advertised
-    assert advertised or answer.body["error"] == "unsupported_grant_type"
+    assert works(response) is advertised
+    assert advertised or response.body["error"] == "unsupported_grant_type"
 
 
 # Authentication
 
 
 def proofs(app: App, public: App) -> Mapping[str, tuple[dict[str, str], dict[str, str]]]:
-    """By the registered name of each method: what the header says, and what the body says."""
+    """Header and body of each authentication method, by its registered name."""
     named = {"client_id": app.client_id}
     kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
     assertion = {"client_assertion_type": kind, "client_assertion": "e30.e30.e30", **named}
@@ -131,7 +132,7 @@ METHODS = (
 
 
 async def a_grant(offered: Offered, method: str) -> dict[str, str]:
-    """A token request that would bring tokens to whoever proves to be the client."""
+    """A token request that succeeds if the client authenticates."""
     if method == "none" or offered.advertises("grant_types_supported", "authorization_code"):
         app = offered.public if method == "none" else offered.app
         code = (await app.authorized(**PKCE)).body.get("code", "tw_ac_none")
@@ -143,25 +144,25 @@ async def a_grant(offered: Offered, method: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_097_an_auth_method_works_where_it_is_advertised(offered: Offered, method: str) -> None:
-    """At each of the three endpoints that ask for one, at the address that the metadata names."""
+    """An authentication method works at each endpoint that advertises it, at the URL in the metadata."""
     headers, body = proofs(offered.app, offered.public)[method]
     forms = {"token": await a_grant(offered, method), "revocation": {"token": "x"}, "introspection": {"token": "x"}}
     for endpoint, form in forms.items():
         place = URL(offered.metadata[f"{endpoint}_endpoint"]).path
-        answer = await offered.app.edge("POST", place, data=form | body, headers=headers)
+        response = await offered.app.edge("POST", place, data=form | body, headers=headers)
         advertised = offered.advertises(f"{endpoint}_endpoint_auth_methods_supported", method)
-        assert works(answer) is advertised, (endpoint, answer.raw)
+        assert works(response) is advertised, (endpoint, response.raw)
 
 
 # Authorization
 
 
 async def starts(offered: Offered, **changes: str) -> bool:
-    """Whether such a request leads to the login page, and whoever logs in there to a code in the query."""
+    """Whether the request reaches the login page, and login yields a code in the query."""
     to_login = works(await offered.app.authorize(**changes))
-    answer = await offered.app.authorized(**changes)
-    assert works(answer) is to_login
-    brought = query_of(answer.body["redirect_to"])
+    response = await offered.app.authorized(**changes)
+    assert works(response) is to_login
+    brought = query_of(response.body["redirect_to"])
     assert ("code" in brought) is to_login
     assert brought["iss"] == offered.metadata["issuer"]
     assert offered.metadata.get("authorization_response_iss_parameter_supported", not to_login) is True
@@ -170,7 +171,7 @@ async def starts(offered: Offered, **changes: str) -> bool:
 
 @pytest.mark.parametrize("response_type", ["code", "token", "id_token", "code token", "none"])
 async def test_097_a_response_type_works_where_it_is_advertised(offered: Offered, response_type: str) -> None:
-    """And there alone; without any there is no authorization endpoint in the metadata."""
+    """A response type works only where advertised. Without any, the metadata has no authorization endpoint."""
     advertised = offered.advertises("response_types_supported", response_type)
     assert await starts(offered, response_type=response_type) is advertised
     assert ("authorization_endpoint" in offered.metadata) is bool(offered.metadata["response_types_supported"])
@@ -178,17 +179,17 @@ async def test_097_a_response_type_works_where_it_is_advertised(offered: Offered
 
 @pytest.mark.parametrize("response_mode", ["query", "fragment", "form_post", "jwt", "query.jwt", "web_message"])
 async def test_097_a_response_mode_works_where_it_is_advertised(offered: Offered, response_mode: str) -> None:
-    """Another one is refused, and not answered in a way that the client did not want."""
+    """An unadvertised response mode is refused, rather than answered in a mode the client did not ask for."""
     advertised = offered.advertises("response_modes_supported", response_mode)
     assert await starts(offered, response_mode=response_mode) is advertised
 
 
 @pytest.mark.parametrize("method", ["S256", "plain", "S512"])
 async def test_097_a_challenge_method_works_where_it_is_advertised(offered: Offered, method: str) -> None:
-    """From the challenge to the tokens."""
+    """An advertised challenge method works from the challenge to the tokens."""
     challenge = CHALLENGE if method == "S256" else VERIFIER
-    answer = await offered.app.authorized(code_challenge=challenge, code_challenge_method=method)
-    exchanged = await offered.app.exchange(answer.body.get("code", "tw_ac_none"), code_verifier=VERIFIER)
+    response = await offered.app.authorized(code_challenge=challenge, code_challenge_method=method)
+    exchanged = await offered.app.exchange(response.body.get("code", "tw_ac_none"), code_verifier=VERIFIER)
     assert works(exchanged) is offered.advertises("code_challenge_methods_supported", method)
 
 
@@ -196,7 +197,7 @@ async def test_097_a_challenge_method_works_where_it_is_advertised(offered: Offe
 
 
 async def test_097_every_item_is_exercised(offered: Offered) -> None:
-    """What is in the document is tried here; each address is one, and each list has something in it, or is empty."""
+    """Every item of the metadata is used here. Each URL occurs once; lists may be empty."""
     tried = BEFORE_TOKENS | {
         "grant_types_supported",
         "response_types_supported",
@@ -212,8 +213,8 @@ async def test_097_every_item_is_exercised(offered: Offered) -> None:
 
 
 @pytest.mark.parametrize("absent", ["register", "device_authorization", "par", "jwks", "userinfo", "logout"])
-async def test_097_what_is_not_advertised_is_not_there(offered: Offered, absent: str) -> None:
-    """No address under the API's `oauth` is an endpoint that the metadata does not name."""
+async def test_097_endpoints_that_are_not_advertised_do_not_exist(offered: Offered, absent: str) -> None:
+    """No path under the API's `oauth` is an endpoint unless the metadata names it."""
     for method in ("GET", "POST"):
-        answer = await offered.app.edge(method, f"{offered.app.path}/oauth/{absent}", headers=offered.app.basic)
-        assert 400 <= answer.status < 500, answer.raw
+        response = await offered.app.edge(method, f"{offered.app.path}/oauth/{absent}", headers=offered.app.basic)
+        assert 400 <= response.status < 500, response.raw

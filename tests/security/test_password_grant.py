@@ -11,7 +11,7 @@ FLOWS = "components__securitySchemes__tykOAuth__flows"
 
 
 async def test_086_the_grant_is_off_unless_the_api_asks_for_it(cluster: Stack, alice: User) -> None:
-    """Neither advertised nor answered where the definition has no such flow."""
+    """The grant is neither advertised nor accepted unless the definition enables it."""
     code = {"authorizationUrl": "/oauth/authorize", "tokenUrl": "/oauth/token", "scopes": {}}
     app = await (await new_api(cluster, **{FLOWS: {"authorizationCode": code}})).app()
     assert "password" not in (await app.metadata())["grant_types_supported"]
@@ -20,31 +20,35 @@ async def test_086_the_grant_is_off_unless_the_api_asks_for_it(cluster: Stack, a
 
 
 async def test_087_an_unknown_user_is_refused_like_a_wrong_password(cluster: Stack, web: App, alice: User) -> None:
-    """Byte for byte, and so is one who is not active; that the time is the same is in test_timing.py."""
+    """Unknown and inactive users are refused byte for byte like a wrong password. Timing is tested in
+    test_timing.py.
+    """
     idle = await User.new(cluster, active=False)
-    answers = [await web.password(alice, password="nothing but wrong"), await web.password(idle)]
+    responses = [await web.password(alice, password="nothing but wrong"), await web.password(idle)]
     for username in (unique("nobody"), "$ne", "\u00e4" * 200, f"{alice.username} "):
-        answers.append(await web.password(alice, username=username))
-    assert all(refused(answer, "invalid_grant") for answer in answers)
-    assert len({answer.raw for answer in answers}) == 1
+        responses.append(await web.password(alice, username=username))
+    assert all(refused(response, "invalid_grant") for response in responses)
+    assert len({response.raw for response in responses}) == 1
     assert (await web.password(alice)).status == 200
 
 
 async def test_089_the_client_must_prove_itself(web: App, spa: App, alice: User) -> None:
-    """Whoever has the right password and no client learns nothing of it; a client without a secret may not ask."""
+    """Without client authentication the response does not reveal whether the password is right; public clients are
+    refused.
+    """
     form = {"grant_type": "password", "username": alice.username, "password": alice.password}
     wrong = {"Authorization": basic(web.client_id, "nothing-but-wrong")}
-    answers = [await web.post("token", form | {"client_id": web.client_id})]
-    answers += [
+    responses = [await web.post("token", form | {"client_id": web.client_id})]
+    responses += [
         await web.post("token", form | more, headers=wrong) for more in ({}, {"password": "no password of theirs"})
     ]
-    assert all(refused(answer, "invalid_client", 401) for answer in answers)
-    assert len({answer.raw for answer in answers}) == 1
+    assert all(refused(response, "invalid_client", 401) for response in responses)
+    assert len({response.raw for response in responses}) == 1
     assert refused(await spa.password(alice), "unauthorized_client")
 
 
 async def test_090_a_password_is_written_down_nowhere(cluster: Stack, receiver: Receiver) -> None:
-    """Neither in a log, nor in an event, nor in a webhook, right or wrong, wherever it was said; see row 100, too."""
+    """No password, right or wrong, appears in logs, events or webhooks; see also row 100."""
     path, user = f"/hooks/{unique('password')}", await User.new(cluster)
     api = await new_api(cluster, **{f"{SCHEME}__notifications": {"onKeyChangeUrl": receiver.url(path)}})
     app, wrong = await api.app(), "a wrong password of theirs"

@@ -1,5 +1,5 @@
-"""What happens at once, and what happens while something dies: rows 77 and 103 to 117, over two processes of each
-service. Row 112 is in test_throttling.py. What is killed at every instant, under load, is in tests/faults.
+"""Concurrent requests and crashes: rows 77 and 103 to 117, with two processes of each service. Row 112 is in
+test_throttling.py. The kill matrix under load is in tests/faults.
 """
 
 import asyncio
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -18,7 +19,7 @@ from tests.acceptance.stack import Stack
 from tests.acceptance.subscriber import kept, reading
 from tests.acceptance.tenants import CALLBACK, SCHEME, Pair, issued
 from tests.acceptance.webhooks import Receiver
-from tests.builders import Answer, unique
+from tests.builders import Response, unique
 from tests.eventually import eventually
 from tests.provision import mongodb, rabbitmq
 from tests.security.apps import (
@@ -35,7 +36,7 @@ from tests.security.apps import (
     refused,
     together,
 )
-from tests.security.beside import Beside, beside
+from tests.security.extra_process import ExtraProcess, extra_process
 
 N = 32
 ROUNDS = 50
@@ -43,22 +44,22 @@ INACTIVE = {"active": False}
 
 
 async def racing(cluster: Stack, app: App, service: str = "token") -> list[App]:
-    """The app so many times, half at each process of the service, on connections that are open already."""
+    """Copies of the client, half at each process of the service, on open connections."""
     racers = app.over(cluster, service, N)
     await together(*(racer.edge("GET", "/healthz") for racer in racers))
     return racers
 
 
-def outcome(answers: Sequence[Answer]) -> Counter[str]:
-    """How often there were tokens, and each error."""
-    return Counter("tokens" if answer.status == 200 else answer.body["error"] for answer in answers)
+def outcome(responses: Sequence[Response]) -> Counter[str]:
+    """Number of responses with tokens, and of each error."""
+    return Counter("tokens" if response.status == 200 else response.body["error"] for response in responses)
 
 
-def winners(answers: Sequence[Answer]) -> list[Pair]:
-    """The tokens that there were; whoever got none was told that the grant is not valid."""
-    assert {answer.status for answer in answers} <= {200, 400}, outcome(answers)
-    assert set(outcome(answers)) <= {"tokens", "invalid_grant"}
-    return [issued(answer) for answer in answers if answer.status == 200]
+def winners(responses: Sequence[Response]) -> list[Pair]:
+    """The tokens issued. All other responses must be `invalid_grant`."""
+    assert {response.status for response in responses} <= {200, 400}, outcome(responses)
+    assert set(outcome(responses)) <= {"tokens", "invalid_grant"}
+    return [issued(response) for response in responses if response.status == 200]
 
 
 # One code
@@ -66,15 +67,15 @@ def winners(answers: Sequence[Answer]) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Raced:
-    """An app, and what came of each round."""
+    """A client, and the responses of each round."""
 
     app: App
-    rounds: list[list[Answer]]
+    rounds: list[list[Response]]
 
 
 @pytest.fixture(scope="module", name="codes")
 async def _codes(cluster: Stack, api: Api) -> Raced:
-    """Many exchanges of each of many codes."""
+    """Exchange each of many codes many times at once."""
     app = await api.app()
     racers = await racing(cluster, app)
     rounds = []
@@ -85,14 +86,16 @@ async def _codes(cluster: Stack, api: Api) -> Raced:
 
 
 def test_103_one_of_many_exchanges_of_a_code_gets_tokens(codes: Raced) -> None:
-    """In every round one; the others are refused, and no process fails."""
-    for answers in codes.rounds:
-        assert outcome(answers) == {"tokens": 1, "invalid_grant": N - 1}
+    """Of concurrent exchanges of one code exactly one succeeds; the others are refused, and none fails."""
+    for responses in codes.rounds:
+        assert outcome(responses) == {"tokens": 1, "invalid_grant": N - 1}
 
 
 async def test_104_its_tokens_live_in_every_round(cluster: Stack, codes: Raced) -> None:
-    """The product's rule: the same request within two seconds is a retry and no theft, at whichever process."""
-    pairs = [pair for answers in codes.rounds for pair in winners(answers)]
+    """The issued tokens stay valid: the same request within two seconds is a retry, not theft, at any process.
+    Tokenwire's own rule.
+    """
+    pairs = [pair for responses in codes.rounds for pair in winners(responses)]
     assert len(pairs) == ROUNDS
     assert await is_alive(cluster, codes.app, *(pair.access for pair in pairs))
     assert len(await codes.app.listed()) == ROUNDS
@@ -101,8 +104,8 @@ async def test_104_its_tokens_live_in_every_round(cluster: Stack, codes: Raced) 
 # One refresh token
 
 
-async def refresh_rounds(cluster: Stack, app: App) -> tuple[list[Pair], list[list[Answer]]]:
-    """Many refreshes of each of many tokens."""
+async def refresh_rounds(cluster: Stack, app: App) -> tuple[list[Pair], list[list[Response]]]:
+    """Use each of many refresh tokens many times at once."""
     racers = await racing(cluster, app)
     firsts, rounds = [], []
     for _ in range(ROUNDS):
@@ -112,24 +115,24 @@ async def refresh_rounds(cluster: Stack, app: App) -> tuple[list[Pair], list[lis
 
 
 async def test_105_one_of_many_refreshes_gets_tokens_where_the_api_is_strict(cluster: Stack) -> None:
-    """And none is left of them: who comes too late looks like a thief, so that the grant ends, in every round."""
+    """With strict refresh, one concurrent refresh succeeds; the others look like theft, so the grant is revoked."""
     app = await (await new_api(cluster, {"refreshReuse": "strict"})).app()
     firsts, rounds = await refresh_rounds(cluster, app)
-    for answers in rounds:
-        assert outcome(answers) == {"tokens": 1, "invalid_grant": N - 1}
-    pairs = firsts + [pair for answers in rounds for pair in winners(answers)]
+    for responses in rounds:
+        assert outcome(responses) == {"tokens": 1, "invalid_grant": N - 1}
+    pairs = firsts + [pair for responses in rounds for pair in winners(responses)]
     assert await is_over(cluster, app, *(pair.access for pair in pairs))
     assert await app.listed() == []
 
 
 async def test_106_many_refreshes_of_a_token_get_one_pair(cluster: Stack, api: Api) -> None:
-    """All of them the same; of each grant one access token and one refresh token are alive."""
+    """Concurrent refreshes return the same pair: one access token and one refresh token are alive for each grant."""
     app = await api.app()
     firsts, rounds = await refresh_rounds(cluster, app)
     pairs = []
-    for answers in rounds:
-        assert outcome(answers) == {"tokens": N}
-        (pair,) = set(winners(answers))
+    for responses in rounds:
+        assert outcome(responses) == {"tokens": N}
+        (pair,) = set(winners(responses))
         pairs.append(pair)
     assert await is_over(cluster, app, *(first.access for first in firsts))
     assert await is_alive(cluster, app, *(pair.access for pair in pairs))
@@ -139,8 +142,8 @@ async def test_106_many_refreshes_of_a_token_get_one_pair(cluster: Stack, api: A
         assert (await app.introspect(pair.refresh)).body["active"] is True
 
 
-async def test_107_a_refresh_beside_a_revocation_leaves_nothing(cluster: Stack, web: App) -> None:
-    """Two hundred times, whichever comes first: when both are answered nothing of the grant is active."""
+async def test_107_no_token_survives_a_concurrent_refresh_and_revocation(cluster: Stack, web: App) -> None:
+    """After a concurrent refresh and revocation, whichever came first, no token of the grant is active (200 rounds)."""
     refreshing, revoking = web.over(cluster, "token", 2), web.over(cluster, "revocation", 2)
 
     async def once(number: int) -> list[Pair]:
@@ -162,8 +165,10 @@ async def test_107_a_refresh_beside_a_revocation_leaves_nothing(cluster: Stack, 
 
 
 @pytest.mark.parametrize("ending", ["revoke_all", "delete"])
-async def test_108_an_exchange_beside_the_end_of_its_client_leaves_nothing(cluster: Stack, ending: str) -> None:
-    """All grants of the client withdrawn, or the client deleted: no token is active when both are answered."""
+async def test_108_no_token_survives_an_exchange_concurrent_with_deletion(cluster: Stack, ending: str) -> None:
+    """After an exchange concurrent with revocation of the client's grants, or deletion of the client, no token is
+    active.
+    """
     api = await new_api(cluster)
 
     async def once(number: int) -> tuple[App, list[Pair]]:
@@ -171,24 +176,36 @@ async def test_108_an_exchange_beside_the_end_of_its_client_leaves_nothing(clust
         code = await app.code()
         place = app.over(cluster, "token", 2)[number % 2]
         withdrawn = cluster.operator("POST", f"/api/apis/oauth/{app.client_id}/revoke_all")
-        answer, ended = await together(
+        response, ended = await together(
             place.exchange(code), withdrawn if ending == "revoke_all" else app.managed("DELETE")
         )
         if ending == "delete":
             withdrawn.close()
         assert ended.status == 200
-        assert answer.status in {200, 400, 401}, answer.raw
-        return app, [issued(answer)] if answer.status == 200 else []
+        assert response.status in {200, 400, 401}, response.raw
+        return app, [issued(response)] if response.status == 200 else []
 
     for app, pairs in await together(*(once(number) for number in range(24))):
         for pair in pairs:
             assert await is_over(cluster, app, pair.access)
-            refusals = [await place.refresh(pair.refresh) for place in app.over(cluster, "token", 2)]
-            assert all(answer.status in {400, 401} for answer in refusals)
+            refusals = [await _settled_refresh(place, pair.refresh) for place in app.over(cluster, "token", 2)]
+            assert {response.status for response in refusals} <= {400, 401}, [each.raw for each in refusals]
 
 
-async def test_109_a_replay_beside_the_newest_token_leaves_nothing(cluster: Stack, web: App) -> None:
-    """Whichever comes first: no second family is alive, and in the end neither is the first."""
+async def _settled_refresh(place: App, refresh_token: str) -> Response:
+    """The response to a refresh, which is repeated while a busy server says 503."""
+
+    async def attempt() -> Response | None:
+        response = await place.refresh(refresh_token)
+        return None if response.status == 503 else response
+
+    return await eventually(attempt, 30.0, every=1.0)
+
+
+async def test_109_no_token_survives_a_replay_concurrent_with_a_refresh(cluster: Stack, web: App) -> None:
+    """After a replay concurrent with use of the newest token, no second token family is alive and the first is
+    revoked.
+    """
     one, two = web.over(cluster, "token", 2)
 
     async def once() -> Pair:
@@ -206,7 +223,7 @@ async def test_109_a_replay_beside_the_newest_token_leaves_nothing(cluster: Stac
 
 
 async def test_110_many_uses_of_a_consent_bring_one_code(cluster: Stack, web: App) -> None:
-    """The identity server's: whoever else comes with the same form is refused."""
+    """Concurrent uses of one consent at the identity server yield one code."""
     async with login_for(web, cluster, await authorize_key(cluster)) as login:
         for _ in range(3):
             proof = (await login.signed_in()).proof("/consent")
@@ -218,7 +235,9 @@ async def test_110_many_uses_of_a_consent_bring_one_code(cluster: Stack, web: Ap
 
 
 async def test_111_a_secret_is_rotated_under_traffic(cluster: Stack, api: Api) -> None:
-    """Old and new secret are taken everywhere while both count: no 401; then the old one is taken nowhere."""
+    """While both secrets count, every process accepts both and no request gets 401; afterwards none accepts the old
+    one.
+    """
     old = await api.app()
     asking = asyncio.Event()
     asking.set()
@@ -230,13 +249,15 @@ async def test_111_a_secret_is_rotated_under_traffic(cluster: Stack, api: Api) -
             for app in tuple(apps):
                 seen[(await app.over(cluster, "token", 2)[number % 2].credentials()).status] += 1
 
+    def answered(times: int) -> bool:
+        return seen[200] >= times
+
     traffic = [asyncio.ensure_future(ask(number)) for number in range(8)]
     try:
         for _ in range(3):
             new = replace(old, secret=(await old.managed("PUT", "/rotate", overlap=600)).body["secret"])
             apps.append(new)
-            before = seen[200]
-            await eventually(lambda before=before: seen[200] > before + 50)
+            await eventually(partial(answered, seen[200] + 51))
     finally:
         asking.clear()
         await together(*traffic)
@@ -252,8 +273,10 @@ async def test_111_a_secret_is_rotated_under_traffic(cluster: Stack, api: Api) -
     assert (await last.credentials()).status == 200
 
 
-async def test_113_what_one_process_revokes_another_knows(cluster: Stack, web: App) -> None:
-    """A refresh token at once, as it is never remembered; an access token that is, as soon as the bus has told it."""
+async def test_113_a_revocation_reaches_other_processes(cluster: Stack, web: App) -> None:
+    """Other processes refuse a revoked refresh token at once (it is not cached), and an access token when the bus has
+    told them.
+    """
     asked = web.over(cluster, "gateway", 2)
     for number in range(20):
         pair = await web.pair()
@@ -264,29 +287,29 @@ async def test_113_what_one_process_revokes_another_knows(cluster: Stack, web: A
         assert await is_over(cluster, web, pair.access)
 
 
-# Somebody dies
+# Crashes
 
 
 @pytest.fixture(name="dying")
-async def _dying(cluster: Stack, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Beside]:
-    """A token process that dies when it has passed this place of the code once."""
+async def _dying(cluster: Stack, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[ExtraProcess]:
+    """A token process that dies after passing this point once."""
     command = ("tests.faults.armed", "services.token", "--at", request.param)
-    async with beside(cluster, tmp_path, *command, service="token") as process:
+    async with extra_process(cluster, tmp_path, *command, service="token") as process:
         yield process
 
 
-async def dies(process: Beside, app: App, request: Mapping[str, str]) -> None:
-    """The process was killed while it had this request."""
+async def dies(process: ExtraProcess, app: App, request: Mapping[str, str]) -> None:
+    """Whether the process was killed during the request."""
     with pytest.raises((aiohttp.ClientError, OSError)):
         await app.at(process.call).token(**request)
     assert await process.program.ended() == -9
 
 
 @pytest.mark.parametrize(("dying", "kept"), [("committed:1", True), ("before-write:1", False)], indirect=["dying"])
-async def test_114_who_got_no_answer_to_a_refresh_asks_again(
-    cluster: Stack, web: App, dying: Beside, kept: bool
+async def test_114_a_refresh_without_a_response_can_be_repeated(
+    cluster: Stack, web: App, dying: ExtraProcess, kept: bool
 ) -> None:
-    """The process is killed with the answer, or with the question: the same request elsewhere brings the one pair."""
+    """If the token service dies during a refresh, repeating the request at another process returns the one pair."""
     first = await web.pair()
     await dies(dying, web, {"grant_type": "refresh_token", "refresh_token": first.refresh})
     assert (await web.introspect(first.refresh)).body["active"] is not kept
@@ -296,25 +319,29 @@ async def test_114_who_got_no_answer_to_a_refresh_asks_again(
     assert await is_over(cluster, web, first.access)
 
 
-@pytest.mark.parametrize(("dying", "kept"), [("committed:1", True), ("before-write:1", False)], indirect=["dying"])
-async def test_114_who_got_no_answer_to_a_code_begins_anew_or_asks_again(
-    cluster: Stack, api: Api, dying: Beside, kept: bool
+@pytest.mark.parametrize("dying", ["committed:1", "before-write:1"], indirect=True)
+async def test_114_b2_an_exchange_without_a_response_can_be_repeated(
+    cluster: Stack, api: Api, dying: ExtraProcess
 ) -> None:
-    """Where the code was taken, a retry is refused and finds no second family; where it was not, it brings tokens."""
+    """If it dies during an exchange, repeating the request returns the one pair, whether or not the code was used; a
+    third is refused.
+    """
     app = await api.app()
     code = await app.code()
     await dies(dying, app, {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK})
-    answers = [await place.exchange(code) for place in app.over(cluster, "token", 4)]
-    assert outcome(answers) == ({"invalid_grant": 4} if kept else {"tokens": 1, "invalid_grant": 3})
+    responses = [await place.exchange(code) for place in app.over(cluster, "token", 4)]
+    assert outcome(responses) == {"tokens": 1, "invalid_grant": 3}
+    assert responses[0].status == 200
+    assert await is_alive(cluster, app, responses[0].body["access_token"])
     assert len(await app.listed()) == 1
 
 
 @dataclass(frozen=True)
 class Away:
-    """What was asked while MongoDB was away, and the tokens that were there before."""
+    """Responses while MongoDB was away, and tokens issued before."""
 
     app: App
-    answers: Mapping[str, Answer]
+    responses: Mapping[str, Response]
     code: str
     pair: Pair
 
@@ -333,26 +360,26 @@ async def _away(cluster: Stack, api: Api, alice: User, mongodb: mongodb.Database
         "introspect": app.introspect(pair.refresh),
     }
     try:
-        answers = dict(zip(asked, await together(*asked.values()), strict=True))
+        responses = dict(zip(asked, await together(*asked.values()), strict=True))
     finally:
         await mongodb.start()
     await cluster.ready()
-    return Away(app, answers, code, pair)
+    return Away(app, responses, code, pair)
 
 
 async def test_077_nothing_is_revoked_while_the_store_is_down(cluster: Stack, away: Away) -> None:
-    """503 with `Retry-After`, never 200 (RFC 7009 §2.2.1); the token is as active afterwards as it was."""
-    answer = away.answers["revoke"]
-    assert refused(answer, "temporarily_unavailable", 503)
-    assert int(answer.headers["Retry-After"]) > 0
+    """Revocation returns 503 with `Retry-After`, never 200 (RFC 7009 §2.2.1), and the token stays active."""
+    response = away.responses["revoke"]
+    assert refused(response, "temporarily_unavailable", 503)
+    assert int(response.headers["Retry-After"]) > 0
     assert (await away.app.introspect(away.pair.refresh)).body["active"] is True
     assert await is_alive(cluster, away.app, away.pair.access)
 
 
-async def test_114_while_the_store_is_down_nothing_is_half_done(away: Away) -> None:
-    """503 for whoever asks; code and refresh token are as good afterwards as they were."""
-    for answer in away.answers.values():
-        assert refused(answer, "temporarily_unavailable", 503)
+async def test_114_while_the_store_is_down_nothing_is_partly_done(away: Away) -> None:
+    """Requests get 503 while the store is down; the code and the refresh token work afterwards."""
+    for response in away.responses.values():
+        assert refused(response, "temporarily_unavailable", 503)
     assert (await away.app.exchange(away.code)).status == 200
     assert (await away.app.refresh(away.pair.refresh)).status == 200
 
@@ -360,17 +387,19 @@ async def test_114_while_the_store_is_down_nothing_is_half_done(away: Away) -> N
 async def test_114_a_change_of_primary_makes_no_second_family(
     cluster: Stack, api: Api, mongodb: mongodb.Database
 ) -> None:
-    """In the middle of many exchanges: whoever got no tokens asks again, and each code has brought one pair at most."""
+    """If the primary changes during many exchanges and clients repeat failed requests, each code yields at most one
+    pair.
+    """
     app = await api.app()
     racers = await racing(cluster, app)
     codes = await together(*(app.code() for _ in racers))
 
     async def insist(racer: App, code: str) -> list[Pair]:
-        answers = [await racer.exchange(code)]
-        while answers[-1].status == 503:
-            answers.append(await racer.exchange(code))
-        assert {answer.status for answer in answers} <= {200, 400, 503}
-        return [issued(answer) for answer in answers if answer.status == 200]
+        responses = [await racer.exchange(code)]
+        while responses[-1].status == 503:
+            responses.append(await racer.exchange(code))
+        assert {response.status for response in responses} <= {200, 400, 503}
+        return [issued(response) for response in responses if response.status == 200]
 
     exchanges = [insist(racer, code) for racer, code in zip(racers, codes, strict=True)]
     *pairs, _ = await together(*exchanges, mongodb.step_down())
@@ -383,7 +412,9 @@ async def test_114_a_change_of_primary_makes_no_second_family(
 async def test_115_tokens_are_issued_while_the_broker_is_down(
     cluster: Stack, receiver: Receiver, rabbitmq: rabbitmq.Broker
 ) -> None:
-    """And told of when it is back: each once to a subscriber, by its id, and to the webhook's receiver."""
+    """Tokens are issued while RabbitMQ is down. Afterwards subscribers get each event once by id, and the receiver each
+    webhook.
+    """
     path = f"/hooks/{unique('broker')}"
     app = await (await new_api(cluster, **{f"{SCHEME}__notifications": {"onKeyChangeUrl": receiver.url(path)}})).app()
     queue = await kept(cluster.servers.amqp_url, f"token.*.{app.api_id}")
@@ -406,12 +437,12 @@ async def test_115_tokens_are_issued_while_the_broker_is_down(
     assert ids == set(subscriber.events)
 
 
-# Clocks that differ
+# Clock skew
 
 
 @dataclass(frozen=True)
 class Skewed:
-    """Processes whose machines' clocks are a minute ahead, or behind."""
+    """Processes whose clocks are a minute ahead or behind."""
 
     token: App
     gateway: App
@@ -427,7 +458,7 @@ async def _skewed(
 
         async def ahead(service: str, seconds: int) -> App:
             command = ("tests.security.skewed", f"services.{service}", "--seconds", str(seconds))
-            process = await opened.enter_async_context(beside(cluster, home, *command, service=service))
+            process = await opened.enter_async_context(extra_process(cluster, home, *command, service=service))
             return app.at(process.call)
 
         places = [(service, seconds) for seconds in (60, -60) for service in ("token", "gateway", "revocation")]
@@ -436,26 +467,26 @@ async def _skewed(
 
 
 def of(app: App, place: App) -> App:
-    """The app, whose requests go where the other one's go."""
+    """The client, sending its requests to the same process as the other client."""
     return app.at(place.edge)
 
 
 async def test_116_nothing_expires_early_where_clocks_differ(cluster: Stack, skewed: Mapping[int, Skewed]) -> None:
-    """A code of a minute, and a token of ten seconds, are good at a process whose clock is a minute ahead or behind."""
+    """A one-minute code and a ten-second token are accepted by a process whose clock is a minute ahead or behind."""
     app = await (await new_api(cluster, {"accessTokenLifetime": 10})).app()
     for issuing in skewed.values():
-        answer = await of(app, issuing.token).exchange(await app.code())
-        pair = issued(answer)
-        assert answer.body["expires_in"] == 10
+        response = await of(app, issuing.token).exchange(await app.code())
+        pair = issued(response)
+        assert response.body["expires_in"] == 10
         for checking in skewed.values():
             assert await of(app, checking.gateway).opens(pair.access)
         assert await is_alive(cluster, app, pair.access)
 
 
-async def test_116_nothing_comes_to_life_again_where_clocks_differ(
-    cluster: Stack, skewed: Mapping[int, Skewed]
-) -> None:
-    """What is expired or revoked is so at a process whose clock is behind; what is new at one whose clock is ahead."""
+async def test_116_nothing_becomes_valid_again_when_clocks_differ(cluster: Stack, skewed: Mapping[int, Skewed]) -> None:
+    """An expired or revoked token is refused by a process whose clock is behind; a new one is accepted where it is
+    ahead.
+    """
     app = await (await new_api(cluster, {"accessTokenLifetime": 1, "codeLifetime": 1})).app()
     code, pair = await app.code(), await app.pair()
     await passed(2.5)
@@ -465,32 +496,32 @@ async def test_116_nothing_comes_to_life_again_where_clocks_differ(
     app = await (await new_api(cluster)).app()
     for ending in skewed.values():
         pairs = [issued(await of(app, place.token).exchange(await app.code())) for place in skewed.values()]
-        answer = await of(app, ending.revocation).post("revoke_all", {}, headers=app.basic)
-        assert answer.status == 200
+        response = await of(app, ending.revocation).post("revoke_all", {}, headers=app.basic)
+        assert response.status == 200
         assert await is_over(cluster, app, *(pair.access for pair in pairs))
         for place in skewed.values():
             assert await is_alive(cluster, app, issued(await of(app, place.token).exchange(await app.code())).access)
 
 
-# Many
+# Many clients
 
 CLIENTS = 1000
 
 
 async def test_117_a_thousand_clients_at_once_get_each_its_own(cluster: Stack, api: Api) -> None:
-    """Each token is the one's that asked for it, at every process."""
+    """With a thousand concurrent clients, each gets its own token, at every process."""
     quiet = replace(cluster.anybody, secrets=Secrets())
-    apps = []
+    apps: list[App] = []
     for _ in range(0, CLIENTS, 50):
         apps += await together(*(api.app(quiet=quiet) for _ in range(50)))
     ids = {app.client_id for app in apps}
     assert len(ids) == CLIENTS
-    answers = await together(*(app.credentials() for app in apps))
-    assert {answer.status for answer in answers} == {200}
+    responses = await together(*(app.credentials() for app in apps))
+    assert {response.status for response in responses} == {200}
     described = await together(
-        *(app.introspect(answer.body["access_token"]) for app, answer in zip(apps, answers, strict=True))
+        *(app.introspect(response.body["access_token"]) for app, response in zip(apps, responses, strict=True))
     )
-    assert [answer.body["client_id"] for answer in described] == [app.client_id for app in apps]
-    tokens = [answer.body["access_token"] for answer in answers]
+    assert [response.body["client_id"] for response in described] == [app.client_id for app in apps]
+    tokens = [response.body["access_token"] for response in responses]
     described = await together(*(app.introspect(token) for app, token in zip(apps[:100], tokens[100:200], strict=True)))
-    assert [answer.body for answer in described] == [INACTIVE] * 100
+    assert [response.body for response in described] == [INACTIVE] * 100

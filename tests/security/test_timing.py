@@ -1,8 +1,8 @@
-"""What the time of an answer tells: not who exists, and not what was issued once. Rows 8, 9 and 87 of the list.
+"""Response times reveal neither who exists nor what was issued: rows 8, 9 and 87.
 
-The two kinds of request are sent by turns, in random order, and compared by rank: how often does one of the first kind
-take longer than one of the second? Half of the time, if they are the same work. A busy machine disturbs both alike, so
-that it makes the answer less certain and not another one; a difference that is there is there in every round.
+Two kinds of request are sent alternately in random order and compared by rank: how often does one of the first kind
+take longer than one of the second? If both do the same work, half of the time. A busy machine disturbs both alike,
+which makes the result less precise but does not bias it. A real difference shows in every round.
 """
 
 import secrets
@@ -12,17 +12,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
-from tests.builders import Answer
+from tests.builders import Response
 from tests.services.system import PASSWORD, Party, System, open_system, refused
 
 ROUNDS = 3
 TOLERANCE = 0.04
-"""How far from half of the time is no usable difference: a thousand requests of each kind would hardly show it."""
+"""Deviation from one half that no attacker can use: a thousand requests of each kind would hardly show it."""
 DEVIATIONS = 4.5
-"""Of chance, beyond the tolerance."""
+"""Standard deviations of chance allowed beyond the tolerance."""
 
 Request = Callable[[], Awaitable[object]]
 
@@ -34,14 +35,14 @@ async def _system(mongodb_url: str) -> AsyncIterator[System]:
 
 
 async def seconds(request: Request) -> float:
-    """What it takes."""
+    """Seconds that the call takes."""
     started = time.perf_counter()
     await request()
     return time.perf_counter() - started
 
 
 async def sampled(one: Request, other: Request, count: int) -> tuple[list[float], list[float]]:
-    """So many times of each, taken by turns."""
+    """This many timings of each, taken alternately."""
     times: tuple[list[float], list[float]] = ([], [])
     order, random = [(one, times[0]), (other, times[1])], Random()
     for _ in range(count):
@@ -52,14 +53,14 @@ async def sampled(one: Request, other: Request, count: int) -> tuple[list[float]
 
 
 def superiority(ones: list[float], others: list[float]) -> float:
-    """The share of all pairs in which the other takes longer (Mann and Whitney's U, normalised)."""
+    """The share of all pairs in which the other takes longer (normalised Mann-Whitney U)."""
     ordered = sorted(others)
     longer = sum(len(ordered) - (bisect_left(ordered, value) + bisect_right(ordered, value)) / 2 for value in ones)
     return longer / (len(ones) * len(others))
 
 
 async def differs(one: Request, other: Request, count: int) -> list[str]:
-    """What every round found, if every round found a difference; else nothing."""
+    """The results, if every round found a difference; else empty."""
     chance = ((2 * count + 1) / (12 * count * count)) ** 0.5
     found = []
     await sampled(one, other, 5)
@@ -74,19 +75,19 @@ async def differs(one: Request, other: Request, count: int) -> list[str]:
 
 
 def named(party: Party, client_id: str) -> Party:
-    """Another id, with a secret that is nobody's."""
+    """Another client id with a secret that nobody has."""
     client = party.client.model_copy(update={"client_id": client_id})
     return replace(party, client=client, secret=secrets.token_urlsafe(32))
 
 
-async def is_refused(request: Awaitable[Answer], error: str, status: int) -> None:
-    """The answer is what it should be for the times to mean anything."""
+async def is_refused(request: Awaitable[Response], error: str, status: int) -> None:
+    """The response must be the expected one, or its time means nothing."""
     assert refused(await request, error, status)
 
 
 @pytest.mark.parametrize("who", ["unknown", "another-api-s", "with-two-secrets"])
-async def test_a_wrong_secret_takes_as_long_whoever_the_client_is(system: System, who: str) -> None:
-    """Rows 8 and 9: a client that is registered on this API is not to be told by time."""
+async def test_a_wrong_secret_takes_as_long_for_any_client(system: System, who: str) -> None:
+    """Rows 8 and 9: the response time does not reveal whether a client is registered on this API."""
     party, other = await system.party(), await system.party()
     client_id = {"unknown": "client-000000000000", "another-api-s": other.id, "with-two-secrets": party.id}[who]
     if who == "with-two-secrets":
@@ -103,14 +104,16 @@ async def test_a_wrong_secret_takes_as_long_whoever_the_client_is(system: System
 
 
 async def reads(system: System, collection: str) -> int:
-    """How often MongoDB has read from the collection; this question is one of the times."""
-    pipeline = [{"$collStats": {"latencyStats": {}}}]
+    """Number of MongoDB's reads of the collection, including this query."""
+    pipeline: list[dict[str, Any]] = [{"$collStats": {"latencyStats": {}}}]
     (stats,) = await system.deps.store.mongo[collection].aggregate(pipeline).to_list(None)
     return int(stats["latencyStats"]["reads"]["ops"])
 
 
-async def test_a_wrong_secret_is_as_many_look_ups_whoever_the_client_is(system: System) -> None:
-    """What the time of the counting hides on this machine it may not hide on another: MongoDB's own count is exact."""
+async def test_a_wrong_secret_costs_as_many_reads_for_any_client(system: System) -> None:
+    """Unknown and known clients cost the same number of reads, by MongoDB's own count, which is exact on any
+    machine.
+    """
     party = await system.party()
     counted = []
     await reads(system, "clients")
@@ -122,8 +125,8 @@ async def test_a_wrong_secret_is_as_many_look_ups_whoever_the_client_is(system: 
 
 
 @pytest.mark.parametrize("who", ["unknown", "inactive"])
-async def test_a_wrong_password_takes_as_long_whoever_the_user_is(system: System, who: str) -> None:
-    """Row 87: one argon2 in each case; neither existence nor state of a user is to be told by time."""
+async def test_a_wrong_password_takes_as_long_for_any_user(system: System, who: str) -> None:
+    """Row 87: one argon2 in each case, so the time reveals neither the existence nor the state of a user."""
     party, user = await system.party(), await system.user()
     other = "user-000000000000" if who == "unknown" else (await system.user(active=False)).username
     password = "wrong" if who == "unknown" else PASSWORD
@@ -135,8 +138,8 @@ async def test_a_wrong_password_takes_as_long_whoever_the_user_is(system: System
 
 
 @pytest.mark.parametrize("what", ["revoked-refresh-token", "revoked-access-token", "token-of-another-client"])
-async def test_revocation_takes_as_long_for_a_token_that_never_was(system: System, what: str) -> None:
-    """RFC 7009 §2.2: 200 in each case, and nobody learns by time whether a value was a token once."""
+async def test_revocation_takes_as_long_for_a_token_that_never_existed(system: System, what: str) -> None:
+    """The time of a revocation does not reveal whether the value was ever a token (RFC 7009 §2.2: 200 either way)."""
     party, other = await system.party(), await system.party()
     tokens = await (other if what == "token-of-another-client" else party).tokens()
     value = tokens.refresh if what == "revoked-refresh-token" else tokens.access
@@ -153,8 +156,10 @@ async def test_revocation_takes_as_long_for_a_token_that_never_was(system: Syste
 
 
 @pytest.mark.parametrize("what", ["revoked-refresh-token", "revoked-access-token", "token-of-another-client"])
-async def test_introspection_takes_as_long_for_a_token_that_never_was(system: System, what: str) -> None:
-    """Row 84: inactive in each case, and no difference in time, whether the gateway remembers the token or not."""
+async def test_introspection_takes_as_long_for_a_token_that_never_existed(system: System, what: str) -> None:
+    """Row 84: the time of an introspection does not reveal it either, whether or not the gateway has cached the
+    token.
+    """
     party, other = await system.party(), await system.party()
     tokens = await (other if what == "token-of-another-client" else party).tokens()
     value = tokens.refresh if what == "revoked-refresh-token" else tokens.access
@@ -164,16 +169,16 @@ async def test_introspection_takes_as_long_for_a_token_that_never_was(system: Sy
     def ask(token: str) -> Request:
         async def request() -> None:
             form = {"token": token}
-            answer = await system.call("POST", "/oauth/introspect", data=form, headers=party.basic)
-            assert (answer.status, answer.body) == (200, {"active": False})
+            response = await system.call("POST", "/oauth/introspect", data=form, headers=party.basic)
+            assert (response.status, response.body) == (200, {"active": False})
 
         return request
 
     assert await differs(ask(invented), ask(value), 150) == []
 
 
-def test_the_measure_finds_what_is_there() -> None:
-    """Half of all pairs for the same times, all or none of them for times apart."""
+def test_the_statistic_detects_differences() -> None:
+    """The statistic is one half for equal times, and 0 or 1 for separate ones."""
     assert superiority([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 0.5
     assert superiority([1.0, 2.0], [3.0, 4.0]) == 1.0
     assert superiority([3.0, 4.0], [1.0, 2.0]) == 0.0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.stack import Stack
 from tests.acceptance.tenants import CALLBACK
-from tests.builders import Answer
+from tests.builders import Response
 from tests.security.apps import Api, App, User, basic, new_api, refused, unencoded_basic
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -18,21 +18,21 @@ JSON = {"Content-Type": "application/json"}
 ASKED = {"grant_type": "client_credentials"}
 
 
-# What a request is
+# Requests
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 async def test_001_only_post_is_answered(web: App, method: str) -> None:
-    """405 with `Allow: POST`, and no token, however valid the query (§3.2)."""
-    answer = await web.edge(method, f"{web.path}/oauth/token?{urlencode(ASKED)}", headers=web.basic)
-    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
-    assert b"access_token" not in answer.raw
+    """Methods other than POST get 405 with `Allow: POST` and no token, even with a valid query (§3.2)."""
+    response = await web.edge(method, f"{web.path}/oauth/token?{urlencode(ASKED)}", headers=web.basic)
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
+    assert b"access_token" not in response.raw
 
 
 async def test_002_a_json_object_is_taken_for_the_form_it_stands_for(web: App) -> None:
-    """The product's rule: JSON is accepted, with the parameters as its members; it differs in nothing else."""
-    answer = await web.post("token", json.dumps(ASKED), headers=web.basic | JSON)
-    assert answer.status == 200
+    """A flat JSON object is accepted like the form with the same parameters. Tokenwire's own rule."""
+    response = await web.post("token", json.dumps(ASKED), headers=web.basic | JSON)
+    assert response.status == 200
 
 
 @pytest.mark.parametrize(
@@ -47,27 +47,29 @@ async def test_002_a_json_object_is_taken_for_the_form_it_stands_for(web: App) -
     ],
 )
 async def test_002_no_other_body_is_read(web: App, body: str, content_type: str) -> None:
-    """What is neither a form nor a flat object of strings is refused."""
-    answer = await web.post("token", body, headers=web.basic | {"Content-Type": content_type})
-    assert refused(answer, "invalid_request")
+    """Any other body is refused."""
+    response = await web.post("token", body, headers=web.basic | {"Content-Type": content_type})
+    assert refused(response, "invalid_request")
 
 
 @pytest.mark.parametrize("form", [{}, {"grant_type": ""}, {"scope": "a"}])
 async def test_003_a_missing_grant_type_is_refused(web: App, form: dict[str, str]) -> None:
-    """An empty one is a missing one (§3.2)."""
+    """A missing or empty grant_type is refused (§3.2)."""
     assert refused(await web.token(**form), "invalid_request")
 
 
 @pytest.mark.parametrize("grant_type", ["foo", "implicit", "CLIENT_CREDENTIALS", "urn:ietf:params:oauth:grant-type:x"])
 async def test_004_an_unknown_grant_type_is_unsupported(web: App, grant_type: str) -> None:
-    """And so is the known one in other letters."""
+    """An unknown grant type is unsupported, and so is a known one in other letter case."""
     assert refused(await web.token(grant_type=grant_type), "unsupported_grant_type")
 
 
 async def test_005_a_grant_that_is_not_the_client_s_is_refused(cluster: Stack, spa: App, alice: User) -> None:
-    """The product's rule: an API offers grants, and a client app without a secret may use those with a code only."""
-    for answer in (await spa.credentials(), await spa.password(alice)):
-        assert refused(answer, "unauthorized_client")
+    """A grant type that the API does not offer is refused; public clients may use only those with a code. Product's
+    rule.
+    """
+    for response in (await spa.credentials(), await spa.password(alice)):
+        assert refused(response, "unauthorized_client")
     flows = {"clientCredentials": {"tokenUrl": "/oauth/token", "scopes": {}}}
     machine = await (await new_api(cluster, components__securitySchemes__tykOAuth__flows=flows)).app()
     assert (await machine.credentials()).status == 200
@@ -79,10 +81,19 @@ async def test_005_a_grant_that_is_not_the_client_s_is_refused(cluster: Stack, s
         assert refused(await machine.token(**form), "unsupported_grant_type")
 
 
-@pytest.mark.parametrize("endpoint", ["token", "revoke", "revoke_all"])
-@pytest.mark.parametrize("name", ["grant_type", "scope", "code", "client_id", "redirect_uri", "token", "unknown"])
-async def test_006_any_parameter_sent_twice_is_refused(web: App, endpoint: str, name: str) -> None:
-    """Which of the two would have counted? (§3.2), even where both say the same, or one of them nothing."""
+KNOWN = {
+    "token": ("grant_type", "scope", "code", "client_id", "client_secret", "redirect_uri", "code_verifier"),
+    "revoke": ("token", "token_type_hint", "client_id", "client_secret"),
+    "revoke_all": ("client_id", "client_secret"),
+}
+"""Known parameters of each endpoint."""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"), [(endpoint, name) for endpoint, names in KNOWN.items() for name in names]
+)
+async def test_006_a_known_parameter_sent_twice_is_refused(web: App, endpoint: str, name: str) -> None:
+    """A repeated known parameter is refused, even with equal or empty values (§3.2)."""
     sent = {**ASKED, "token": "x", "client_id": web.client_id}
     for second in (sent.get(name, "x"), ""):
         pairs = [*({name: "x"} | sent).items(), (name, second)]
@@ -90,6 +101,13 @@ async def test_006_any_parameter_sent_twice_is_refused(web: App, endpoint: str, 
     once, again = json.dumps(sent)[:-1], json.dumps({name: "x"})[1:]
     if name in sent:
         assert refused(await web.post(endpoint, f"{once}, {again}", headers=web.basic | JSON), "invalid_request")
+
+
+@pytest.mark.parametrize("endpoint", KNOWN)
+async def test_d11_an_unknown_parameter_may_repeat(web: App, endpoint: str) -> None:
+    """An unknown parameter may repeat, as `resource` does (RFC 8707 §2); it is ignored."""
+    pairs = [*({**ASKED, "token": "x"}).items(), ("resource", "https://a.example"), ("resource", "https://b.example")]
+    assert (await web.post(endpoint, urlencode(pairs), headers=web.basic | FORM)).status == 200
 
 
 async def test_007_an_unknown_parameter_is_ignored(web: App) -> None:
@@ -101,7 +119,9 @@ async def test_007_an_unknown_parameter_is_ignored(web: App) -> None:
 
 
 async def test_008_an_unknown_client_is_refused_like_a_wrong_secret(web: App) -> None:
-    """401 with a challenge, byte for byte what the next row gets; that the time is the same is in test_timing.py."""
+    """An unknown client gets 401 with a challenge, byte for byte as for a wrong secret. Timing is tested in
+    test_timing.py.
+    """
     unknown = await web.post("token", ASKED, headers={"Authorization": basic("nobody", web.secret)})
     assert refused(unknown, "invalid_client", 401)
     wrong = await web.post("token", ASKED, headers={"Authorization": basic(web.client_id, "nothing-but-wrong")})
@@ -109,28 +129,28 @@ async def test_008_an_unknown_client_is_refused_like_a_wrong_secret(web: App) ->
     assert headers_of(unknown) == headers_of(wrong)
 
 
-def headers_of(answer: Answer) -> dict[str, str]:
-    """All of them, but for when and which."""
-    lowered = {name.lower(): value for name, value in answer.headers.items()}
+def headers_of(response: Response) -> dict[str, str]:
+    """All headers except date and request id."""
+    lowered = {name.lower(): value for name, value in response.headers.items()}
     return {name: value for name, value in lowered.items() if name not in {"date", "x-request-id"}}
 
 
 async def test_009_a_wrong_secret_is_refused(web: App, other: App) -> None:
-    """401 with a challenge; the secret of another client is a wrong one."""
+    """A wrong secret, including another client's, gets 401 with a challenge."""
     for secret in ("nothing-but-wrong", other.secret, web.secret[:-1], f"{web.secret}x", ""):
-        answer = await web.post("token", ASKED, headers={"Authorization": basic(web.client_id, secret)})
-        assert refused(answer, "invalid_client", 401)
+        response = await web.post("token", ASKED, headers={"Authorization": basic(web.client_id, secret)})
+        assert refused(response, "invalid_client", 401)
 
 
 @pytest.mark.parametrize("name", ["client_secret", "secret"])
 async def test_010_a_wrong_secret_in_the_body_is_refused(web: App, name: str) -> None:
-    """401 with a challenge, too."""
+    """A wrong secret in the body gets 401 with a challenge."""
     form = {**ASKED, "client_id": web.client_id, name: "nothing-but-wrong"}
     assert refused(await web.post("token", form), "invalid_client", 401)
 
 
 async def test_011_credentials_in_header_and_body_must_agree(web: App, other: App) -> None:
-    """The product's rule: its documented examples send both, so agreeing ones pass and disagreeing ones are refused."""
+    """Credentials in both header and body must agree; Tyk's documented examples send both. Tokenwire's own rule."""
     agreeing = {**ASKED, "client_id": web.client_id, "client_secret": web.secret}
     assert (await web.post("token", agreeing, headers=web.basic)).status == 200
     for wrong in ({"client_secret": other.secret}, {"secret": "nothing-but-wrong"}):
@@ -139,7 +159,7 @@ async def test_011_credentials_in_header_and_body_must_agree(web: App, other: Ap
 
 
 async def test_012_a_client_id_in_the_body_must_be_the_one_in_the_header(web: App, other: App) -> None:
-    """The product's rule, as above: repeated it passes, another one is refused."""
+    """A client_id in the body must equal the one in the header. Tokenwire's own rule."""
     assert (await web.post("token", ASKED | {"client_id": web.client_id}, headers=web.basic)).status == 200
     for client_id in (other.client_id, "nobody", web.client_id.upper()):
         form = {**ASKED, "client_id": client_id}
@@ -148,15 +168,17 @@ async def test_012_a_client_id_in_the_body_must_be_the_one_in_the_header(web: Ap
 
 @pytest.mark.parametrize("endpoint", ["token", "revoke", "revoke_all"])
 async def test_013_credentials_in_the_url_are_refused(web: App, endpoint: str) -> None:
-    """§2.3.1: they "MUST NOT be included in the request URI"; no token even with others in the body."""
+    """Credentials in the URL are refused (§2.3.1: "MUST NOT be included in the request URI"), even with valid ones in
+    the body.
+    """
     query = urlencode({"client_id": web.client_id, "client_secret": web.secret})
     for headers in ({}, web.basic):
-        answer = await web.post(f"{endpoint}?{query}", ASKED | {"token": "x"}, headers=headers)
-        assert refused(answer, "invalid_request")
+        response = await web.post(f"{endpoint}?{query}", ASKED | {"token": "x"}, headers=headers)
+        assert refused(response, "invalid_request")
 
 
 async def test_014_a_secret_of_any_characters_is_form_encoded_first(api: Api) -> None:
-    """Appendix B: colon, percent, plus, space and what is not ASCII; without the encoding it is another secret."""
+    """A secret with colon, percent, plus, space or non-ASCII characters must be form-encoded (appendix B)."""
     odd = await api.app(secret="a:b%c+d e%20ü€\U0001f511 and so on")
     assert (await odd.credentials()).status == 200
     plain = {"Authorization": unencoded_basic(odd.client_id, odd.secret)}
@@ -180,14 +202,14 @@ async def test_014_a_secret_of_any_characters_is_form_encoded_first(api: Api) ->
     ],
 )
 async def test_015_malformed_credentials_are_refused(web: App, credentials: str) -> None:
-    """Never a 5xx."""
-    answer = await web.post("token", ASKED, headers={"Authorization": f"Basic {credentials}"})
-    assert refused(answer, "invalid_client", 401)
+    """Malformed credentials never cause a 5xx."""
+    response = await web.post("token", ASKED, headers={"Authorization": f"Basic {credentials}"})
+    assert refused(response, "invalid_client", 401)
 
 
 @pytest.mark.parametrize("size", [10_000, 30_000, 60_000])
 async def test_015_credentials_of_any_size_are_refused(cluster: Stack, web: App, size: int) -> None:
-    """By the edge or by the service itself; what is longer is cut off before it has been sent."""
+    """Credentials of any size are refused by the edge or the service; oversized ones are cut off while being sent."""
     headers = {"Authorization": f"Basic {'A' * size}"}
     for place in (web, *web.over(cluster, "token", 2)):
         assert (await place.post("token", ASKED, headers=headers)).status in {400, 401, 431}
@@ -195,35 +217,37 @@ async def test_015_credentials_of_any_size_are_refused(cluster: Stack, web: App,
 
 
 async def test_016_a_client_with_a_secret_must_prove_it(web: App) -> None:
-    """Its id alone proves nothing (§3.2.1)."""
+    """A confidential client's id alone is refused (§3.2.1)."""
     for grant in ({**ASKED}, {"grant_type": "authorization_code", "code": await web.code()}):
         form = {**grant, "client_id": web.client_id, "redirect_uri": CALLBACK}
         assert refused(await web.post("token", form), "invalid_client", 401)
 
 
 async def test_017_a_client_without_a_secret_must_not_send_one(spa: App) -> None:
-    """There is none that could be right."""
+    """A public client that sends a secret is refused."""
     code = await spa.code()
-    for answer in (
+    for response in (
         await spa.exchange(code, client_secret="nothing-but-wrong"),
         await spa.post("token", ASKED, headers={"Authorization": basic(spa.client_id, "nothing-but-wrong")}),
     ):
-        assert refused(answer, "invalid_client", 401)
+        assert refused(response, "invalid_client", 401)
     assert (await spa.exchange(code)).status == 200
 
 
-# What is granted
+# Grants
 
 
 async def test_018_client_credentials_give_an_access_token_alone(web: App) -> None:
-    """§4.4.3: no refresh token; §5.1: a type, a lifetime in whole seconds, and nothing that a cache would keep."""
-    answer = await web.credentials()
-    assert answer.status == 200
-    assert set(answer.body) == {"access_token", "token_type", "expires_in"}
-    assert answer.body["token_type"].lower() == "bearer"
-    assert type(answer.body["expires_in"]) is int
-    assert answer.headers["Content-Type"] == "application/json"
-    assert (answer.headers["Cache-Control"], answer.headers["Pragma"]) == ("no-store", "no-cache")
+    """client_credentials yields no refresh token (§4.4.3); the response has type and lifetime in seconds, and is
+    uncacheable (§5.1).
+    """
+    response = await web.credentials()
+    assert response.status == 200
+    assert set(response.body) == {"access_token", "token_type", "expires_in"}
+    assert response.body["token_type"].lower() == "bearer"
+    assert type(response.body["expires_in"]) is int
+    assert response.headers["Content-Type"] == "application/json"
+    assert (response.headers["Cache-Control"], response.headers["Pragma"]) == ("no-store", "no-cache")
 
 
 @pytest.fixture(scope="module", name="limited")
@@ -233,13 +257,13 @@ async def _limited(api: Api) -> App:
 
 @pytest.mark.parametrize("scope", ["admin", "read admin", "READ", "read,write"])
 async def test_019_a_scope_that_is_not_the_client_s_is_refused(limited: App, scope: str) -> None:
-    """Whole; there is no part of it that is granted."""
+    """A scope outside the client's is refused entirely; no part of it is granted."""
     assert refused(await limited.credentials(scope=scope), "invalid_scope")
     assert (await limited.authorized(scope=scope)).body["error"] == "invalid_scope"
 
 
 async def test_020_a_scope_that_was_not_asked_for_is_named(limited: App) -> None:
-    """§5.1: REQUIRED where it differs from the requested one."""
+    """A granted scope that differs from the requested one is named in the response (§5.1 REQUIRED)."""
     assert (await limited.credentials()).body["scope"] == "read write"
     assert (await limited.credentials(scope="read")).body["scope"] == "read"
     assert (await limited.exchange(await limited.code())).body["scope"] == "read write"
@@ -247,23 +271,23 @@ async def test_020_a_scope_that_was_not_asked_for_is_named(limited: App) -> None
 
 @pytest.mark.parametrize("scope", ['a"b', "a\\b", "a\tb", "ä", "a  b", " a", "a ", "a\nb", "x" * 3000])
 async def test_021_a_scope_of_other_characters_is_refused(web: App, scope: str) -> None:
-    """§3.3: printable ASCII but quote and backslash, single spaces between."""
+    """A scope must be printable ASCII without quote and backslash, separated by single spaces (§3.3)."""
     assert refused(await web.credentials(scope=scope), "invalid_scope")
 
 
 async def test_022_a_client_without_a_secret_has_no_credentials(spa: App) -> None:
-    """§4.4: "MUST only be used by confidential clients"."""
+    """A public client gets no client credentials (§4.4: "MUST only be used by confidential clients")."""
     assert refused(await spa.credentials(), "unauthorized_client")
 
 
-# What is said of a mistake
+# Error texts
 
 MARK = "z7Qk-echo-me-2v"
 INNARDS = re.compile(r"Traceback|File \"|mongo|pymongo|bson|Exception|\$ne|\$gt|line \d+|object at 0x", re.IGNORECASE)
 
 
 def mistakes(app: App) -> list[tuple[str, str, dict[str, str]]]:
-    """Endpoints, forms and headers with the mark wherever something is wrong."""
+    """Endpoints, forms and headers with the marker wherever something is wrong."""
     token = [
         {"grant_type": MARK},
         {"grant_type": "authorization_code", "code": MARK, "redirect_uri": MARK},
@@ -283,29 +307,29 @@ def mistakes(app: App) -> list[tuple[str, str, dict[str, str]]]:
     return asked
 
 
-async def test_023_no_error_says_what_was_sent_or_how_the_server_is_made(web: App) -> None:
-    """A description has the characters of §5.2, and neither input, nor secrets, nor the insides of the server."""
-    answers = [await web.post(place, body, headers=headers | FORM) for place, body, headers in mistakes(web)]
-    answers += [await web.post("token", f'{{"grant_type": "{MARK}"', headers=web.basic | JSON)]
-    answers += [await web.post("token", MARK, headers=web.basic | {"Content-Type": MARK})]
-    answers += [await web.authorize(client_id=MARK), await web.authorize(redirect_uri=MARK)]
-    assert len(answers) > 40
-    for answer in answers:
-        assert 400 <= answer.status < 500, answer.raw
-        assert says_nothing_of(answer, MARK, web.secret)
+async def test_023_errors_reveal_neither_input_nor_internals(web: App) -> None:
+    """A description has only the characters of §5.2, and reveals neither input, secrets nor internals."""
+    responses = [await web.post(place, body, headers=headers | FORM) for place, body, headers in mistakes(web)]
+    responses += [await web.post("token", f'{{"grant_type": "{MARK}"', headers=web.basic | JSON)]
+    responses += [await web.post("token", MARK, headers=web.basic | {"Content-Type": MARK})]
+    responses += [await web.authorize(client_id=MARK), await web.authorize(redirect_uri=MARK)]
+    assert len(responses) > 40
+    for response in responses:
+        assert 400 <= response.status < 500, response.raw
+        assert says_nothing_of(response, MARK, web.secret)
 
 
-def says_nothing_of(answer: Answer, *texts: str) -> bool:
-    """Whether none of the texts and nothing of the server's insides is in the body."""
-    said = answer.raw.decode()
+def says_nothing_of(response: Response, *texts: str) -> bool:
+    """Whether the body contains none of these texts and no server internals."""
+    said = response.raw.decode()
     assert not any(text in said or quote_plus(text) in said for text in texts), said
     assert not INNARDS.search(said), said
-    assert re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", answer.body["error_description"]), said
+    assert re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", response.body["error_description"]), said
     return True
 
 
 def injected() -> list[Any]:
-    """Bodies that would be operators to a database that is asked with what was sent."""
+    """Bodies with MongoDB query operators in place of values."""
     forms = [
         "grant_type=authorization_code&code[$ne]=x",
         "grant_type[$ne]=x",
@@ -328,8 +352,8 @@ def injected() -> list[Any]:
 async def test_024_an_operator_of_the_database_is_just_a_wrong_value(
     web: App, body: str, content_type: dict[str, str]
 ) -> None:
-    """400 or 401, with credentials and without."""
+    """MongoDB operators are treated as wrong values: 400 or 401, with credentials and without."""
     for headers in ({}, {"Authorization": basic("$ne", "$ne")}) if "client_id" in body else (web.basic, {}):
-        answer = await web.post("token", body, headers=headers | content_type)
-        assert answer.status in {400, 401}, answer.raw
-        assert "error" in answer.body
+        response = await web.post("token", body, headers=headers | content_type)
+        assert response.status in {400, 401}, response.raw
+        assert "error" in response.body

@@ -1,4 +1,4 @@
-"""What tests of more than one file ask for."""
+"""Fixtures for several test files."""
 
 from collections.abc import AsyncIterator
 
@@ -10,13 +10,13 @@ from tests.services.system import System, open_system
 
 @pytest.fixture
 async def endpoint() -> AsyncIterator[Receiver]:
-    """A resource owner service that takes webhooks."""
+    """A webhook receiver."""
     async with receiver() as received:
         yield received
 
 
 @pytest.fixture(scope="module", name="system")
 async def _system(mongodb_url: str) -> AsyncIterator[System]:
-    """Authorization, token, revocation, management and gateway, with a clock that stands still until it is moved."""
+    """Authorization, token, revocation, management and gateway in one process, with a stopped clock."""
     async with open_system(mongodb_url) as system:
         yield system

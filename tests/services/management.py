@@ -1,4 +1,4 @@
-"""The management service as its tests use it: running, with an operator for each kind of permission."""
+"""The management service for its tests: running, with an operator for each permission."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -12,27 +12,27 @@ from contracts.operators import Permission
 from libs.bus.local import LocalBus
 from libs.bus.port import Delivery, Exchange, Mode, Subscription
 from libs.runtime import Deps, new_deps
-from services.management.app import create_app
+from services.management.__main__ import create_app
 from services.management.settings import ManagementSettings
 from tests.builders import Caller, make_operator, running, settings, settle
 
 
 @dataclass(frozen=True)
 class Management:
-    """A running management service, and who may ask it what."""
+    """A running management service, with callers of each permission."""
 
     deps: Deps
     anybody: Caller
     reader: Caller
     writer: Caller
-    """With `read` and `write`."""
+    """Has `read` and `write`."""
     admin: Caller
     heard: "Heard"
 
 
 @asynccontextmanager
 async def management(mongodb_url: str, **own: Any) -> AsyncIterator[Management]:
-    """The service on a database of its own and the bus in this process."""
+    """The service with its own database and an in-process bus."""
     configured = settings(ManagementSettings, mongodb_url, f"tokenwire_test_{secrets.token_hex(6)}", **own)
     deps = new_deps(configured, "management", bus=LocalBus())
     heard = Heard(deps)
@@ -48,7 +48,7 @@ async def management(mongodb_url: str, **own: Any) -> AsyncIterator[Management]:
 
 
 class Heard:
-    """The events of a process, in the order in which its bus had them."""
+    """The events of a process, in the order in which its bus received them."""
 
     def __init__(self, deps: Deps) -> None:
         self.events: list[dict[str, Any]] = []
@@ -59,11 +59,13 @@ class Heard:
         self.events.append(orjson.loads(delivery.message.body))
 
     async def about(self, subject: str) -> list[dict[str, Any]]:
-        """The events of a record, once all that was announced has arrived."""
+        """The events of a record, after everything announced has arrived."""
         await settle(self._deps)
         return [event for event in self.events if event["subject"] == subject]
 
 
 def facts(event: dict[str, Any]) -> dict[str, Any]:
-    """What an event says of its record; whose change it was is the trail's matter (tests/services/test_trail.py)."""
+    """The event's data about the record, without the operator, who belongs to the audit log
+    (tests/services/test_audit_log.py).
+    """
     return {name: value for name, value in event["data"].items() if name not in {"actor", "changed"}}

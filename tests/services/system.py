@@ -1,4 +1,4 @@
-"""The services that make, end and check tokens, in one process: how their tests call them, and what they hear."""
+"""The services that issue, revoke and check tokens, in one process, with clients for their tests."""
 
 import asyncio
 import base64
@@ -21,9 +21,9 @@ from contracts.operators import Permission
 from contracts.resource_owners import ResourceOwner
 from libs.bus.local import LocalBus
 from libs.bus.port import Bus, Delivery, Exchange, Subscription
-from libs.oauth.tokens import TokenCodec
+from libs.encryption import Opener
+from libs.oauth.token_formats import TokenFormat
 from libs.runtime import Deps, new_application, new_deps, utc_now
-from libs.sealing import Opener
 from libs.settings import Settings
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
@@ -31,6 +31,7 @@ from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
 from services.management import app as management
 from services.management.settings import ManagementSettings
+from services.reconciliation import app as reconciliation
 from services.revocation import app as revocation
 from services.revocation.settings import RevocationSettings
 from services.token import app as token
@@ -40,8 +41,8 @@ from tests.builders import (
     KEYS,
     NOTIFIER_KEY,
     NOTIFIER_PUBLIC_KEY,
-    Answer,
     Caller,
+    Response,
     Served,
     api_document,
     make_api,
@@ -56,11 +57,11 @@ from tests.services.management import Heard
 PASSWORD = "correct horse battery staple"
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
-"""The pair of RFC 7636, appendix B."""
+"""The example pair of RFC 7636 appendix B."""
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """A clock that stands still until a test advances it."""
 
     def __init__(self) -> None:
         self._now = utc_now()
@@ -69,12 +70,12 @@ class Clock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Later, by this much."""
+        """Advance the clock by this much."""
         self._now += timedelta(seconds=seconds)
 
 
 class Notified:
-    """The notifier's place on the bus: what was sealed for it, opened, by event id."""
+    """Stands in for the notifier on the bus: decrypted notifications by event id."""
 
     def __init__(self, bus: Bus | None) -> None:
         self.bodies: dict[str, dict[str, str]] = {}
@@ -89,50 +90,50 @@ class Notified:
 
 @dataclass(frozen=True)
 class System:
-    """The running services, with a clock that the test moves."""
+    """The running services, with a clock that the test controls."""
 
     deps: Deps
     clock: Clock
     call: Caller
     operator: Caller
-    """With every permission."""
+    """Has every permission."""
     heard: Heard
     notified: Notified
 
     async def party(self, document: dict[str, Any] | None = None, **client: Any) -> "Party":
-        """A new client of a new API."""
+        """Create an API and a client of it."""
         return await self.client_of(await make_api(self.deps, document), **client)
 
     async def client_of(self, api: Api, **client: Any) -> "Party":
-        """A new client of this API."""
+        """Create a client of this API."""
         registered, secret = await make_client(self.deps, api, **client)
         return Party(self, api, registered, secret)
 
     async def user(self, **fields: Any) -> ResourceOwner:
-        """A new resource owner whose password is PASSWORD."""
+        """Create a resource owner with the password PASSWORD."""
         return await make_resource_owner(self.deps, PASSWORD, **fields)
 
     def knows(self, party: "Party") -> "Party":
-        """The same client, asking this instance."""
+        """The same client, talking to this instance."""
         return replace(party, system=self)
 
-    async def verify(self, uri: str, **headers: str) -> Answer:
-        """What the gateway says of a GET of this URI."""
+    async def verify(self, uri: str, **headers: str) -> Response:
+        """The gateway's response to a check of a GET of this URI."""
         return await self.call("GET", "/verify", headers={"X-Forwarded-Uri": uri, **headers})
 
     async def grant_of(self, value: str) -> Grant:
-        """The grant of a code or token, as it is stored."""
-        codec: TokenCodec = self.deps.codec
-        handle = codec.read_any(value)
-        assert handle is not None, value
-        grant = await self.deps.store.grants.read(handle.grant_id)
+        """The stored grant of a code or token."""
+        token_format: TokenFormat = self.deps.token_format
+        presented = token_format.read_any(value)
+        assert presented is not None, value
+        grant = await self.deps.store.grants.read(presented.grant_id)
         assert grant is not None
         return grant
 
 
 @dataclass(frozen=True)
 class Party:
-    """A client app and what it, its users' identity server and its API's callers may ask."""
+    """A client, with the requests of the client, its identity server and its API's callers."""
 
     system: System
     api: Api
@@ -146,120 +147,120 @@ class Party:
 
     @property
     def basic(self) -> dict[str, str]:
-        """The header of its credentials; empty for a public client."""
+        """The HTTP Basic header; empty for a public client."""
         return {"Authorization": basic(self.id, self.secret)} if self.secret else {}
 
     @property
     def named(self) -> dict[str, str]:
-        """What a public client says of itself in a body; empty for one with a secret."""
+        """The client_id parameter of a public client; empty for a confidential one."""
         return {} if self.secret else {"client_id": self.id}
 
     def at(self, path: str) -> str:
         """A path under the listen path."""
         return self.api.listen_path + path
 
-    async def token(self, form: dict[str, str], **headers: str) -> Answer:
-        """The answer of the token endpoint to the authenticated client."""
+    async def token(self, form: dict[str, str], **headers: str) -> Response:
+        """Make a token request as the authenticated client."""
         return await self.system.call(
             "POST", self.at("oauth/token"), data=self.named | form, headers=self.basic | headers
         )
 
-    async def authorize_client(self, **parameters: str) -> Answer:
-        """The answer to the identity server; parameters of the client that are not named are as they should be."""
+    async def authorize_client(self, **parameters: str) -> Response:
+        """Request a code as the identity server; parameters not given have valid values."""
         form = {"response_type": "code", "client_id": self.id, "redirect_uri": CALLBACK, **parameters}
         form = {name: value for name, value in form.items() if value != ABSENT}
         path = f"/api/apis/oauth/{self.api.api_id}/authorize-client"
         return await self.system.operator("POST", path, data=form)
 
     async def code(self, **parameters: str) -> str:
-        """A new code; for a public client with CHALLENGE."""
+        """Return a new code; for a public client with CHALLENGE."""
         pkce = {} if self.secret else {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
-        answer = await self.authorize_client(**pkce | parameters)
-        assert answer.status == 200, answer.body
-        return str(answer.body["code"])
+        response = await self.authorize_client(**pkce | parameters)
+        assert response.status == 200, response.body
+        return str(response.body["code"])
 
-    async def exchange(self, code: str, **parameters: str) -> Answer:
-        """The answer to the code; what is not named is as it should be."""
+    async def exchange(self, code: str, **parameters: str) -> Response:
+        """Exchange the code; parameters not given have valid values."""
         pkce = {} if self.secret else {"code_verifier": VERIFIER}
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, **pkce, **parameters}
         return await self.token({name: value for name, value in form.items() if value != ABSENT})
 
-    async def refresh(self, refresh_token: str, **parameters: str) -> Answer:
-        """The answer to the refresh token."""
+    async def refresh(self, refresh_token: str, **parameters: str) -> Response:
+        """Use the refresh token."""
         return await self.token({"grant_type": "refresh_token", "refresh_token": refresh_token, **parameters})
 
-    async def password(self, username: str, password: str = PASSWORD, **parameters: str) -> Answer:
-        """The answer to the user's password."""
+    async def password(self, username: str, password: str = PASSWORD, **parameters: str) -> Response:
+        """Use the password grant."""
         return await self.token({"grant_type": "password", "username": username, "password": password, **parameters})
 
     async def tokens(self, **parameters: str) -> "Tokens":
-        """The first tokens of a new grant of the code flow."""
+        """Return the first tokens of a new code grant."""
         return tokens_of(await self.exchange(await self.code(**parameters)))
 
     async def refreshed(self, refresh_token: str, **parameters: str) -> "Tokens":
-        """The next tokens."""
+        """Use the refresh token; return the new tokens."""
         return tokens_of(await self.refresh(refresh_token, **parameters))
 
-    async def verify(self, access_token: str) -> Answer:
-        """What the gateway says of a call of this client's API with this token."""
+    async def verify(self, access_token: str) -> Response:
+        """The gateway's response to a check of a call of this client's API with this token."""
         return await self.system.verify(self.at("things"), Authorization=f"Bearer {access_token}")
 
-    async def revoke(self, token: str, **parameters: str) -> Answer:
-        """The answer of the revocation endpoint to the authenticated client."""
+    async def revoke(self, token: str, **parameters: str) -> Response:
+        """Revoke as the authenticated client."""
         form = self.named | {"token": token, **parameters}
         return await self.system.call("POST", self.at("oauth/revoke"), data=form, headers=self.basic)
 
 
 ABSENT = "\0absent"
-"""As a parameter: it is left out."""
+"""As a parameter value: leave the parameter out."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A pair of tokens."""
+    """An access token and a refresh token."""
 
     access: str
     refresh: str
     body: dict[str, Any]
 
 
-def tokens_of(answer: Answer) -> Tokens:
-    """What a successful answer gives."""
-    assert answer.status == 200, answer.body
-    return Tokens(answer.body["access_token"], answer.body.get("refresh_token", ""), answer.body)
+def tokens_of(response: Response) -> Tokens:
+    """The tokens in a successful response."""
+    assert response.status == 200, response.body
+    return Tokens(response.body["access_token"], response.body.get("refresh_token", ""), response.body)
 
 
-def refused(answer: Answer, error: str, status: int = 400) -> bool:
-    """Whether the answer is this error of RFC 6749 §5.2, whole: status, headers, keys, and no token."""
-    assert (answer.status, answer.body.get("error")) == (status, error), (answer.status, answer.body)
-    assert set(answer.body) == {"error", "error_description"}, answer.body
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["Pragma"] == "no-cache"
+def refused(response: Response, error: str, status: int = 400) -> bool:
+    """Whether the response is exactly this error of RFC 6749 §5.2: status, headers, keys, and no token."""
+    assert (response.status, response.body.get("error")) == (status, error), (response.status, response.body)
+    assert set(response.body) == {"error", "error_description"}, response.body
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Pragma"] == "no-cache"
     challenged = error == "invalid_client"
-    assert answer.headers.get("WWW-Authenticate", "").startswith("Basic ") is challenged
+    assert response.headers.get("WWW-Authenticate", "").startswith("Basic ") is challenged
     return True
 
 
 def basic(client_id: str, secret: str) -> str:
-    """The Authorization header of RFC 6749 §2.3.1: each part form-encoded first."""
+    """The Authorization header of RFC 6749 §2.3.1: both parts form-encoded."""
     return unencoded_basic(quote_plus(client_id), quote_plus(secret))
 
 
 def unencoded_basic(client_id: str, secret: str) -> str:
-    """The same without the form-encoding."""
+    """The same header without form-encoding."""
     return "Basic " + base64.b64encode(f"{client_id}:{secret}".encode()).decode()
 
 
 def query_of(url: str) -> dict[str, str]:
-    """The parameters of a URL; none is there twice."""
+    """The parameters of a URL; a repeated one fails the test."""
     pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, strict_parsing=True)
     assert len(dict(pairs)) == len(pairs), pairs
     return dict(pairs)
 
 
 async def raw(caller: Caller, request: bytes) -> bytes:
-    """The bytes that come back for these: what no HTTP client would send."""
+    """Send these bytes, which no HTTP client would, and return the response's bytes."""
     reader, writer = await asyncio.open_connection(caller.http.host, caller.http.port)
     try:
         writer.write(request)
@@ -282,9 +283,9 @@ async def open_system(
     notifier: bool = True,
     **own: Any,
 ) -> AsyncIterator[System]:
-    """All five services (but for one) on one application, with a bus in this process unless another is given.
+    """Five services on one application, with an in-process bus unless one is given.
 
-    Ready, unless told not to wait for that. Without `notifier` nobody takes what is sealed.
+    Waits until ready, unless told not to. Without `notifier` nothing consumes the notification queue.
     """
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
     database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", clock or Clock()
@@ -305,32 +306,47 @@ async def open_system(
         yield System(deps, clock, call, call.with_key(key), heard, notified)
 
 
+def _install_management(app: web.Application, load: Any, deps: Deps) -> None:
+    """Install management as its process does, with reconciliation."""
+    management.install(app, load(ManagementSettings), deps)
+    reconciliation.install(app, deps)
+
+
 INSTALLED: dict[str, Callable[[web.Application, Any, Deps], None]] = {
     "revocation": lambda app, load, deps: revocation.install(app, load(RevocationSettings), deps),
     "authorization": lambda app, load, deps: authorization.install(app, load(AuthorizationSettings), deps),
     "token": lambda app, load, deps: token.install(app, load(TokenSettings), deps),
-    "management": lambda app, load, deps: management.install(app, load(ManagementSettings), deps),
+    "management": _install_management,
     "gateway": lambda app, load, deps: gateway.install(app, load(GatewaySettings), deps),
 }
-"""In the order in which `python -m services` has them."""
+"""In the order of `python -m services`."""
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """The OAS definition of the tests' data, with changes (`api_document`), and Tokenwire's own under their names."""
+    """The OAS test definition with changes (see `api_document`); Tokenwire's own settings by name."""
     own = {name: value for name, value in changes.items() if name in OWN_SETTINGS}
     rest = {name: value for name, value in changes.items() if name not in OWN_SETTINGS}
     return api_document(**rest, **({"x-tokenwire": own} if own else {}))
 
 
 OWN_SETTINGS = frozenset(
-    {"accessTokenLifetime", "refreshTokenLifetime", "grantLifetime", "codeLifetime", "pkceRequired", "refreshReuse"}
+    {
+        "accessTokenLifetime",
+        "refreshTokenLifetime",
+        "grantLifetime",
+        "codeLifetime",
+        "pkceRequired",
+        "refreshReuse",
+        "methodOverride",
+        "scopes",
+    }
 )
 SCHEME = "x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth__"
-"""The start of the path of an OAuth setting (`api_document`)."""
+"""Path prefix of an OAuth setting (see `api_document`)."""
 
 
 def auth_token(**settings: Any) -> dict[str, Any]:
-    """The definition of an API that issues nothing and takes tokens that others issued; settings of its scheme."""
+    """The definition of an API that accepts other APIs' tokens (Auth Token); `settings` go to its scheme."""
     scheme = {"enabled": True, "header": {"enabled": True, "name": "Authorization"}, **settings}
     return document(
         components__securitySchemes__tykOAuth={"type": "apiKey", "in": "header", "name": "Authorization"},
@@ -339,5 +355,5 @@ def auth_token(**settings: Any) -> dict[str, Any]:
 
 
 def keyless() -> dict[str, Any]:
-    """The definition of an API that asks for no token."""
+    """The definition of an API that needs no token."""
     return document(**{"x-tyk-api-gateway__server__authentication__enabled": False})

@@ -1,4 +1,4 @@
-"""GET /api/analytics/clients: what the clients did is what is counted."""
+"""GET /api/analytics/clients counts what clients did."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,10 +10,10 @@ import pytest
 from contracts.clients import ClientDeletion
 from contracts.operators import Permission
 from libs.bus.rabbit import RabbitBus
-from libs.events import new_event_id
-from libs.store.events import RecordedEvents
+from libs.event_encoding import new_event_id
+from libs.store.recorded_events import RecordedEvents
 from libs.store.usage import UsageKey, hour_of, new_source
-from services.management import recorder
+from services.reconciliation import recorder
 from tests.builders import make_operator, settle
 from tests.eventually import eventually
 from tests.services.system import Party, System, open_system
@@ -24,21 +24,21 @@ KINDS = ("issued", "refreshed", "revoked", "verified", "refused")
 
 @pytest.fixture(name="system")
 async def _system(mongodb_url: str) -> AsyncIterator[System]:
-    """On a database of its own: the totals are about everything in it."""
+    """Its own database, because the totals cover everything in it."""
     async with open_system(mongodb_url) as system:
-        # Later in the same hour is part of most stories.
+        # Most tests continue later in the same hour.
         system.clock.advance((hour_of(system.clock()) + timedelta(hours=1) - system.clock()).total_seconds())
         yield system
 
 
 async def usage(system: System, **query: str) -> dict[str, Any]:
-    """What is answered, once what was announced has arrived."""
+    """The response, after everything announced has arrived."""
     await settle(system.deps)
-    answer = await system.operator("GET", PATH, params={"to": after(system), **query})
-    assert answer.status == 200, answer.body
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert set(answer.body) == {"from", "to", "per", "total", "clients", "next"}
-    return dict(answer.body)
+    response = await system.operator("GET", PATH, params={"to": after(system), **query})
+    assert response.status == 200, response.body
+    assert response.headers["Cache-Control"] == "no-store"
+    assert set(response.body) == {"from", "to", "per", "total", "clients", "next"}
+    return dict(response.body)
 
 
 def after(system: System) -> str:
@@ -50,7 +50,7 @@ def numbers(counts: dict[str, Any]) -> tuple[int, ...]:
 
 
 async def story(party: Party) -> None:
-    """Issued 2, refreshed 3, revoked 2."""
+    """Issue 2 tokens, refresh 3, revoke 2."""
     tokens = await party.tokens()
     for _ in range(3):
         tokens = await party.refreshed(tokens.refresh)
@@ -60,7 +60,7 @@ async def story(party: Party) -> None:
 
 
 async def test_token_events_are_counted_by_client(system: System) -> None:
-    """As many as there were of each, for each client on its API in its hour, and all of them in the total."""
+    """Token events are counted for each client, API and hour, and in the total."""
     one, other = await system.party(), await system.party()
     await story(one)
     await story(one)
@@ -85,7 +85,7 @@ def as_text(moment: Any) -> str:
 
 
 async def test_every_grant_that_ends_is_revoked(system: System) -> None:
-    """Also one of which only a code was issued: the number is that of the events, which whoever listens can count."""
+    """Every revoked grant counts, even one with only a code: the number equals that of the events."""
     party = await system.party()
     for _ in range(3):
         await party.tokens()
@@ -100,12 +100,12 @@ async def test_every_grant_that_ends_is_revoked(system: System) -> None:
     assert numbers((await eventually(ended))["total"]) == (3, 0, 4, 0, 0)
 
 
-async def test_what_a_deleted_client_did_stays(system: System) -> None:
-    """Its numbers are there until their time is over, and the revocation of its grants is among them."""
+async def test_usage_of_a_deleted_client_stays(system: System) -> None:
+    """A deleted client's usage stays for its retention time, and includes the revocation of its grants."""
     party = await system.party()
     await party.tokens()
     deletion = ClientDeletion.CLIENT_DELETED
-    assert await system.deps.store.clients.delete(party.client, deletion, system.deps.origin("tests"))
+    assert await system.deps.store.clients.delete(party.client, deletion, system.deps.event_context("tests"))
 
     async def ended() -> tuple[int, ...]:
         found = numbers((await usage(system, client_id=party.id))["total"])
@@ -116,7 +116,7 @@ async def test_what_a_deleted_client_did_stays(system: System) -> None:
 
 
 async def test_verifications_and_refusals_are_in_the_same_rows(system: System) -> None:
-    """What the gateways count is added to what the bus brings; a call of nobody's has a row of its own."""
+    """Calls counted by gateways are in the same rows as events; calls without a client have their own row."""
     party = await system.party()
     await party.tokens()
     hour, api = hour_of(system.clock()), party.api.api_id
@@ -167,15 +167,15 @@ async def test_verifications_and_refusals_are_in_the_same_rows(system: System) -
 
 
 async def test_the_usual_time_is_a_day(system: System) -> None:
-    """Without `from` and `to` the last 24 hours, from the beginning of an hour on; with `to` the day before it."""
+    """Default period: the last 24 hours, from a full hour; with only `to`, the day before it."""
     party = await system.party()
     await party.tokens()
     first = system.clock()
     await settle(system.deps)
 
     async def issued(**query: str) -> tuple[int, str]:
-        answer = await system.operator("GET", f"{PATH}/", params=query)
-        return answer.body["total"]["issued"], answer.body["from"]
+        response = await system.operator("GET", f"{PATH}/", params=query)
+        return response.body["total"]["issued"], response.body["from"]
 
     system.clock.advance(24 * 3600 + 3599)
     assert await issued() == (1, as_text(first))
@@ -191,7 +191,7 @@ async def test_the_usual_time_is_a_day(system: System) -> None:
 
 
 async def test_pages_and_periods(system: System) -> None:
-    """`limit` rows, and `next` to go on; `per` says what a row is."""
+    """`limit` rows on a page, `next` leads to the next; `per` sets the period of a row."""
     parties = [await system.party() for _ in range(3)]
     for _ in range(2):
         for party in parties:
@@ -236,11 +236,11 @@ async def test_pages_and_periods(system: System) -> None:
     ],
 )
 async def test_a_bad_question_is_refused(shared: System, query: str) -> None:
-    """400 in the Dashboard's envelope, in one line that names the parameter."""
-    answer = await shared.operator("GET", f"{PATH}?{query}")
-    assert answer.status == 400, answer.body
-    assert answer.message.startswith((f"{query.partition('=')[0]}: ", "a parameter is repeated"))
-    assert "\n" not in answer.message
+    """An invalid query gets 400 in the Dashboard's format, with one line that names the parameter."""
+    response = await shared.operator("GET", f"{PATH}?{query}")
+    assert response.status == 400, response.body
+    assert response.message.startswith((f"{query.partition('=')[0]}: ", "a parameter is repeated"))
+    assert "\n" not in response.message
 
 
 @pytest.fixture(scope="module", name="shared")
@@ -250,7 +250,7 @@ async def _shared(mongodb_url: str) -> AsyncIterator[System]:
 
 
 async def test_it_is_for_operators_with_read(shared: System) -> None:
-    """Nobody else learns who uses what."""
+    """Only operators with `read` may see usage."""
     deps = shared.deps
     assert (await shared.call("GET", PATH)).status == 401
     for permission in Permission:
@@ -259,13 +259,13 @@ async def test_it_is_for_operators_with_read(shared: System) -> None:
         assert (await caller("GET", PATH)).status == expected, permission
 
 
-async def test_what_a_dead_process_left_is_finished(mongodb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A running service finishes what was recorded and not counted, without being asked."""
-    monkeypatch.setattr(recorder, "LEFT_BEHIND", timedelta(0))
-    monkeypatch.setattr(recorder, "LOOK_EVERY", 0.05)
+async def test_counting_of_a_dead_process_is_finished(mongodb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running service completes what a dead process recorded but did not count."""
+    monkeypatch.setattr(recorder, "ABANDONED_AFTER", timedelta(0))
+    monkeypatch.setattr(recorder, "INTERVAL", 0.05)
     async with open_system(mongodb_url) as system:
         party = await system.party()
-        dead = RecordedEvents(system.deps.store.mongo, system.deps.store.usage).recording
+        dead = RecordedEvents(system.deps.store.mongo, system.deps.store.usage).batches
         now = system.clock()
         batch = dead.next_batch(
             [
@@ -273,8 +273,8 @@ async def test_what_a_dead_process_left_is_finished(mongodb_url: str, monkeypatc
                 for kind in ("token.new", "token.new", "token.refresh")
             ]
         )
-        await dead.note(batch)
-        await dead.put(batch)
+        await dead.write_ahead(batch)
+        await dead.insert(batch)
 
         async def counted() -> bool:
             return numbers((await usage(system, client_id=party.id))["total"]) == (2, 1, 0, 0, 0)
@@ -283,7 +283,7 @@ async def test_what_a_dead_process_left_is_finished(mongodb_url: str, monkeypatc
 
 
 async def test_two_recorders_on_the_broker(mongodb_url: str, database_name: str, amqp_url: str) -> None:
-    """Instances that share the queue count each event once, whichever of them it comes to."""
+    """Two instances on one queue count each event once."""
 
     def instance(number: int) -> Any:
         return open_system(mongodb_url, database_name, bus=RabbitBus(amqp_url, instance_name=f"usage-test-{number}"))

@@ -1,4 +1,4 @@
-"""/<listen-path>/oauth/authorize: to the login page as the browser came, or back with what is wrong."""
+"""/<listen-path>/oauth/authorize: redirects to the login page, or back to the client with an error."""
 
 import string
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from tests.builders import CALLBACK, Answer
+from tests.builders import CALLBACK, Response
 from tests.services.system import (
     ABSENT,
     CHALLENGE,
@@ -25,8 +25,8 @@ PKCE = {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-async def ask(party: Party, method: str = "GET", path: str = "oauth/authorize", **parameters: str) -> Answer:
-    """The answer to an authorization request that is right but for these parameters."""
+async def ask(party: Party, method: str = "GET", path: str = "oauth/authorize", **parameters: str) -> Response:
+    """Make an authorization request that is valid except for these parameters."""
     given = {"response_type": "code", "client_id": party.id, "redirect_uri": CALLBACK, **parameters}
     form = {name: value for name, value in given.items() if value != ABSENT}
     if method == "GET":
@@ -34,11 +34,11 @@ async def ask(party: Party, method: str = "GET", path: str = "oauth/authorize", 
     return await party.system.call("POST", party.at(path), data=form)
 
 
-def redirected_error(answer: Answer, party: Party, error: str, uri: str = CALLBACK) -> dict[str, str]:
-    """The parameters with which the browser goes back to the client; its URI and this error are asserted."""
-    assert answer.status == 302
-    assert answer.headers["Cache-Control"] == "no-store"
-    location = answer.headers["Location"]
+def redirected_error(response: Response, party: Party, error: str, uri: str = CALLBACK) -> dict[str, str]:
+    """The parameters sent back to the client; its redirect URI and this error are checked."""
+    assert response.status == 302
+    assert response.headers["Cache-Control"] == "no-store"
+    location = response.headers["Location"]
     assert location.startswith(uri), location
     parameters = query_of(location)
     assert parameters["error"] == error, parameters
@@ -61,8 +61,8 @@ def redirected_error(answer: Answer, party: Party, error: str, uri: str = CALLBA
         pytest.param("http://login.example.test", "http://login.example.test?{}", id="without-a-path"),
     ],
 )
-async def test_get_takes_the_raw_query_along(system: System, login: str, expected: str) -> None:
-    """307 to the login page with the very bytes of the query, whatever the page's URL has already."""
+async def test_get_forwards_the_raw_query(system: System, login: str, expected: str) -> None:
+    """307 to the login page with the exact bytes of the query appended to the page's own."""
     party = await system.party(document(**{SCHEME + "authLoginRedirect": login}))
     query = (
         f"response_type=code&client_id={party.id}&redirect_uri=https%3A%2F%2Fapp.example.test/callback"
@@ -79,17 +79,17 @@ async def test_get_takes_the_raw_query_along(system: System, login: str, expecte
 
 @pytest.mark.parametrize("login", [LOGIN, LOGIN + "?theme=dark#form"])
 async def test_post_leaves_the_login_page_as_it_is(system: System, login: str) -> None:
-    """307 makes the browser post its form again, so nothing is added to the URL."""
+    """307 makes the browser re-post its form, so the URL is unchanged."""
     party = await system.party(document(**{SCHEME + "authLoginRedirect": login}))
-    answer = await ask(party, "POST", state="s")
-    assert (answer.status, answer.headers["Location"], answer.raw) == (307, login, b"")
+    response = await ask(party, "POST", state="s")
+    assert (response.status, response.headers["Location"], response.raw) == (307, login, b"")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("path", ["oauth/authorize", "oauth/authorize/"])
 @pytest.mark.parametrize("by", ["listen path", "api id"])
-async def test_every_spelling_of_the_path_answers(system: System, method: str, path: str, by: str) -> None:
-    """Under the listen path and under the API's id, with and without a trailing slash."""
+async def test_every_spelling_of_the_path_is_routed(system: System, method: str, path: str, by: str) -> None:
+    """Listen path and API id, with and without a slash."""
     party = await system.party()
     place = party.api.listen_path if by == "listen path" else f"/{party.api.api_id}/"
     form = {"response_type": "code", "client_id": party.id}
@@ -98,15 +98,15 @@ async def test_every_spelling_of_the_path_answers(system: System, method: str, p
 
 
 async def test_a_public_client_with_pkce_is_sent_to_the_login_page(system: System) -> None:
-    """The challenge is checked here already, so that nobody logs in in vain."""
+    """The challenge is checked here already, so that no user logs in for a request that will fail."""
     party = await system.party(public=True)
-    answer = await ask(party, **PKCE)
-    assert answer.status == 307
-    assert query_of(answer.headers["Location"])["code_challenge"] == CHALLENGE
+    response = await ask(party, **PKCE)
+    assert response.status == 307
+    assert query_of(response.headers["Location"])["code_challenge"] == CHALLENGE
 
 
 async def test_nothing_is_stored(system: System) -> None:
-    """The code is made when the identity server asks for it, and not before."""
+    """Nothing is stored; the code is created when the identity server requests it."""
     party = await system.party()
     assert (await ask(party)).status == 307
     assert await system.deps.store.mongo["grants"].count_documents({"client_id": party.id}) == 0
@@ -114,22 +114,22 @@ async def test_nothing_is_stored(system: System) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 async def test_other_methods_are_not_answered(system: System, method: str) -> None:
-    """405 names the two that are."""
-    answer = await system.call(method, (await system.party()).at("oauth/authorize"))
-    assert (answer.status, answer.headers["Allow"]) == (405, "GET,POST")
+    """Other methods get 405 with the two allowed ones."""
+    response = await system.call(method, (await system.party()).at("oauth/authorize"))
+    assert (response.status, response.headers["Allow"]) == (405, "GET,POST")
 
 
-# Before client and redirect URI are proven: answered here
+# Before client and redirect URI are verified: no redirect
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("client_id", [ABSENT, "", "nobody", "<other>", "$ne"])
 async def test_an_unknown_client_is_not_redirected(system: System, method: str, client_id: str) -> None:
-    """Row 26: there is no URI to trust; a client of another API is unknown here."""
+    """Row 26: an unknown client, or one of another API, is not redirected."""
     party, other = await system.party(), await system.party()
-    answer = await ask(party, method, client_id=client_id.replace("<other>", other.id))
-    assert refused(answer, "invalid_request")
-    assert "Location" not in answer.headers
+    response = await ask(party, method, client_id=client_id.replace("<other>", other.id))
+    assert refused(response, "invalid_request")
+    assert "Location" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ async def test_an_unknown_client_is_not_redirected(system: System, method: str, 
     ],
 )
 async def test_only_a_registered_redirect_uri_is_redirected_to(system: System, uri: str) -> None:
-    """Row 27: exact match, character by character; anything else is answered here, and no code is made for it."""
+    """Row 27: redirect URIs match exactly; a mismatch gets an error without redirect, and no code."""
     party = await system.party()
-    for answer in (await ask(party, redirect_uri=uri), await ask(party, "POST", redirect_uri=uri)):
-        assert refused(answer, "invalid_request")
-        assert "Location" not in answer.headers
+    for response in (await ask(party, redirect_uri=uri), await ask(party, "POST", redirect_uri=uri)):
+        assert refused(response, "invalid_request")
+        assert "Location" not in response.headers
     assert refused(await party.authorize_client(redirect_uri=uri), "invalid_request")
     assert await system.deps.store.mongo["grants"].count_documents({"client_id": party.id}) == 0
 
@@ -195,7 +195,7 @@ async def test_only_a_registered_redirect_uri_is_redirected_to(system: System, u
 async def test_a_loopback_address_may_have_any_port(
     system: System, registered: str, requested: str, status: int
 ) -> None:
-    """Row 29, RFC 8252 §7.3: for native apps on a loopback address the port may differ, and nothing else."""
+    """Row 29, RFC 8252 §7.3: only the port of a loopback redirect URI may differ."""
     party = await system.party(redirect_uris=(registered,))
     assert (await ask(party, redirect_uri=requested)).status == status
 
@@ -206,29 +206,72 @@ async def test_a_loopback_address_may_have_any_port(
     ids=["one", "several", "none"],
 )
 async def test_a_missing_redirect_uri_is_the_only_one(system: System, registered: tuple[str, ...], status: int) -> None:
-    """Row 28: with one registered it is meant; with several, or none, nobody knows where to go."""
+    """Row 28: a missing redirect URI means the only registered one; with several or none it is an error."""
     party = await system.party(redirect_uris=registered)
-    answer = await ask(party, redirect_uri=ABSENT)
-    assert answer.status == 307 if status == 307 else refused(answer, "invalid_request", status)
+    response = await ask(party, redirect_uri=ABSENT)
+    assert response.status == 307 if status == 307 else refused(response, "invalid_request", status)
 
 
-@pytest.mark.parametrize("repeated", ["response_type=code", "client_id=x", "state=1", "state=", "nonsense=1"])
+@pytest.mark.parametrize("repeated", ["response_type=code", "client_id=x", "state=1", "state=", "response_mode=query"])
 async def test_a_repeated_parameter_is_answered_here(system: System, repeated: str) -> None:
-    """Row 31, RFC 6749 §3.1: which of them counts is not guessed."""
+    """Row 31, RFC 6749 §3.1: a repeated parameter is an error without redirect."""
     party = await system.party()
-    query = f"response_type=code&client_id={party.id}&redirect_uri={CALLBACK}&state=2&nonsense=2&{repeated}"
+    query = f"response_type=code&client_id={party.id}&redirect_uri={CALLBACK}&state=2&response_mode=query&{repeated}"
     path = party.at("oauth/authorize")
     assert refused(await system.call("GET", f"{path}?{query}"), "invalid_request")
     assert refused(await system.call("POST", path, data=query, headers=FORM), "invalid_request")
 
 
+@pytest.mark.parametrize("repeated", ["resource=https://a.example.test&resource=https://b.example.test", "x=1&x="])
+async def test_d11_an_unknown_parameter_may_be_repeated(system: System, repeated: str) -> None:
+    """A repeated unknown parameter, such as RFC 8707's `resource`, reaches the login page unchanged."""
+    party = await system.party()
+    query = f"response_type=code&client_id={party.id}&redirect_uri={CALLBACK}&state=2&{repeated}"
+    path = party.at("oauth/authorize")
+    response = await system.call("GET", f"{path}?{query}")
+    assert response.status == 307
+    assert response.headers["Location"].endswith(repeated)
+    assert (await system.call("POST", path, data=query, headers=FORM)).status == 307
+
+
 async def test_a_parameter_in_query_and_form_is_repeated_too(system: System) -> None:
-    """A post may have parameters in both, each once."""
+    """A parameter in both query and form counts as repeated."""
     party = await system.party()
     path = party.at(f"oauth/authorize?client_id={party.id}")
     assert (await system.call("POST", path, data={"response_type": "code"})).status == 307
     both = {"response_type": "code", "client_id": party.id}
     assert refused(await system.call("POST", path, data=both), "invalid_request")
+
+
+async def test_d13_the_port_of_localhost_is_free_if_the_client_says_so(system: System) -> None:
+    """If the client's setting allows it, the port of `localhost` is free in request, code and exchange; off by
+    default.
+    """
+    party = await system.party(redirect_uris=("http://localhost/cb",))
+    asked = "http://localhost:51004/cb"
+    assert refused(await ask(party, redirect_uri=asked), "invalid_request")
+    place = f"/api/apis/oauth/{party.api.api_id}/{party.id}"
+    assert "localhost_any_port" not in (await system.operator("GET", place)).body
+    response = await system.operator("PUT", place, json={"localhost_any_port": True})
+    assert (response.status, response.body["localhost_any_port"]) == (200, True)
+    assert (await ask(party, redirect_uri=asked)).status == 307
+    response = await party.authorize_client(redirect_uri=asked)
+    assert response.status == 200
+    code = response.body["code"]
+    assert refused(await party.exchange(code, redirect_uri="http://localhost:51005/cb"), "invalid_grant")
+    assert (await party.exchange(code, redirect_uri=asked)).status == 200
+    assert (await system.operator("PUT", place, json={"localhost_any_port": None})).status == 200
+    assert refused(await ask(party, redirect_uri=asked), "invalid_request")
+
+
+@pytest.mark.parametrize("uri", ["http://evil.test[::1]/cb", "http://127.0.0.1%00.evil.test/cb", "http://0x7f.1/cb"])
+async def test_a14_a_host_of_two_readings_is_no_loopback_address(system: System, uri: str) -> None:
+    """A host that parsers read differently is neither registered nor matched as loopback, on any Python version."""
+    party = await system.party(redirect_uris=("http://[::1]/cb", "http://127.0.0.1/cb"))
+    assert refused(await ask(party, redirect_uri=uri), "invalid_request")
+    response = await system.operator("POST", f"/api/apis/oauth/{party.api.api_id}", json={"redirect_uri": uri})
+    assert response.status == 400
+    assert response.message.startswith("redirect_uri: the host of a redirect URI is a DNS name")
 
 
 @pytest.mark.parametrize(
@@ -245,37 +288,37 @@ async def test_a_parameter_in_query_and_form_is_repeated_too(system: System) -> 
 async def test_a_malformed_form_is_answered_here(
     system: System, body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    """What cannot be read proves nothing."""
+    """A malformed form gets an error without redirect."""
     party = await system.party()
-    answer = await system.call("POST", party.at("oauth/authorize"), data=body, headers=headers)
-    assert refused(answer, "invalid_request", status)
+    response = await system.call("POST", party.at("oauth/authorize"), data=body, headers=headers)
+    assert refused(response, "invalid_request", status)
 
 
 @pytest.mark.parametrize("query", ["state=%ff", "state=%00", "&".join(f"p{n}=1" for n in range(65))])
 async def test_a_malformed_query_is_answered_here(system: System, query: str) -> None:
-    """The same for a query."""
+    """A malformed query gets an error without redirect."""
     party = await system.party()
-    answer = await system.call("GET", f"{party.at('oauth/authorize')}?client_id={party.id}&{query}")
-    assert refused(answer, "invalid_request")
+    response = await system.call("GET", f"{party.at('oauth/authorize')}?client_id={party.id}&{query}")
+    assert refused(response, "invalid_request")
 
 
 async def test_an_api_without_a_login_page_says_so(system: System) -> None:
-    """It may still issue codes to an identity server; a browser has nowhere to go."""
+    """An API without a login page refuses browsers, but may issue codes to an identity server."""
     party = await system.party(document(**{SCHEME + "authLoginRedirect": ""}))
-    answer = await ask(party)
-    assert refused(answer, "invalid_request")
-    assert "authLoginRedirect" in answer.body["error_description"]
+    response = await ask(party)
+    assert refused(response, "invalid_request")
+    assert "authLoginRedirect" in response.body["error_description"]
     assert (await party.authorize_client()).status == 200
 
 
 async def test_where_no_api_is_nothing_is_redirected(system: System) -> None:
-    """404, whoever the client."""
+    """Where there is no API, 404 for any client."""
     party = await system.party()
-    answer = await system.call("GET", f"/nowhere/oauth/authorize?response_type=code&client_id={party.id}")
-    assert refused(answer, "invalid_request", 404)
+    response = await system.call("GET", f"/nowhere/oauth/authorize?response_type=code&client_id={party.id}")
+    assert refused(response, "invalid_request", 404)
 
 
-# Afterwards: redirected with error, state and issuer
+# Afterwards: redirect with error, state and issuer
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -302,42 +345,42 @@ async def test_where_no_api_is_nothing_is_redirected(system: System) -> None:
 async def test_errors_of_a_proven_client_go_to_its_redirect_uri(
     system: System, method: str, parameters: dict[str, str], error: str
 ) -> None:
-    """RFC 6749 §4.1.2.1 and RFC 9207 §2: 302 with error, description, state and issuer (rows 30, 33, 44, 45)."""
+    """RFC 6749 §4.1.2.1, RFC 9207 §2: 302 with error, description, state and issuer (rows 30, 33, 44, 45)."""
     party = await system.party(scope="a b c")
-    answer = await ask(party, method, state="s t&a=t/e", **parameters)
-    sent = redirected_error(answer, party, error)
+    response = await ask(party, method, state="s t&a=t/e", **parameters)
+    sent = redirected_error(response, party, error)
     assert set(sent) == {"error", "error_description", "state", "iss"}
     assert sent["state"] == "s t&a=t/e"
 
 
 @pytest.mark.parametrize("kind", ["public", "required"])
 async def test_a_challenge_that_is_required_is_asked_for(system: System, kind: str) -> None:
-    """Rows 42 and 43: from every public client, and from all where the API says so."""
+    """Rows 42 and 43: a challenge is required from public clients, and from all if the API requires PKCE."""
     party = await system.party(document(pkceRequired=kind == "required"), public=kind == "public")
     assert set(redirected_error(await ask(party), party, "invalid_request")) == {"error", "error_description", "iss"}
     assert (await ask(party, **PKCE)).status == 307
 
 
 async def test_an_api_without_the_code_grant_says_so(system: System) -> None:
-    """Where only other flows are offered no response type is supported."""
+    """If the API has no code grant, no response type is supported."""
     flows = {"clientCredentials": {"tokenUrl": "/oauth/token", "scopes": {}}}
     party = await system.party(document(components__securitySchemes__tykOAuth__flows=flows))
     redirected_error(await ask(party), party, "unsupported_response_type")
 
 
 async def test_the_query_of_a_redirect_uri_is_kept(system: System) -> None:
-    """RFC 6749 §3.1.2: what the client registered stays, the error is added."""
+    """RFC 6749 §3.1.2: the registered URI's query is kept; the error is appended."""
     uri = CALLBACK + "?tenant=a%20b&x"
     party = await system.party(redirect_uris=(uri,))
-    answer = await ask(party, redirect_uri=uri, response_type="token")
-    assert answer.headers["Location"].startswith(uri + "&error=")
+    response = await ask(party, redirect_uri=uri, response_type="token")
+    assert response.headers["Location"].startswith(uri + "&error=")
 
 
 STATE = string.printable.replace("\x0b", "").replace("\x0c", "") + "é漢🙂" + "~" * 1900
 
 
 async def test_state_comes_back_as_it_was(system: System) -> None:
-    """Row 32: every printable character, two kilobytes of it, in errors and in the page's URL."""
+    """Row 32: the state returns unchanged, with every printable character and two kilobytes long."""
     party = await system.party()
     sent = redirected_error(await ask(party, state=STATE, response_type="foo"), party, "unsupported_response_type")
     assert sent["state"] == STATE
@@ -353,18 +396,18 @@ async def test_state_comes_back_as_it_was(system: System) -> None:
         pytest.param({"code_challenge": "x", "scope": '"'}, "invalid_request", id="challenge-before-scope"),
     ],
 )
-async def test_of_two_mistakes_one_wins(system: System, parameters: dict[str, str], expected: int | str) -> None:
-    """Client, redirect URI, response type, challenge, scope: in this order."""
+async def test_of_two_errors_one_is_reported(system: System, parameters: dict[str, str], expected: int | str) -> None:
+    """Order of checks: client, redirect URI, response type, challenge, scope."""
     party = await system.party()
-    answer = await ask(party, **parameters)
+    response = await ask(party, **parameters)
     if isinstance(expected, int):
-        assert refused(answer, "invalid_request", expected)
+        assert refused(response, "invalid_request", expected)
     else:
-        redirected_error(answer, party, expected)
+        redirected_error(response, party, expected)
 
 
 async def test_tyk_s_status_is_for_direct_errors_only(mongodb_url: str) -> None:
-    """`oauth_error_status=403` changes what is answered here; a redirect stays one."""
+    """`oauth_error_status=403` applies to errors without redirect only."""
     async with open_system(mongodb_url, oauth_error_status=403) as system:
         party = await system.party()
         assert refused(await ask(party, client_id="nobody"), "invalid_request", 403)
@@ -373,12 +416,12 @@ async def test_tyk_s_status_is_for_direct_errors_only(mongodb_url: str) -> None:
 
 
 async def test_the_issuer_is_where_clients_reach_the_edge(mongodb_url: str) -> None:
-    """Row 99: the setting says it, and no Host header does."""
+    """Row 99: the issuer comes from the settings, not from the Host header."""
     async with open_system(mongodb_url, public_url="https://auth.example.test/base/") as system:
         party = await system.party()
         query = urlencode({"response_type": "foo", "client_id": party.id})
         headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
-        answer = await system.call("GET", f"{party.at('oauth/authorize')}?{query}", headers=headers)
-        issuer = query_of(answer.headers["Location"])["iss"]
+        response = await system.call("GET", f"{party.at('oauth/authorize')}?{query}", headers=headers)
+        issuer = query_of(response.headers["Location"])["iss"]
         assert issuer == f"https://auth.example.test/base{party.api.listen_path.rstrip('/')}"
-        assert urlsplit(answer.headers["Location"]).hostname == "app.example.test"
+        assert urlsplit(response.headers["Location"]).hostname == "app.example.test"

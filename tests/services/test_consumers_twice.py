@@ -1,4 +1,4 @@
-"""Every consumer may get the same message twice: the second time changes nothing (at-least-once delivery)."""
+"""Every consumer may receive a message twice (at-least-once delivery); the second time changes nothing."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,15 +14,15 @@ from tests.deployment.wiring import SERVICES, wired
 from tests.notifications import answering, api_to, notifier, receiver, token_event
 from tests.services.system import System, open_system
 
-TESTED = {"revocation", "management", "audit", "notifier", "catalog", "token-grants", "event-stream"}
+TESTED = {"revocation", "management", "event_log", "notifier", "catalog", "token-grants", "event-stream"}
 VOLATILE = {"pending", "pending_since", "handover_since", "purge_at"}
-"""What the outbox does to a record while a test looks."""
+"""Fields that the outbox changes while a test compares records."""
 PASSING = {"leases", "batches"}
-"""Collections that say what a process is at."""
+"""Collections with transient state of processes."""
 
 
 class Bus(LocalBus):
-    """A bus that keeps its subscriptions and whatever was published."""
+    """A bus that keeps subscriptions and published messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ async def state(system: System) -> dict[str, Any]:
 
 
 async def again(system: System, bus: Bus, subscription: str, message: Message) -> None:
-    """The consumer gets the message once more, and nothing in MongoDB or on the bus changes."""
+    """Redeliver the message; nothing in MongoDB or on the bus may change."""
     before, published = await state(system), len(bus.published)
     system.clock.advance(1)
     await bus.subscriptions[subscription].handler(Delivery(message, redelivered=True))
@@ -77,16 +77,16 @@ async def again(system: System, bus: Bus, subscription: str, message: Message) -
 
 
 def test_every_consumer_is_tested_here() -> None:
-    """A new subscription without a test that runs it twice is found."""
+    """Every subscription is tested here; a new one without a test fails."""
     assert {each.name for service in SERVICES for each in wired(service).subscriptions} == TESTED
 
 
 @pytest.mark.parametrize("reason", list(ClientDeletion))
 async def test_a_clients_end_twice(system: System, bus: Bus, reason: ClientDeletion) -> None:
-    """The revocation of a deleted client's grants: each ends once, with one event."""
+    """The grants of a deleted client are revoked once, with one event each."""
     party = await system.party()
     grants = [await system.grant_of((await party.tokens()).access) for _ in range(3)]
-    await system.deps.store.clients.delete(party.client, reason, system.deps.origin("tests"))
+    await system.deps.store.clients.delete(party.client, reason, system.deps.event_context("tests"))
     await settle(system.deps)
     for grant in grants:
         assert [event["type"] for event in await system.heard.about(grant.grant_id)].count(
@@ -96,11 +96,11 @@ async def test_a_clients_end_twice(system: System, bus: Bus, reason: ClientDelet
 
 
 async def test_revoke_all_twice(system: System, bus: Bus) -> None:
-    """The revocation of all tokens: what the client got since then lives on when the event comes again."""
+    """revoke_all: what was issued since then survives a second delivery."""
     party = await system.party()
     await party.tokens()
-    answer = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke_all")
-    assert answer.status == 200
+    response = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke_all")
+    assert response.status == 200
     await settle(system.deps)
     system.clock.advance(1)
     later = await party.tokens()
@@ -109,18 +109,18 @@ async def test_revoke_all_twice(system: System, bus: Bus) -> None:
 
 
 async def test_an_apis_end_twice(system: System, bus: Bus) -> None:
-    """The deletion of a deleted API's clients: once; and an API made again keeps the clients it got since."""
+    """The clients of a deleted API are deleted once; if the API exists again, its new clients survive."""
     party = await system.party()
     await party.tokens()
-    at = system.deps.origin("tests")
-    assert await system.deps.store.apis.delete(party.api, at)
+    ctx = system.deps.event_context("tests")
+    assert await system.deps.store.apis.delete(party.api, ctx)
     await settle(system.deps)
     assert await system.deps.store.clients.get(party.id) is None
     await again(system, bus, "management", bus.last("api.deleted"))
 
     system.clock.advance(1)
     made = replace_times(party.api, system)
-    api = await system.deps.store.apis.register(made, system.deps.origin("tests"))
+    api = await system.deps.store.apis.register(made, system.deps.event_context("tests"))
     system.clock.advance(1)
     client, _ = await make_client(system.deps, api, created_at=system.clock())
     await again(system, bus, "management", bus.last("api.deleted"))
@@ -128,24 +128,24 @@ async def test_an_apis_end_twice(system: System, bus: Bus) -> None:
 
 
 def replace_times(record: Any, system: System) -> Any:
-    """The record as if made now."""
+    """Make the record look newly created."""
     return record.model_copy(update={"created_at": system.clock(), "updated_at": system.clock()})
 
 
 async def test_an_event_is_recorded_once(system: System, bus: Bus) -> None:
-    """The recording of events: one document an event, counted once, whatever comes again."""
+    """An event is recorded and counted once."""
     party = await system.party()
     await party.revoke((await party.refreshed((await party.tokens()).refresh)).refresh)
     await settle(system.deps)
-    assert [usage["counts"] for usage in (await state(system))["usage"]] == [
+    assert [usage["counts"] for usage in (await state(system))["usage_hours"]] == [
         {"issued": 1, "refreshed": 1, "revoked": 1}
     ]
     for kind in ("api.created", "client.created", "code.issued", "token.new", "token.refresh", "grant.revoked"):
-        await again(system, bus, "audit", bus.last(kind))
+        await again(system, bus, "event_log", bus.last(kind))
 
 
-async def test_what_was_forgotten_is_forgotten_again(system: System, bus: Bus) -> None:
-    """The catalog reads anew after each invalidation, and knows the same."""
+async def test_the_catalog_may_reload_twice(system: System, bus: Bus) -> None:
+    """The catalog reloads after each invalidation, with the same result."""
     party = await system.party()
     deps = system.deps
     assert await deps.catalog.client(party.id) == party.client
@@ -157,7 +157,7 @@ async def test_what_was_forgotten_is_forgotten_again(system: System, bus: Bus) -
 
 
 async def test_a_token_that_ended_is_forgotten_again(system: System, bus: Bus) -> None:
-    """The gateway's grants: refused, and a later pair of the same grant is not disturbed for long."""
+    """The gateway forgets the grant again, which only costs a read for a later pair."""
     party = await system.party()
     tokens = await party.tokens()
     assert (await party.verify(tokens.access)).status == 200
@@ -169,8 +169,8 @@ async def test_a_token_that_ended_is_forgotten_again(system: System, bus: Bus) -
     assert (await party.verify(tokens.access)).status == 403
 
 
-async def test_the_stream_passes_on_what_comes(system: System, bus: Bus) -> None:
-    """The stream of events keeps nothing; who listens gets the same id again and can tell."""
+async def test_the_stream_passes_on_every_event(system: System, bus: Bus) -> None:
+    """The event stream keeps nothing; its clients can recognise the repeated id."""
     await system.party()
     await settle(system.deps)
     message = bus.last("client.created")
@@ -182,7 +182,9 @@ async def test_the_stream_passes_on_what_comes(system: System, bus: Bus) -> None
 
 
 async def test_a_notification_is_accepted_once(mongodb_url: str, database_name: str) -> None:
-    """The notifier's intake: one delivery and one webhook, also when the command comes while it is under way."""
+    """The notifier creates one delivery and sends one webhook, even if the command is repeated while it is in
+    progress.
+    """
     async with receiver() as endpoint, notifier(mongodb_url, database_name) as service:
         event = token_event(await api_to(service.deps, endpoint.url()))
         await service.publish(event)

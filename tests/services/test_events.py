@@ -1,9 +1,9 @@
-"""Every change of a grant has its event, exactly one, and nothing secret is in any event, log line or record."""
+"""Every change of a grant has exactly one event, and no event, log line or record contains a secret."""
 
 import base64
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,8 @@ import structlog
 from pydantic import TypeAdapter
 
 from contracts.events import AnyEvent
-from libs.bus.port import Delivery, Exchange, Mode, Subscription
+from libs.bus.local import LocalBus
+from libs.bus.port import Delivery, Exchange, Message, Mode, Outcome, Subscription
 from tests.builders import CALLBACK, settle
 from tests.eventually import eventually
 from tests.services.system import (
@@ -39,7 +40,7 @@ def stem(event: dict[str, Any]) -> str:
 
 
 async def story_of(system: System, value: str) -> list[dict[str, Any]]:
-    """The events of the grant of a code or token; their sequence is asserted to have neither gap nor repetition."""
+    """The events of the grant of a code or token; their sequence must have no gap or repetition."""
     events = await system.heard.about((await system.grant_of(value)).grant_id)
     assert [event["sequence"] for event in events] == [f"{number:010d}" for number in range(1, len(events) + 1)]
     assert len({event["id"] for event in events}) == len(events)
@@ -52,11 +53,11 @@ async def stems_of(system: System, value: str) -> list[str]:
     return [stem(event) for event in await story_of(system, value)]
 
 
-# One event a change
+# One event for each change
 
 
 async def test_each_change_has_its_event_in_order(system: System) -> None:
-    """Code, exchange, refresh, revocation of the access token, refresh, end: six changes, six events."""
+    """Code, exchange, refresh, revocation of the access token, refresh, revocation: six changes, six events."""
     party = await system.party()
     code = await party.code()
     first = tokens_of(await party.exchange(code))
@@ -74,8 +75,8 @@ async def test_each_change_has_its_event_in_order(system: System) -> None:
     ]
 
 
-async def test_what_changes_nothing_has_no_event(system: System) -> None:
-    """Refusals, repetitions, recovered answers and checks are no changes."""
+async def test_requests_without_effect_have_no_event(system: System) -> None:
+    """Refusals, repetitions, recovered responses and checks have no event."""
     party = await system.party()
     code = await party.code(code_challenge=CHALLENGE, code_challenge_method="S256")
     await party.exchange(code, code_verifier="x" * 43)
@@ -87,15 +88,15 @@ async def test_what_changes_nothing_has_no_event(system: System) -> None:
     await party.verify(second.access)
     await party.revoke(first.access)
     await party.revoke(code)
-    stranger = await system.client_of(party.api)
-    await stranger.revoke(second.refresh)
-    await stranger.refresh(second.refresh)
+    outsider = await system.client_of(party.api)
+    await outsider.revoke(second.refresh)
+    await outsider.refresh(second.refresh)
     assert await stems_of(system, code) == ["code.issued", "token.new", "token.refresh"]
 
 
 @pytest.mark.parametrize("how", ["code_replay", "refresh_reuse", "client_request", "operator"])
 async def test_the_end_says_why(system: System, how: str) -> None:
-    """One `grant.revoked` with its reason, however often it is tried to end it again."""
+    """One `grant.revoked` with its reason, however often revocation is repeated."""
     party = await system.party()
     code = await party.code()
     first = tokens_of(await party.exchange(code))
@@ -119,7 +120,7 @@ async def test_the_end_says_why(system: System, how: str) -> None:
 
 @pytest.mark.parametrize("grant_type", ["client_credentials", "password"])
 async def test_a_grant_without_a_code_begins_with_its_tokens(system: System, grant_type: str) -> None:
-    """`token.new` is its first event."""
+    """Without a code, `token.new` is the first event."""
     party = await system.party()
     user = await system.user()
     form = {"grant_type": grant_type, "username": user.username, "password": PASSWORD}
@@ -130,11 +131,11 @@ async def test_a_grant_without_a_code_begins_with_its_tokens(system: System, gra
     assert event["data"].get("resource_owner") == (user.username if grant_type == "password" else None)
 
 
-# What an event says
+# Contents of events
 
 
 async def test_an_event_is_a_cloudevent_of_the_catalogue(system: System) -> None:
-    """CloudEvents 1.0 in structured mode: what is required, who, when, which trace; and our contract reads it."""
+    """CloudEvents 1.0 in structured mode with source, time and trace; our contract reads it."""
     party = await system.party()
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     tokens = tokens_of(await party.token(CREDENTIALS, traceparent=trace))
@@ -149,7 +150,7 @@ async def test_an_event_is_a_cloudevent_of_the_catalogue(system: System) -> None
 
 
 async def test_sources_are_the_services(system: System) -> None:
-    """Who made the change, and in the trace of whose request."""
+    """The source is the service that made the change; the trace is that of the request."""
     party = await system.party()
     code = await party.code()
     tokens = tokens_of(await party.exchange(code))
@@ -164,7 +165,7 @@ async def test_sources_are_the_services(system: System) -> None:
 
 
 async def test_the_data_are_ids_and_times(system: System) -> None:
-    """What a subscriber needs to follow a grant, by public ids."""
+    """The data are public ids and times."""
     party = await system.party()
     code = await party.code(subject="alice", scope="a b")
     first = tokens_of(await party.exchange(code))
@@ -197,11 +198,11 @@ async def test_the_data_are_ids_and_times(system: System) -> None:
     }
 
 
-# What the notifier gets
+# Notifications
 
 
 async def test_the_webhook_s_five_keys_are_sealed_for_the_notifier(system: System) -> None:
-    """product.md section 7: of codes, passwords and refreshes, all five keys, empty where not applicable."""
+    """The five webhook keys are encrypted for the notifier, empty where not applicable, for code, password, refresh."""
     party, user = await system.party(), await system.user()
     code = await party.code()
     first = tokens_of(await party.exchange(code))
@@ -232,8 +233,8 @@ async def test_the_webhook_s_five_keys_are_sealed_for_the_notifier(system: Syste
     }
 
 
-async def test_what_is_not_notified_is_not_sealed(system: System) -> None:
-    """Not client_credentials, not codes or revocations, and nothing of an API without a webhook URL."""
+async def test_events_without_notification_encrypt_nothing(system: System) -> None:
+    """client_credentials, codes, revocations and APIs without a webhook URL have no notification."""
     party = await system.party()
     silent = await system.party(document(**{SCHEME + "notifications": {"onKeyChangeUrl": ""}}))
     own = tokens_of(await party.token(CREDENTIALS))
@@ -249,10 +250,22 @@ async def test_what_is_not_notified_is_not_sealed(system: System) -> None:
     assert not any(event["data"].get("notify") for event in events)
 
 
-async def test_what_is_sent_again_is_the_same(mongodb_url: str) -> None:
-    """An event that nobody confirmed is published again by the sweeper, with the same id and the same bytes."""
-    async with open_system(mongodb_url, notifier=False) as system:
+class Unanswered(LocalBus):
+    """A bus that delivers everything, and can lose confirmations."""
+
+    unanswered = False
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        outcomes = await super().publish(messages)
+        return [Outcome.UNKNOWN] * len(messages) if self.unanswered else outcomes
+
+
+async def test_a_republished_event_is_identical(mongodb_url: str) -> None:
+    """An unconfirmed event is published again by the sweeper, byte for byte with the same id."""
+    bus = Unanswered()
+    async with open_system(mongodb_url, bus=bus) as system:
         party = await system.party()
+        bus.unanswered = True
         tokens = await party.tokens()
         grant = await system.grant_of(tokens.access)
         system.clock.advance(3)
@@ -261,22 +274,21 @@ async def test_what_is_sent_again_is_the_same(mongodb_url: str) -> None:
             mine = [event for event in system.heard.events if event["subject"] == grant.grant_id]
             return [event for event in mine if stem(event) == "token.new"]
 
-        # Its companion for the notifier finds no queue, so the pair is not safe and comes again and again.
         await eventually(lambda: len(copies()) >= 3)
         assert all(copy == copies()[0] for copy in copies())
 
 
-# Nothing secret anywhere
+# No secrets
 
 
 @dataclass
 class Secrets:
-    """Every value that must not be found, by what it is."""
+    """Every value that must not be found, by name."""
 
     values: dict[str, str] = field(default_factory=dict)
 
     def found_in(self, *haystacks: bytes) -> set[str]:
-        """What of them is in any of these: as it is, in base64, and what a token is made of as raw bytes."""
+        """The secrets in these, in clear, in base64, or a token's parts as raw bytes."""
         needles = {name: set(_spellings(value)) for name, value in self.values.items()}
         return {
             name
@@ -298,7 +310,7 @@ def _spellings(value: str) -> Iterable[bytes]:
 
 @pytest.fixture(name="lines")
 async def _lines() -> AsyncIterator[list[Any]]:
-    """Every log line before anything is taken out of it, and what libraries say from warnings on, as in production."""
+    """Unredacted log lines, and libraries' lines from warnings on, as in production."""
     with structlog.testing.capture_logs() as lines:
 
         class Keep(logging.Handler):
@@ -312,7 +324,7 @@ async def _lines() -> AsyncIterator[list[Any]]:
 
 
 async def everything_happens(system: System, secrets: Secrets) -> None:
-    """Every grant, every refusal that quotes something, every way to revoke."""
+    """Use every grant type, every refusal that quotes input, and every kind of revocation."""
     shared = "the-shared-secret-of-the-webhooks"
     party: Party = await system.party(document(**{SCHEME + "notifications__sharedSecret": shared}))
     user = await system.user()
@@ -328,7 +340,7 @@ async def everything_happens(system: System, secrets: Secrets) -> None:
     keep |= {"code": code, "unused code": unused, "own": own.access}
     for name, tokens in {"first": first, "second": second, "login": login}.items():
         keep |= {f"{name} access": tokens.access, f"{name} refresh": tokens.refresh}
-    # Refused, each with something secret in the wrong place.
+    # Refused requests with a secret in the wrong place.
     path = party.at("oauth/token")
     await party.exchange(code, code_verifier=VERIFIER)
     await party.exchange(unused, redirect_uri=CALLBACK + code)
@@ -356,7 +368,7 @@ async def everything_happens(system: System, secrets: Secrets) -> None:
 
 
 async def dumped(system: System) -> bytes:
-    """The whole database, as the bytes in which it is stored."""
+    """The whole database as stored bytes."""
     database = system.deps.store.mongo["grants"].database
     parts = []
     for name in await database.list_collection_names():
@@ -365,7 +377,7 @@ async def dumped(system: System) -> bytes:
 
 
 async def test_nothing_secret_is_in_events_logs_or_database(mongodb_url: str, lines: list[Any]) -> None:
-    """Row 100, product.md section 6: ids and digests only; what the notifier needs is ciphertext on its way, too."""
+    """Row 100: only ids and digests. Notifications are encrypted on their way, too."""
     secrets, messages = Secrets(), []
 
     async def keep(delivery: Delivery) -> None:
@@ -377,7 +389,7 @@ async def test_nothing_secret_is_in_events_logs_or_database(mongodb_url: str, li
             system.deps.bus.subscribe(Subscription(name, exchange, (key,), keep, Mode.BROADCAST))
         await everything_happens(system, secrets)
         await settle(system.deps)
-        # Nobody has said that the notifications are in other hands, so what is sealed is in the dump, too.
+        # The notifications are not acknowledged yet, so their ciphertext is in the dump too.
         pending = await system.deps.store.grants.awaiting_handover(system.clock() + timedelta(days=1), 1000)
         stored = await dumped(system)
     assert any(event.sealed and event.sealed in stored for event in pending)
@@ -391,7 +403,7 @@ async def test_nothing_secret_is_in_events_logs_or_database(mongodb_url: str, li
 
 
 async def test_the_search_for_secrets_finds_them() -> None:
-    """The test above could fail: a value is found as it is, in base64 at any offset, and as the bytes of a token."""
+    """The search itself works: it finds a value in clear, in base64 at any offset, and a token's raw bytes."""
     token = "tw_at_" + base64.urlsafe_b64encode(bytes(range(57))).decode()
     secrets = Secrets({"token": token, "password": PASSWORD})
     assert secrets.found_in(f"x{token}x".encode()) == {"token"}
@@ -402,7 +414,7 @@ async def test_the_search_for_secrets_finds_them() -> None:
 
 
 async def test_settled_grants_keep_no_event(system: System) -> None:
-    """What was published is cleared, and a sealed body once it is in other hands: a grant at rest carries neither."""
+    """Published events and consumed notifications are removed from the grant."""
     party = await system.party()
     silent = await system.party(document(**{SCHEME + "notifications": {"onKeyChangeUrl": ""}}))
     notified, unnotified = await party.tokens(), await silent.tokens()
@@ -415,7 +427,7 @@ async def test_settled_grants_keep_no_event(system: System) -> None:
 
 
 async def events_with(system: System, value: str) -> int:
-    """How many events are stored with the grant of this code or token."""
+    """Number of events stored with the grant of this code or token."""
     stored = await system.deps.store.mongo["grants"].find_one({"_id": (await system.grant_of(value)).grant_id})
     assert stored is not None
     return len(stored.get("pending", ()))

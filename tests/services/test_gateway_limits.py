@@ -1,4 +1,4 @@
-"""Limits at the gateway's doors: what is admitted, what the refusal says, and where the rest can be read."""
+"""Rate limits and quotas at the gateway: what is admitted, the refusals, and where the remainder is shown."""
 
 import asyncio
 from collections import Counter
@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from libs.bus.local import LocalBroker, LocalBus
-from tests.builders import Answer, make_policy
+from tests.builders import Response, make_policy
 from tests.eventually import eventually
-from tests.services.system import Party, System, auth_token, open_system
+from tests.services.system import Party, System, auth_token, open_system, tokens_of
 
 
 async def limited(system: System, **fields: Any) -> Party:
@@ -22,60 +22,123 @@ async def limited(system: System, **fields: Any) -> Party:
     return await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
 
 
-def figures(answer: Answer) -> tuple[str | None, ...]:
+def figures(response: Response) -> tuple[str | None, ...]:
     """Tyk's three headers."""
-    return tuple(answer.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
+    return tuple(response.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
 
 
-def over_the_rate(answer: Answer) -> bool:
-    """429 as Tyk says it, and when to come back; other credentials would not help."""
-    assert (answer.status, answer.body) == (429, {"error": "Rate Limit Exceeded"})
-    assert int(answer.headers["Retry-After"]) >= 1
-    assert "WWW-Authenticate" not in answer.headers
+def over_the_rate(response: Response) -> bool:
+    """429 with Tyk's text and Retry-After; other credentials would not help."""
+    assert (response.status, response.body) == (429, {"error": "Rate Limit Exceeded"})
+    assert int(response.headers["Retry-After"]) >= 1
+    assert "WWW-Authenticate" not in response.headers
     return True
 
 
 async def test_the_rate_is_a_limit(system: System) -> None:
-    """Three in a minute: the fourth is refused, and counts for nothing."""
+    """With three calls a minute the fourth is refused, and not counted."""
     party = await limited(system, rate=3, per=60)
     token = (await party.tokens()).access
-    answers = [await party.verify(token) for _ in range(5)]
-    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
-    assert all(over_the_rate(answer) for answer in answers[3:])
+    responses = [await party.verify(token) for _ in range(5)]
+    assert [response.status for response in responses] == [200, 200, 200, 429, 429]
+    assert all(over_the_rate(response) for response in responses[3:])
 
 
 async def test_the_quota_is_a_limit_of_its_own(system: System) -> None:
-    """403 as Tyk; the headers count down, and say when it is renewed."""
+    """A used-up quota gets Tyk's 403; headers show the remainder and the renewal."""
     party = await limited(system, quota_max=2, quota_renewal_rate=3600)
     token = (await party.tokens()).access
-    answers = [await party.verify(token) for _ in range(3)]
-    assert [answer.status for answer in answers] == [200, 200, 403]
-    assert [figures(answer)[:2] for answer in answers] == [("2", "1"), ("2", "0"), ("2", "0")]
-    assert int(figures(answers[2])[2] or 0) > 0
-    assert answers[2].body == {"error": "Quota exceeded"}
-    assert "WWW-Authenticate" not in answers[2].headers
+    responses = [await party.verify(token) for _ in range(3)]
+    assert [response.status for response in responses] == [200, 200, 403]
+    assert [figures(response)[:2] for response in responses] == [("2", "1"), ("2", "0"), ("2", "0")]
+    assert int(figures(responses[2])[2] or 0) > 0
+    assert responses[2].body == {"error": "Quota exceeded"}
+    assert "WWW-Authenticate" not in responses[2].headers
 
 
-async def test_without_limits_nothing_is_counted_and_nothing_said(system: System) -> None:
-    """Neither headers nor a counter."""
+async def test_without_limits_nothing_is_counted_or_reported(system: System) -> None:
+    """Without limits there are neither headers nor counters."""
     party = await limited(system)
-    answer = await party.verify((await party.tokens()).access)
-    assert (answer.status, figures(answer)) == (200, (None, None, None))
+    response = await party.verify((await party.tokens()).access)
+    assert (response.status, figures(response)) == (200, (None, None, None))
 
 
-async def test_a_refresh_does_not_reset_what_is_used(system: System) -> None:
-    """The counter is the grant's; another grant of the same client has its own."""
+async def test_a5_a_refresh_does_not_reset_what_is_used(system: System) -> None:
+    """A refresh or new login of the same user keeps the counter; another user has an own one."""
     party = await limited(system, quota_max=2, rate=100, per=60)
-    tokens = await party.tokens()
+    tokens = await party.tokens(subject="ann")
     assert (await party.verify(tokens.access)).status == 200
     later = await party.refreshed(tokens.refresh)
     assert (await party.verify(later.access)).status == 200
     assert (await party.verify(later.access)).status == 403
-    assert (await party.verify((await party.tokens()).access)).status == 200
+    assert (await party.verify((await party.tokens(subject="ann")).access)).status == 403
+    assert (await party.verify((await party.tokens(subject="bob")).access)).status == 200
+
+
+@pytest.mark.parametrize("limit", [{"rate": 2, "per": 3600}, {"quota_max": 2, "quota_renewal_rate": 3600}])
+async def test_a5_a_new_token_of_the_client_resets_nothing(system: System, limit: dict[str, int]) -> None:
+    """All tokens of a client share its counter; another client has an own one."""
+    party = await limited(system, **limit)
+    other = await system.client_of(party.api, policy_ids=party.client.policy_ids)
+
+    async def call(caller: Party) -> int:
+        return (await caller.verify(tokens_of(await caller.token({"grant_type": "client_credentials"})).access)).status
+
+    assert Counter([await call(party) for _ in range(40)])[200] == 2
+    assert await call(other) == 200
+
+
+async def test_a5_a_new_login_with_the_password_resets_nothing(system: System) -> None:
+    """The counter is per client and user: the same user at another client is counted separately."""
+    party = await limited(system, quota_max=2)
+    other = await system.client_of(party.api, policy_ids=party.client.policy_ids)
+    first, second = await system.user(), await system.user()
+
+    async def call(caller: Party, username: str) -> int:
+        return (await caller.verify(tokens_of(await caller.password(username)).access)).status
+
+    assert [await call(party, first.username) for _ in range(4)] == [200, 200, 403, 403]
+    assert await call(party, second.username) == 200
+    assert await call(other, first.username) == 200
+
+
+async def test_a5_logins_without_a_subject_are_counted_for_the_client(system: System) -> None:
+    """Logins without a subject share the client's counter, because they cannot be told apart."""
+    party = await limited(system, quota_max=2)
+    assert [(await party.verify((await party.tokens()).access)).status for _ in range(4)] == [200, 200, 403, 403]
+    own = tokens_of(await party.token({"grant_type": "client_credentials"})).access
+    assert (await party.verify(own)).status == 403
+    assert (await party.verify((await party.tokens(subject="ann")).access)).status == 200
+
+
+async def test_a5_names_with_separators_share_no_counter(system: System) -> None:
+    """A user name cannot collide with another counter's name."""
+    party = await limited(system, quota_max=1)
+    names = [party.api.api_id, f".{party.api.api_id}", f"{party.id}.{party.api.api_id}", "a.b", "a", "b", ".a", "a."]
+    for name in names:
+        assert (await party.verify((await party.tokens(subject=name)).access)).status == 200, name
+    for name in names:
+        assert (await party.verify((await party.tokens(subject=name)).access)).status == 403, name
+
+
+async def test_a5_the_remaining_calls_shown_are_the_client_s(system: System) -> None:
+    """Caller and operator see the client's remaining calls for each of its tokens."""
+    party = await limited(system, rate=10, per=60, quota_max=5, quota_renewal_rate=3600)
+    tokens = [tokens_of(await party.token({"grant_type": "client_credentials"})).access for _ in range(3)]
+    for token in tokens[:2]:
+        assert (await party.verify(token)).status == 200
+    response = await system.call("GET", party.at("tyk/rate-limits"), headers={"Authorization": f"Bearer {tokens[2]}"})
+    assert response.body["quota"]["quota_remaining"] == 3
+
+    async def listed() -> bool:
+        found = await system.operator("GET", f"/api/apis/oauth/{party.api.api_id}/{party.id}/tokens")
+        return [token["quota"]["quota_remaining"] for token in found.body] == [3, 3, 3]
+
+    await eventually(listed)  # after the gateway has returned its reservation
 
 
 async def test_all_apis_of_a_policy_share_a_limit_unless_it_is_their_own(system: System) -> None:
-    """Common: one counter for the grant. `limit` of an access right, or per_api: counted apart."""
+    """The APIs of a policy share one counter, unless an access right has its own `limit` or the policy is per_api."""
     issuing, accepting = await system.party(), await system.party(auth_token())
     api_ids = (issuing.api.api_id, accepting.api.api_id)
     common = await make_policy(system.deps, *api_ids, quota_max=2)
@@ -92,7 +155,7 @@ async def test_all_apis_of_a_policy_share_a_limit_unless_it_is_their_own(system:
 
 
 async def test_key_rules_may_set_a_tighter_limit(system: System) -> None:
-    """For one grant of the client."""
+    """Key rules set a tighter limit for one grant."""
     party = await limited(system, rate=100, per=60)
     rules = orjson.dumps({"rate": 1, "per": 60}).decode()
     token = (await party.tokens(key_rules=rules)).access
@@ -101,14 +164,14 @@ async def test_key_rules_may_set_a_tighter_limit(system: System) -> None:
 
 
 async def test_an_edited_limit_counts_for_tokens_already_issued(system: System) -> None:
-    """What was used stays used."""
+    """An edited limit applies to existing tokens; used calls still count."""
     party = await limited(system, quota_max=1)
     token = (await party.tokens()).access
     assert [(await party.verify(token)).status for _ in range(2)] == [200, 403]
     policy = await system.deps.store.policies.get(party.client.policy_ids[0])
     assert policy is not None
     edited = policy.model_copy(update={"quota_max": 3})
-    assert await system.deps.store.policies.replace(policy, edited, system.deps.origin("tests"))
+    assert await system.deps.store.policies.replace(policy, edited, system.deps.event_context("tests"))
     statuses: list[int] = []
 
     async def admitted_again() -> bool:
@@ -124,40 +187,40 @@ async def _refused(party: Party, token: str) -> bool:
     return (await party.verify(token)).status == 403
 
 
-# Where it can be read
+# Reading limits
 
 
 async def test_the_caller_reads_its_own_limits(system: System) -> None:
-    """Tyk's route and words, under the listen path and the API's id; nothing is counted."""
+    """Tyk's route under listen path and API id; reading is not counted."""
     party = await limited(system, rate=10, per=60, quota_max=5, quota_renewal_rate=3600)
     token = (await party.tokens()).access
     await party.verify(token)
     for place in (party.at("tyk/rate-limits"), party.at("tyk/rate-limits/"), f"/{party.api.api_id}/tyk/rate-limits"):
-        answer = await system.call("GET", place, headers={"Authorization": f"Bearer {token}"})
-        assert answer.status == 200
-        renews = answer.body["quota"]["quota_renews"]
+        response = await system.call("GET", place, headers={"Authorization": f"Bearer {token}"})
+        assert response.status == 200
+        renews = response.body["quota"]["quota_renews"]
         assert renews > 0
-        assert answer.body == {
+        assert response.body == {
             "quota": {"quota_max": 5, "quota_remaining": 4, "quota_renews": renews},
             "rate_limit": {"requests": 10, "per_unit": 60},
         }
 
 
-async def test_who_has_no_token_reads_no_limits(system: System) -> None:
-    """The refusals of the protected API."""
+async def test_reading_limits_requires_a_token(system: System) -> None:
+    """Without a valid token, the same refusals as for a call."""
     party = await limited(system, rate=10, per=60)
     place = party.at("tyk/rate-limits")
-    answer = await system.call("GET", place)
-    assert (answer.status, answer.body) == (400, {"error": "Authorization field missing"})
+    response = await system.call("GET", place)
+    assert (response.status, response.body) == (400, {"error": "Authorization field missing"})
     unknown = {"Authorization": "Bearer x"}
-    answer = await system.call("GET", place, headers=unknown)
-    assert (answer.status, answer.body) == (403, {"error": "Key not authorised"})
-    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="tokenwire", error="invalid_token"'
+    response = await system.call("GET", place, headers=unknown)
+    assert (response.status, response.body) == (403, {"error": "Key not authorised"})
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="tokenwire", error="invalid_token"'
     assert (await system.call("GET", "/nowhere/tyk/rate-limits", headers=unknown)).status == 404
 
 
 async def test_the_operator_reads_them_in_the_list_of_tokens(system: System) -> None:
-    """Beside each token that has any; in both shapes of the list."""
+    """The operator's token list shows the limits of each token, in both formats."""
     party = await limited(system, rate=10, per=60, quota_max=5, quota_renewal_rate=3600)
     token = (await party.tokens()).access
     await party.verify(token)
@@ -171,11 +234,11 @@ async def test_the_operator_reads_them_in_the_list_of_tokens(system: System) -> 
         assert plain["quota"]["quota_max"] == 5
         return bool(plain["quota"]["quota_remaining"] == 4)
 
-    await eventually(listed)  # once what the gateway holds in reserve is given back
+    await eventually(listed)  # after the gateway has returned its reservation
     free = await system.party()
     await free.tokens()
-    answer = await system.operator("GET", f"/api/apis/oauth/{free.api.api_id}/{free.id}/tokens")
-    assert not {"rate_limit", "quota"} & set(answer.body[0])
+    response = await system.operator("GET", f"/api/apis/oauth/{free.api.api_id}/{free.id}/tokens")
+    assert not {"rate_limit", "quota"} & set(response.body[0])
 
 
 # Several gateways
@@ -195,7 +258,7 @@ async def _gateways(mongodb_url: str) -> AsyncIterator[tuple[System, System]]:
 async def test_of_many_calls_at_two_gateways_exactly_the_limit_passes(
     gateways: tuple[System, System], limit: dict[str, int]
 ) -> None:
-    """Asked for together, and again until both have said no for a while: not one more, and none is held back."""
+    """Of concurrent calls at two gateways exactly the limit is admitted, and no call is withheld in the end."""
     party = await limited(gateways[0], **limit)
     token = (await party.tokens()).access
     parties = [replace(party, system=system) for system in gateways]

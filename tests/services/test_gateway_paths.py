@@ -1,5 +1,6 @@
-"""Which API a call is to: the one that the proxy in front will take it to, however it reads the path."""
+"""Which API a call belongs to: the one the proxy in front will send it to, however it parses the path."""
 
+import itertools
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from services.gateway.paths import readings
 from tests.builders import unique
+from tests.fuzz import servers
+from tests.fuzz.extent import examples
 from tests.services.system import Party, System, document, keyless
 from tests.unit.tyk_definitions import changed
 
@@ -17,7 +20,7 @@ PLACE = "x-tyk-api-gateway/server/listenPath/value"
 
 @dataclass(frozen=True)
 class Places:
-    """`/<name>/` asks for a token, `/<name>/open/` under it does not, nor does `/<name>-open/` beside it."""
+    """`/<name>/` needs a token; `/<name>/open/` below it and `/<name>-open/` beside it do not."""
 
     name: str
     closed: Party
@@ -60,21 +63,21 @@ async def _places(system: System) -> Places:
     ],
 )
 async def test_a_path_belongs_to_the_longest_listen_path_above_it(places: Places, path: str, expected: str) -> None:
-    """Segment by segment, and whatever is written below it."""
-    answer = await places.closed.system.verify(path.replace("{}", places.name))
+    """A path belongs to the API with the longest listen path above it, compared segment by segment."""
+    response = await places.closed.system.verify(path.replace("{}", places.name))
     if expected == "closed":
-        assert answer.status == 400
-        assert answer.body == {"error": "Authorization field missing"}
+        assert response.status == 400
+        assert response.body == {"error": "Authorization field missing"}
     else:
-        assert answer.status == 200
-        assert answer.headers["X-Tokenwire-Api-Id"] == getattr(places, expected).api.api_id
+        assert response.status == 200
+        assert response.headers["X-Tokenwire-Api-Id"] == getattr(places, expected).api.api_id
 
 
 @pytest.mark.parametrize("path", ["/{}-evil/x", "/{}x/", "/x{}/", "/", "/x/{}/", "/%00/", "/{}%00/", "/~/", "/:/"])
-async def test_a_path_that_only_resembles_one_is_nobody_s(places: Places, path: str) -> None:
-    """404: `/my-api-evil/x` is not under `/my-api/`."""
-    answer = await places.closed.system.verify(path.replace("{}", places.name))
-    assert (answer.status, answer.body) == (404, {"error": "There is no such API"})
+async def test_a_similar_path_belongs_to_no_api(places: Places, path: str) -> None:
+    """`/my-api-evil/x` is not under `/my-api/`: 404."""
+    response = await places.closed.system.verify(path.replace("{}", places.name))
+    assert (response.status, response.body) == (404, {"error": "There is no such API"})
 
 
 @pytest.mark.parametrize(
@@ -110,12 +113,13 @@ async def test_a_path_that_only_resembles_one_is_nobody_s(places: Places, path: 
     ],
 )
 async def test_a_path_that_leads_to_two_apis_leads_to_none(places: Places, path: str) -> None:
-    """400, with a good token and without: proxies differ in what they do with it, so it is not guessed."""
+    """A path that belongs to two APIs in different readings gets 400, with or without a token."""
     tokens = await places.closed.tokens()
     uri = path.replace("{}", places.name)
     for headers in ({}, {"Authorization": f"Bearer {tokens.access}"}):
-        answer = await places.closed.system.verify(uri, **headers)
-        assert (answer.status, answer.body) == (400, {"error": "The path may be read as that of more than one API"})
+        response = await places.closed.system.verify(uri, **headers)
+        message = "Servers may read this as the path of different APIs; send it in its plain form"
+        assert (response.status, response.body) == (400, {"error": message})
 
 
 segments = st.sampled_from(["a", "b", "..", ".", "", "%2e%2e", "%2E", "a%2fb", "..%2f", "%252e", "\\", "..;x", "a%62"])
@@ -123,14 +127,45 @@ segments = st.sampled_from(["a", "b", "..", ".", "", "%2e%2e", "%2E", "a%2fb", "
 
 @given(st.lists(segments, max_size=6).map(lambda parts: "/" + "/".join(parts)))
 def test_every_reading_of_a_path_is_among_its_readings(path: str) -> None:
-    """As it is, decoded, with slashes merged, with dots resolved as RFC 3986 §5.2.4 says, in nginx's order."""
+    """Readings are the path as it is, decoded, with merged slashes, and with dots resolved (RFC 3986 §5.2.4), in
+    nginx's order.
+    """
     found = readings(path)
+    if not found:
+        return  # refused
     decoded = unquote(path)
     merged = "/" + "/".join(part for part in decoded.split("/") if part)
     assert {path, decoded} <= found
     assert remove_dot_segments(path).rstrip("/") in {reading.rstrip("/") for reading in found}
     assert remove_dot_segments(merged).rstrip("/") in {reading.rstrip("/") for reading in found}
-    assert len(found) <= 64
+    assert len(found) <= 128
+
+
+SERVERS = [servers.plain, servers.nginx, servers.go, servers.tomcat, servers.spring, servers.jetty]
+"""Servers that keep the case of a path."""
+
+
+@examples(400)
+@given(st.lists(segments, max_size=6).map(lambda parts: "/" + "/".join(parts)))
+def test_a1_readings_cover_two_servers_in_a_row(path: str) -> None:
+    """Whatever two servers in a row make of a path by decoding, merging, resolving and dropping is one of its
+    readings.
+    """
+    found = {reading.rstrip("/") for reading in readings(path)}
+    for first, second in itertools.product(SERVERS, repeat=2) if found else ():
+        assert second(first(path)).rstrip("/") in found, (first.__name__, second.__name__)
+
+
+def test_a1_the_readings_of_a_path_are_bounded() -> None:
+    """Number and length of readings are bounded for the longest accepted path; beyond that it is refused."""
+    paths = ["/" + "%25" * 2700, "/%252525252e%2f;" * 255, "/a%252f..//;x\\" * 250, "/" + "%e4%b8%ad" * 900, "/;" * 255]
+    paths += ["/%2E/a%62/\\/%25252e%5c;//%2E/..%2f/%25252e%5c;/%2E", "/a/.." * 128, "/%2e%2e" * 255]
+    for path in paths:
+        found = readings(path)
+        assert len(found) <= 128
+        assert sum(map(len, found)) <= 32 * 1024
+    assert readings("/" + "%e4%b8%ad" * 900)
+    assert not readings("/%2E/a%62/\\/%25252e%5c;//%2E/..%2f/%25252e%5c;/%2E")
 
 
 def remove_dot_segments(path: str) -> str:

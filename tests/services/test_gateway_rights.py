@@ -1,4 +1,4 @@
-"""What a call may reach: URLs and versions by policy, rules of the grant, and the headers that the upstream gets."""
+"""What a call may reach: URLs and versions by policy, rules of the grant, and headers for the upstream."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from contracts.policies import AccessRight
-from tests.builders import Answer, api_document, make_policy
+from tests.builders import Response, api_document, make_policy
 from tests.services.system import Party, System, document
 from tests.services.test_gateway_verify import DISALLOWED, call, denied
 
@@ -15,20 +15,20 @@ EXTENSION = "x-tyk-api-gateway__"
 
 
 async def limited_to(system: System, issuing: Party, **right: Any) -> Party:
-    """A client of the issuing API whose policy grants it this much."""
+    """A client of the issuing API whose policy grants this access right."""
     right = {"api_id": issuing.api.api_id, **right}
     policy = await make_policy(system.deps, access_rights={issuing.api.api_id: AccessRight.model_validate(right)})
     return await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
 
 
-async def asked(party: Party, token: str, path: str, method: str = "GET", **headers: str) -> Answer:
-    """The answer about a call of this path of the API."""
+async def asked(party: Party, token: str, path: str, method: str = "GET", **headers: str) -> Response:
+    """The gateway's response for this path of the API."""
     named = {"X-Forwarded-Method": method, "Authorization": f"Bearer {token}", **headers}
     return await party.system.verify(party.at(path), **named)
 
 
 async def test_only_the_allowed_urls_are_open_with_their_methods(system: System) -> None:
-    """tyk-compat.md section 6; an encoded spelling does not lead past the rule."""
+    """Only the allowed URLs and methods are open; no encoding bypasses them."""
     issuing = await system.party()
     urls = [{"url": f"^{issuing.at('orders')}(/|$)", "methods": ["GET"]}]
     party = await limited_to(system, issuing, allowed_urls=urls)
@@ -46,7 +46,7 @@ async def test_only_the_allowed_urls_are_open_with_their_methods(system: System)
 
 
 async def test_an_edited_url_counts_for_tokens_already_issued(system: System) -> None:
-    """At the next request."""
+    """An edited URL list applies to existing tokens at the next request."""
     issuing = await system.party()
     party = await limited_to(system, issuing, allowed_urls=[{"url": "/a$"}])
     token = (await party.tokens()).access
@@ -55,27 +55,29 @@ async def test_an_edited_url_counts_for_tokens_already_issued(system: System) ->
     assert policy is not None
     right = AccessRight.model_validate({"api_id": issuing.api.api_id, "allowed_urls": [{"url": "/b$"}]})
     edited = policy.model_copy(update={"access_rights": {issuing.api.api_id: right}})
-    assert await system.deps.store.policies.replace(policy, edited, system.deps.origin("tests"))
+    assert await system.deps.store.policies.replace(policy, edited, system.deps.event_context("tests"))
     assert denied(await asked(party, token, "a"), *URL_DISALLOWED)
     assert (await asked(party, token, "b")).status == 200
 
 
 async def test_a_url_that_cannot_be_matched_is_refused_when_it_is_written(system: System) -> None:
-    """In a policy, and in key_rules; and per_api beside another partition."""
+    """An invalid expression is refused when it is written, in policies and in key_rules; so is per_api with another
+    partition.
+    """
     party = await system.party()
     right = {party.api.api_id: {"api_id": party.api.api_id, "allowed_urls": [{"url": "(", "methods": []}]}}
-    answer = await system.operator("POST", "/api/portal/policies", json={"name": "x", "access_rights": right})
-    assert answer.status == 400
-    assert answer.message.startswith(f"access_rights.{party.api.api_id}.allowed_urls: '(' is no regular expression")
+    response = await system.operator("POST", "/api/portal/policies", json={"name": "x", "access_rights": right})
+    assert response.status == 400
+    assert response.message.startswith(f"access_rights.{party.api.api_id}.allowed_urls: '(' is not a valid RE2")
     refused = await party.authorize_client(key_rules=orjson.dumps({"access_rights": right}).decode())
     assert (refused.status, refused.body["error"]) == (400, "invalid_request")
     both = {"name": "x", "partitions": {"per_api": True, "quota": True}}
-    answer = await system.operator("POST", "/api/portal/policies", json=both)
-    assert (answer.status, answer.message) == (400, "partitions: per_api goes with none of the others")
+    response = await system.operator("POST", "/api/portal/policies", json=both)
+    assert (response.status, response.message) == (400, "partitions: per_api cannot be combined with the others")
 
 
 async def test_key_rules_narrow_what_the_policy_opens(system: System) -> None:
-    """The identity server said so when it asked for the code; a refresh changes nothing of it."""
+    """Key rules narrow what the policy grants; a refresh does not change that."""
     issuing = await system.party()
     party = await limited_to(system, issuing, allowed_urls=[{"url": "/a$"}, {"url": "/b$"}])
     rules = {"access_rights": {issuing.api.api_id: {"api_id": issuing.api.api_id, "allowed_urls": [{"url": "/a$"}]}}}
@@ -100,13 +102,13 @@ OAS_VERSIONS = {
 
 @pytest.mark.parametrize("location", ["header", "url-param", "url"])
 async def test_the_version_of_a_call_must_be_granted(system: System, location: str) -> None:
-    """Where the definition says; the default one where the call says nothing."""
+    """The version of a call (or the default one) must be granted."""
     versioning = {**OAS_VERSIONS, "location": location, "key": "" if location == "url" else "x-api-version"}
     issuing = await system.party(document(**{f"{EXTENSION}info__versioning": versioning}))
     party = await limited_to(system, issuing, versions=["v2"])
     token = (await party.tokens()).access
 
-    async def version(name: str) -> Answer:
+    async def version(name: str) -> Response:
         if location == "header":
             return await asked(party, token, "x", **{"X-Api-Version": name})
         return await asked(party, token, f"{name}/x" if location == "url" else f"x?x-api-version={name}")
@@ -117,7 +119,7 @@ async def test_the_version_of_a_call_must_be_granted(system: System, location: s
 
 
 async def test_a_classic_api_with_versions_is_read_alike(system: System) -> None:
-    """`version_data` and `definition`."""
+    """Tyk Classic's `version_data` and `definition` work alike."""
     classic = api_document(
         "orders-classic.json",
         definition={"location": "header", "key": "version"},
@@ -144,24 +146,27 @@ ADDED = {
 
 
 async def test_metadata_reaches_the_upstream_where_the_definition_asks_for_it(system: System) -> None:
-    """Of the client and its policies; what is missing is not sent, and nothing can break out of a header."""
+    """Metadata of client and policies goes to the upstream; missing values are not sent, and values cannot inject
+    headers.
+    """
     issuing = await system.party(document(**{f"{EXTENSION}middleware__global__transformRequestHeaders": ADDED}))
     policy = await make_policy(system.deps, issuing.api.api_id, meta_data={"plan": "gold"})
     meta_data = {"plan": "free", "team": "blau\r\nX-Admin: 1", "org": "ö"}
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,), meta_data=meta_data)
-    answer = await call(party, Authorization=f"Bearer {(await party.tokens()).access}")
-    assert answer.status == 200
-    assert answer.headers["X-Plan"] == "gold"
-    assert answer.headers["X-Team"] == "team blau%0D%0AX-Admin: 1 of %C3%B6"
-    assert answer.headers["X-Fixed"] == "fixed"
-    assert not {"X-Gone", "X-Admin"} & set(answer.headers)
+    response = await call(party, Authorization=f"Bearer {(await party.tokens()).access}")
+    assert response.status == 200
+    assert response.headers["X-Plan"] == "gold"
+    assert response.headers["X-Team"] == "team blau%0D%0AX-Admin: 1 of %C3%B6"
+    assert response.headers["X-Fixed"] == "fixed"
+    assert response.headers["X-Gone"] == ""
+    assert "X-Admin" not in response.headers
 
 
 async def test_a_classic_definitions_headers_are_read_alike(system: System) -> None:
-    """`global_headers` of the default version."""
+    """`global_headers` of the default version work alike."""
     headers = {"X-Plan": "$tyk_meta.plan"}
     versions = {"not_versioned": True, "versions": {"Default": {"name": "Default", "global_headers": headers}}}
     issuing = await system.party(api_document("orders-classic.json", version_data=versions))
     party = await system.client_of(issuing.api, meta_data={"plan": "gold"})
-    answer = await call(party, Authorization=f"Bearer {(await party.tokens()).access}")
-    assert answer.headers["X-Plan"] == "gold"
+    response = await call(party, Authorization=f"Bearer {(await party.tokens()).access}")
+    assert response.headers["X-Plan"] == "gold"

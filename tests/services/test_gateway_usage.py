@@ -1,4 +1,4 @@
-"""The gateway's counting of calls: nothing is written with a call, and nothing is lost or doubled by writing later."""
+"""Usage counters of the gateway: no write for each call, yet nothing is lost or counted twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -19,18 +19,18 @@ from libs.telemetry import USAGE_LOST
 from services.embedded import EmbeddedMongo
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
-from services.gateway.usage import USAGE, UsageCounter
+from services.gateway.usage_counter import USAGE, UsageCounter
 from tests.builders import running, settings
 from tests.clock import Clock
 from tests.eventually import eventually
 from tests.store.lossy import Lossy
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=9)
 HOUR = timedelta(hours=1)
 
 
 class Gateway:
-    """A counter with a connection and a clock of its own."""
+    """A usage counter with its own connection and clock."""
 
     def __init__(self, mongo: Mongo, **limits: int) -> None:
         self.mongo = mongo
@@ -39,12 +39,12 @@ class Gateway:
         self.counter = UsageCounter(self.usage, self.clock.now, **limits)
 
     async def rows(self) -> list[tuple[Any, ...]]:
-        """What is in MongoDB: hour, API, client, admitted calls, reasons of the refused."""
+        """The rows in MongoDB: hour, API, client, admitted calls, refusals by reason."""
         found = await self.usage.sums(UsageQuery(), NOON - HOUR, NOON + 9 * HOUR)
         return [(row.at, row.api_id, row.client_id, row.verified, row.reasons) for row in found.clients]
 
     async def updates(self) -> int:
-        """How many update commands MongoDB has had."""
+        """Number of update commands that MongoDB has received."""
         status: Mapping[str, Any] = await self.mongo["usage"].database.command("serverStatus")
         return int(status["metrics"]["commands"]["update"]["total"])
 
@@ -66,8 +66,8 @@ async def _gateway(mongodb_url: str, database_name: str) -> AsyncIterator[Gatewa
         yield gateway
 
 
-async def test_what_was_counted_is_written(gateway: Gateway) -> None:
-    """Admitted and refused calls by API, client and reason; a call of nobody's under no client."""
+async def test_counts_are_written(gateway: Gateway) -> None:
+    """Calls are counted by API, client and reason; without a client, under none."""
     count = gateway.counter
     for _ in range(3):
         count.verified("api-1", "one")
@@ -87,7 +87,7 @@ async def test_what_was_counted_is_written(gateway: Gateway) -> None:
 
 
 async def test_no_call_writes(gateway: Gateway) -> None:
-    """Thousands of calls are one command, of which each client costs a part; without calls there is none."""
+    """Thousands of calls make three commands (hours, days, totals); no calls make none."""
     count = gateway.counter
     count.verified("api-1", "client-0")
     await count.write()
@@ -97,16 +97,16 @@ async def test_no_call_writes(gateway: Gateway) -> None:
         count.refused("api-1", f"client-{number % 10}", "rate_limit")
     assert await gateway.updates() == before
     await count.write()
-    assert await gateway.updates() == before + 1
+    assert await gateway.updates() == before + 3
     await count.write()
-    assert await gateway.updates() == before + 1
+    assert await gateway.updates() == before + 3
     rows = await gateway.rows()
     assert sum(row[3] for row in rows) == 5001
     assert sum(row[4]["rate_limit"] for row in rows) == 5000
 
 
 async def test_an_hour_has_its_own_numbers(gateway: Gateway) -> None:
-    """What is written in the next hour is the next hour's."""
+    """Calls of the next hour are counted there."""
     for _ in range(2):
         gateway.counter.verified("api-1", "one")
         await gateway.counter.write()
@@ -115,7 +115,7 @@ async def test_an_hour_has_its_own_numbers(gateway: Gateway) -> None:
 
 
 async def test_gateways_count_together(gateway: Gateway) -> None:
-    """Numbers of any number of instances add up, also where all begin an hour at the same time."""
+    """Several gateways' counts are added, even if all start an hour at the same time."""
     counters = [gateway.counter, *(UsageCounter(gateway.usage, gateway.clock.now) for _ in range(9))]
     for _ in range(3):
         for counter in counters:
@@ -124,11 +124,11 @@ async def test_gateways_count_together(gateway: Gateway) -> None:
     assert await gateway.rows() == [(NOON, "api-1", "one", 30, {})]
 
 
-# MongoDB is away
+# Without MongoDB
 
 
 async def test_an_outage_loses_nothing(tmp_path: Path) -> None:
-    """What is counted while MongoDB is away is written when it is back: once, and in the hour in which it was."""
+    """Counts made during an outage are written once afterwards, to the hour in which they were made."""
     async with EmbeddedMongo(tmp_path) as mongo, opened(mongo.url, "usage") as gateway:
         count = gateway.counter
         count.verified("api-1", "one")
@@ -159,7 +159,7 @@ async def test_an_outage_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["question", "answer"])
 async def test_a_write_whose_outcome_is_unknown_counts_once(mongodb_url: str, database_name: str, what: str) -> None:
-    """The very same numbers again, and what was counted meanwhile after them."""
+    """If a write's outcome is unknown, the same numbers are sent again, and later counts after them."""
     with Lossy(mongodb_url).running() as lossy:
         async with opened(lossy.url, database_name) as gateway:
             count = gateway.counter
@@ -174,9 +174,9 @@ async def test_a_write_whose_outcome_is_unknown_counts_once(mongodb_url: str, da
             assert await gateway.rows() == [(NOON, "api-1", "one", 2, {}), (NOON, "api-1", "other", 1, {})]
 
 
-async def test_what_waits_is_bounded(tmp_path: Path) -> None:
-    """Beyond so many numbers new ones are dropped, and said so in the metrics; those that wait go on counting."""
-    async with EmbeddedMongo(tmp_path) as mongo, opened(mongo.url, "usage", most=3) as gateway:
+async def test_unwritten_counts_are_bounded(tmp_path: Path) -> None:
+    """Unwritten counts are bounded: new keys beyond are dropped and reported as a metric; existing ones continue."""
+    async with EmbeddedMongo(tmp_path) as mongo, opened(mongo.url, "usage", max_pending=3) as gateway:
         count, lost = gateway.counter, USAGE_LOST._value.get()
         count.verified("api-1", "one")
         mongo.kill()
@@ -202,7 +202,7 @@ async def test_what_waits_is_bounded(tmp_path: Path) -> None:
 
 
 async def counted(url: str, database: str) -> int:
-    """The admitted calls in MongoDB, as another process sees them."""
+    """Admitted calls in MongoDB, as another process reads them."""
     async with opened(url, database) as reader:
         found = await reader.usage.sums(
             UsageQuery(), datetime(2026, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
@@ -211,7 +211,7 @@ async def counted(url: str, database: str) -> int:
 
 
 async def test_a_gateway_writes_every_second_and_at_its_end(mongodb_url: str, database_name: str) -> None:
-    """Nobody need ask for it; and what was counted in the last second is there when the process has stopped."""
+    """Counts are written every second and at a graceful stop."""
     configured = settings(GatewaySettings, mongodb_url, database_name)
     app = create_app(configured, new_deps(configured, "gateway", bus=LocalBus()))
     async with running(app):
@@ -227,7 +227,7 @@ async def test_a_gateway_writes_every_second_and_at_its_end(mongodb_url: str, da
 
 
 async def test_a_gateway_ends_in_time_without_mongodb(tmp_path: Path) -> None:
-    """What it could not write is lost then, and nobody waits for long."""
+    """Without MongoDB the gateway stops in time, and loses what it could not write."""
     async with EmbeddedMongo(tmp_path) as mongo:
         configured = settings(GatewaySettings, mongo.url, "usage")
         app = create_app(configured, new_deps(configured, "gateway", bus=LocalBus()))

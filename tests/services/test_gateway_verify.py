@@ -1,4 +1,4 @@
-"""GET /verify: may this call pass, in whose name, and what the caller is told where it may not."""
+"""GET /verify: whether a call may pass, its identity, and the refusals."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ import orjson
 import pytest
 
 from contracts.clients import ClientDeletion
-from tests.builders import Answer, make_api, make_policy, settle
-from tests.services.system import SCHEME, Party, System, auth_token, document, keyless, raw, tokens_of
+from tests.builders import Response, make_api, make_policy, settle
+from tests.services.system import SCHEME, Party, System, auth_token, document, keyless, raw
 
 
-def denied(answer: Answer, status: int, message: str, error: str | None) -> bool:
-    """Whether the answer is this refusal of tyk-compat.md section 6, with the header of RFC 6750 §3 beside it."""
-    assert (answer.status, answer.body) == (status, {"error": message})
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    challenge = answer.headers["WWW-Authenticate"]
+def denied(response: Response, status: int, message: str, error: str | None) -> bool:
+    """Whether the response is this refusal of Tyk's, with RFC 6750 §3's header."""
+    assert (response.status, response.body) == (status, {"error": message})
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    challenge = response.headers["WWW-Authenticate"]
     assert challenge == 'Bearer realm="tokenwire"' + (f', error="{error}"' if error else "")
-    told = {name for name in answer.headers if name.lower().startswith("x-tokenwire")}
+    told = {name for name in response.headers if name.lower().startswith("x-tokenwire")}
     assert told == {"X-Tokenwire-Refusal"}
-    assert orjson.loads(answer.headers["X-Tokenwire-Refusal"]) == answer.body
+    assert orjson.loads(response.headers["X-Tokenwire-Refusal"]) == response.body
     return True
 
 
@@ -32,8 +32,8 @@ EXPIRED = (401, "Key has expired, please renew", "invalid_token")
 DISALLOWED = (403, "Access to this API has been disallowed", "insufficient_scope")
 
 
-async def call(party: Party, query: str = "", **headers: str) -> Answer:
-    """The answer about a call of this API with these headers (underscores are hyphens)."""
+async def call(party: Party, query: str = "", **headers: str) -> Response:
+    """Check a call of this API with these headers (underscores become hyphens)."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await party.system.verify(party.at("things") + query, **named)
 
@@ -41,13 +41,13 @@ async def call(party: Party, query: str = "", **headers: str) -> Answer:
 # Admitted
 
 
-async def test_an_admitted_call_is_told_in_whose_name(system: System) -> None:
+async def test_an_admitted_call_has_identity_headers(system: System) -> None:
     """200 with API, client, grant, user and scope for the upstream."""
     party = await system.party()
     tokens = await party.tokens(subject="alice", scope="a b")
-    answer = await party.verify(tokens.access)
-    assert (answer.status, answer.body) == (200, {"status": "ok"})
-    told = {name: value for name, value in answer.headers.items() if name.startswith("X-Tokenwire-")}
+    response = await party.verify(tokens.access)
+    assert (response.status, response.body) == (200, {"status": "ok"})
+    told = {name: value for name, value in response.headers.items() if name.startswith("X-Tokenwire-")}
     assert told == {
         "X-Tokenwire-Api-Id": party.api.api_id,
         "X-Tokenwire-Client-Id": party.id,
@@ -55,14 +55,14 @@ async def test_an_admitted_call_is_told_in_whose_name(system: System) -> None:
         "X-Tokenwire-Subject": "alice",
         "X-Tokenwire-Scope": "a b",
     }
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", ["/verify", "/verify/"])
 @pytest.mark.parametrize("header", ["X-Forwarded-Uri", "X-Original-URI"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_the_call_is_named_by_either_header(system: System, path: str, header: str, method: str) -> None:
-    """Traefik's and Envoy's, or nginx's."""
+    """The call may be named by Traefik's and Envoy's headers, or nginx's."""
     party = await system.party()
     tokens = await party.tokens()
     beside = {"X-Forwarded-Uri": "X-Forwarded-Method", "X-Original-URI": "X-Original-Method"}[header]
@@ -71,13 +71,13 @@ async def test_the_call_is_named_by_either_header(system: System, path: str, hea
 
 
 async def test_a_keyless_api_asks_for_nothing(system: System) -> None:
-    """Neither a missing nor a wrong token is looked at, and nobody is named."""
+    """A keyless API ignores tokens, and no identity is set."""
     party = await system.party(keyless())
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}):
-        answer = await call(party, **headers)
-        assert answer.status == 200
-        assert answer.headers["X-Tokenwire-Api-Id"] == party.api.api_id
-        assert "X-Tokenwire-Client-Id" not in answer.headers
+        response = await call(party, **headers)
+        assert response.status == 200
+        assert response.headers["X-Tokenwire-Api-Id"] == party.api.api_id
+        assert response.headers["X-Tokenwire-Client-Id"] == ""
 
 
 # Where the token is
@@ -92,7 +92,7 @@ SOURCES: dict[str, Any] = {
 
 
 async def with_sources(system: System, *names: str, **changes: Any) -> Party:
-    """An API that reads tokens from these places only."""
+    """An API that reads tokens only from these places."""
     sources = {SCHEME + name: SOURCES[name] if name in names else {"enabled": False} for name in SOURCES}
     return await system.party(document(**sources | {SCHEME + name: value for name, value in changes.items()}))
 
@@ -100,7 +100,7 @@ async def with_sources(system: System, *names: str, **changes: Any) -> Party:
 @pytest.mark.parametrize("source", ["header", "query", "cookie"])
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  ", ""])
 async def test_the_token_is_read_where_the_definition_says(system: System, source: str, scheme: str) -> None:
-    """Header, query or cookie; `Authorization` must say Bearer, the others may leave it out. Nowhere else."""
+    """Header, query or cookie as the definition says. `Authorization` needs Bearer; the others may omit it."""
     party = await with_sources(system, source)
     value = scheme + (await party.tokens()).access
     places = {
@@ -111,12 +111,12 @@ async def test_the_token_is_read_where_the_definition_says(system: System, sourc
     expected = {name: 200 if name == source else 400 for name in places}
     if source == "header" and not scheme:
         expected["header"] = 400
-    assert {name: answer.status for name, answer in places.items()} == expected
-    assert all(denied(answer, *MISSING) for answer in places.values() if answer.status == 400)
+    assert {name: response.status for name, response in places.items()} == expected
+    assert all(denied(response, *MISSING) for response in places.values() if response.status == 400)
 
 
-async def test_a_header_of_another_name_may_hold_the_token_alone(system: System) -> None:
-    """`X-Api-Token: <token>`; and then `Authorization` is not looked at."""
+async def test_a_configured_header_may_contain_the_bare_token(system: System) -> None:
+    """With `X-Api-Token: <token>` enabled, `Authorization` is ignored."""
     party = await with_sources(system, header={"enabled": True, "name": "X-Api-Token"})
     token = (await party.tokens()).access
     assert (await call(party, X_Api_Token=token)).status == 200
@@ -134,11 +134,13 @@ async def test_a_header_of_another_name_may_hold_the_token_alone(system: System)
     ],
 )
 async def test_cookie_counts_before_query_before_header(system: System, given: set[str], counts: str) -> None:
-    """tyk-compat.md section 6: a value in a place that counts more overrides, even where it is wrong."""
+    """As in Tyk: cookie before query before header; a present value overrides the others even if it is
+    wrong.
+    """
     party = await with_sources(system, "header", "query", "cookie")
     right = (await party.tokens()).access
 
-    async def with_right_in(place: str) -> Answer:
+    async def with_right_in(place: str) -> Response:
         value = {name: right if name == place else "wrong" for name in given}
         query = f"?access_token={value['query']}" if "query" in given else ""
         headers = {}
@@ -155,18 +157,18 @@ async def test_cookie_counts_before_query_before_header(system: System, given: s
 
 @pytest.mark.parametrize("source", ["query", "cookie"])
 async def test_a_value_of_nothing_but_space_is_no_token(system: System, source: str) -> None:
-    """As if it were not there."""
+    """A value of spaces only is ignored."""
     party = await with_sources(system, source)
-    answer = await call(party, "?access_token=%20") if source == "query" else await call(party, Cookie='session=" "')
-    assert denied(answer, *MISSING)
+    response = await call(party, "?access_token=%20") if source == "query" else await call(party, Cookie='session=" "')
+    assert denied(response, *MISSING)
 
 
 async def test_an_empty_value_does_not_override(system: System) -> None:
-    """Only a non-empty one does."""
+    """An empty value overrides nothing."""
     party = await with_sources(system, "header", "query", "cookie")
     token = (await party.tokens()).access
-    answer = await call(party, "?access_token=", Authorization=f"Bearer {token}", Cookie="session=")
-    assert answer.status == 200
+    response = await call(party, "?access_token=", Authorization=f"Bearer {token}", Cookie="session=")
+    assert response.status == 200
 
 
 # Refused
@@ -191,10 +193,10 @@ async def test_an_empty_value_does_not_override(system: System) -> None:
         pytest.param({"Authorization": "Bearer $ne"}, UNKNOWN, id="operator"),
     ],
 )
-async def test_what_is_no_token_is_refused(
+async def test_an_invalid_token_is_refused(
     system: System, headers: dict[str, str], expected: tuple[int, str, str | None]
 ) -> None:
-    """Tyk's statuses and messages; RFC 6750 §3.1: no error code where there were no credentials."""
+    """Tyk's statuses and texts; RFC 6750 §3.1: no error code without credentials."""
     party = await system.party()
     tokens, code = await party.tokens(), await party.code()
     for name, value in {"<token>": tokens.access, "<refresh>": tokens.refresh, "<code>": code}.items():
@@ -203,23 +205,23 @@ async def test_what_is_no_token_is_refused(
 
 
 async def test_bytes_that_are_no_text_are_no_token(system: System) -> None:
-    """As raw as they come."""
+    """Arbitrary bytes are refused like any wrong token."""
     party = await system.party()
     request = f"GET /verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-Uri: {party.at('x')}\r\n".encode()
-    answer = await raw(system.call, request + b"Authorization: Bearer \xff\xfe\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 403 ")
+    response = await raw(system.call, request + b"Authorization: Bearer \xff\xfe\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 403 ")
 
 
 async def test_a_revoked_token_is_refused_at_once(system: System) -> None:
-    """Issue 2, item 6."""
+    """A revoked token is refused at once."""
     party = await system.party()
     tokens = await party.tokens()
     await party.revoke(tokens.access)
     assert denied(await party.verify(tokens.access), *UNKNOWN)
 
 
-async def test_a_token_that_was_refreshed_away_is_refused_at_once(system: System) -> None:
-    """Issue 2, item 6."""
+async def test_a_refreshed_token_is_refused_at_once(system: System) -> None:
+    """A refreshed token's predecessor is refused at once."""
     party = await system.party()
     tokens = await party.tokens()
     await party.refreshed(tokens.refresh)
@@ -227,7 +229,7 @@ async def test_a_token_that_was_refreshed_away_is_refused_at_once(system: System
 
 
 async def test_an_expired_token_is_refused_with_401(system: System) -> None:
-    """At the very moment at which its lifetime is over."""
+    """At exactly its expiry a token gets 401."""
     party = await system.party()
     tokens = await party.tokens()
     system.clock.advance(3599.999)
@@ -237,7 +239,7 @@ async def test_an_expired_token_is_refused_with_401(system: System) -> None:
 
 
 async def test_an_expired_token_that_was_revoked_too_is_unknown(system: System) -> None:
-    """Two things wrong: what is dead does not say that it has merely expired."""
+    """A revoked token that has also expired is reported as unknown, not as expired."""
     party = await system.party()
     tokens = await party.tokens()
     await party.revoke(tokens.access)
@@ -246,12 +248,12 @@ async def test_an_expired_token_that_was_revoked_too_is_unknown(system: System) 
 
 
 @pytest.mark.parametrize("later", [0, 3600], ids=["live", "expired"])
-async def test_a_deleted_client_s_tokens_say_so(system: System, later: float) -> None:
-    """At once, and before anything about the token itself."""
+async def test_tokens_of_a_deleted_client_are_refused_with_that_reason(system: System, later: float) -> None:
+    """Tokens of a deleted client are refused at once, with that reason before any other."""
     party = await system.party()
     tokens = await party.tokens()
-    at = system.deps.origin("tests")
-    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, at)
+    ctx = system.deps.event_context("tests")
+    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, ctx)
     system.clock.advance(later)
     assert denied(await party.verify(tokens.access), *CLIENT_GONE)
     await settle(system.deps)
@@ -259,7 +261,7 @@ async def test_a_deleted_client_s_tokens_say_so(system: System, later: float) ->
 
 
 async def test_another_api_s_token_is_refused(system: System) -> None:
-    """A token opens the API that issued it."""
+    """A token is accepted by the API that issued it only."""
     party, other = await system.party(), await system.party()
     tokens = await party.tokens()
     assert denied(await other.verify(tokens.access), *DISALLOWED)
@@ -267,29 +269,29 @@ async def test_another_api_s_token_is_refused(system: System) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "inactive", "deleted"])
 async def test_where_no_api_is_is_404(system: System, kind: str) -> None:
-    """Nothing there, an API with `active: false`, and one that is gone are alike."""
+    """Unknown, inactive and deleted APIs all get 404."""
     party = await system.party()
     tokens = await party.tokens()
     path = party.at("x")
     if kind == "missing":
         path = "/nowhere/x"
     elif kind == "deleted":
-        assert await system.deps.store.apis.delete(party.api, system.deps.origin("tests"))
+        assert await system.deps.store.apis.delete(party.api, system.deps.event_context("tests"))
     else:
         changed = party.api.model_copy(update={"active": False})
-        assert await system.deps.store.apis.replace(party.api, changed, system.deps.origin("tests"))
-    answer = await system.verify(path, Authorization=f"Bearer {tokens.access}")
-    assert (answer.status, answer.body) == (404, {"error": "There is no such API"})
+        assert await system.deps.store.apis.replace(party.api, changed, system.deps.event_context("tests"))
+    response = await system.verify(path, Authorization=f"Bearer {tokens.access}")
+    assert (response.status, response.body) == (404, {"error": "There is no such API"})
 
 
 async def test_a_definition_that_changes_where_the_token_is_counts_at_once(system: System) -> None:
-    """What is cached is forgotten when the API's event says so."""
+    """A definition that changes the token's place applies at once."""
     party = await system.party()
     token = (await party.tokens()).access
     assert (await call(party, Authorization=f"Bearer {token}")).status == 200
     location = party.api.token_location.model_copy(update={"header": "X-Other"})
     changed = party.api.model_copy(update={"token_location": location})
-    assert await system.deps.store.apis.replace(party.api, changed, system.deps.origin("tests"))
+    assert await system.deps.store.apis.replace(party.api, changed, system.deps.event_context("tests"))
     assert denied(await call(party, Authorization=f"Bearer {token}"), *MISSING)
     assert (await call(party, X_Other=token)).status == 200
 
@@ -304,7 +306,7 @@ async def under(system: System, api_ids: tuple[str, ...], issuing: Party, **fiel
 
 
 async def test_a_policy_opens_what_it_names(system: System) -> None:
-    """The issuing API too is open only where the client's policies name it."""
+    """If the client has policies, the issuing API must be among what they grant."""
     issuing, other = await system.party(), await system.party()
     inside = await under(system, (issuing.api.api_id,), issuing)
     outside = await under(system, (other.api.api_id,), issuing)
@@ -316,18 +318,18 @@ async def test_a_policy_opens_what_it_names(system: System) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer ", ""])
 async def test_a_common_policy_opens_an_auth_token_api(system: System, scheme: str) -> None:
-    """Multi-API access: a token of one API is taken, bare or as Bearer, by another with the Auth Token method."""
+    """An Auth Token API accepts another API's token, bare or as Bearer, if a policy grants it."""
     issuing, accepting = await system.party(), await system.party(auth_token())
     party = await under(system, (issuing.api.api_id, accepting.api.api_id), issuing)
     tokens = await party.tokens()
-    answer = await call(accepting, Authorization=scheme + tokens.access)
-    assert (answer.status, answer.headers["X-Tokenwire-Api-Id"]) == (200, accepting.api.api_id)
+    response = await call(accepting, Authorization=scheme + tokens.access)
+    assert (response.status, response.headers["X-Tokenwire-Api-Id"]) == (200, accepting.api.api_id)
     await party.revoke(tokens.access)
     assert denied(await call(accepting, Authorization=scheme + tokens.access), *UNKNOWN)
 
 
 async def test_without_a_common_policy_an_auth_token_api_is_closed(system: System) -> None:
-    """Neither a client without a policy nor one under another policy comes in."""
+    """Without such a policy the token is refused."""
     issuing, accepting = await system.party(), await system.party(auth_token())
     party = await under(system, (issuing.api.api_id,), issuing)
     for tokens in (await issuing.tokens(), await party.tokens()):
@@ -335,19 +337,19 @@ async def test_without_a_common_policy_an_auth_token_api_is_closed(system: Syste
 
 
 async def test_a_policy_does_not_open_another_oauth_api(system: System) -> None:
-    """Only the Auth Token method takes what others issued."""
+    """Only Auth Token APIs accept other APIs' tokens."""
     issuing, other = await system.party(), await system.party()
     party = await under(system, (issuing.api.api_id, other.api.api_id), issuing)
     assert denied(await other.verify((await party.tokens()).access), *DISALLOWED)
 
 
-async def test_a_deleted_client_s_tokens_die_on_every_api(system: System) -> None:
-    """tyk-compat.md, defect 12: on Auth Token APIs, too."""
+async def test_a_deleted_client_s_tokens_are_refused_by_every_api(system: System) -> None:
+    """Tokens of a deleted client are refused by Auth Token APIs, too."""
     issuing, accepting = await system.party(), await system.party(auth_token())
     party = await under(system, (issuing.api.api_id, accepting.api.api_id), issuing)
     tokens = await party.tokens()
-    at = system.deps.origin("tests")
-    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, at)
+    ctx = system.deps.event_context("tests")
+    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, ctx)
     assert denied(await accepting.verify(tokens.access), *CLIENT_GONE)
 
 
@@ -363,29 +365,33 @@ async def test_a_deleted_client_s_tokens_die_on_every_api(system: System) -> Non
 async def test_an_edited_policy_counts_for_tokens_already_issued(
     system: System, edit: dict[str, Any] | None, expected: tuple[int, str, str]
 ) -> None:
-    """product.md section 5: at the next request; a policy that is gone opens nothing (Tyk: policy failure)."""
+    """An edited policy applies to existing tokens at the next request; a deleted one is a policy
+    failure.
+    """
     issuing = await system.party()
     policy = await make_policy(system.deps, issuing.api.api_id)
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
     tokens = await party.tokens()
     assert (await party.verify(tokens.access)).status == 200
-    at, policies = system.deps.origin("tests"), system.deps.store.policies
+    ctx, policies = system.deps.event_context("tests"), system.deps.store.policies
     if edit is None:
-        assert await policies.delete(policy, at)
+        assert await policies.delete(policy, ctx)
     else:
-        assert await policies.replace(policy, policy.model_copy(update=edit), at)
+        assert await policies.replace(policy, policy.model_copy(update=edit), ctx)
     assert denied(await party.verify(tokens.access), *expected)
 
 
 async def test_of_several_policies_any_may_open_and_any_may_lock(system: System) -> None:
-    """As Tyk combines them: rights add up, `is_inactive` of one is enough, one that is not active is not there."""
+    """As in Tyk, rights of several policies are combined, one `is_inactive` locks, and inactive policies are
+    ignored.
+    """
     issuing = await system.party()
     here = await make_policy(system.deps, issuing.api.api_id)
     elsewhere = await make_policy(system.deps, "elsewhere")
     locked = await make_policy(system.deps, is_inactive=True)
     gone = await make_policy(system.deps, issuing.api.api_id, active=False)
 
-    async def outcome(*policies: Any) -> Answer:
+    async def outcome(*policies: Any) -> Response:
         party = await system.client_of(issuing.api, policy_ids=tuple(policy.policy_id for policy in policies))
         return await party.verify((await party.tokens()).access)
 
@@ -396,24 +402,12 @@ async def test_of_several_policies_any_may_open_and_any_may_lock(system: System)
     assert denied(await outcome(gone), *UNKNOWN)
 
 
-async def test_a_user_s_policies_count_instead_of_the_client_s(system: System) -> None:
-    """The password grant gives what its user may do."""
-    issuing = await system.party()
-    wide, narrow = await make_policy(system.deps, issuing.api.api_id), await make_policy(system.deps, "elsewhere")
-    party = await system.client_of(issuing.api, policy_ids=(wide.policy_id,))
-    allowed = await system.user()
-    refused = await system.user(policy_ids=(narrow.policy_id,))
-    assert (await party.verify(tokens_of(await party.password(allowed.username)).access)).status == 200
-    answer = await party.verify(tokens_of(await party.password(refused.username)).access)
-    assert denied(answer, *DISALLOWED)
+# The check request itself
 
 
-# The question itself
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "HEAD"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 async def test_only_get_is_answered(system: System, method: str) -> None:
-    """405; the method of the call that is asked about is in a header."""
+    """Only GET: the checked call's method is in a header. Others get 405."""
     assert (await system.call(method, "/verify", headers={"X-Forwarded-Uri": "/x"})).status == 405
 
 
@@ -435,13 +429,13 @@ async def test_only_get_is_answered(system: System, method: str) -> None:
     ],
 )
 async def test_a_question_that_does_not_name_the_call_is_refused(system: System, headers: dict[str, str]) -> None:
-    """400, and never a decision about a call that the caller rather than the proxy has named."""
-    answer = await system.call("GET", "/verify", headers=headers)
-    assert (answer.status, answer.body["error"]) == (400, "invalid_request")
+    """A check that does not name the call gets 400, so that no caller-supplied name is used."""
+    response = await system.call("GET", "/verify", headers=headers)
+    assert (response.status, response.body["error"]) == (400, "invalid_request")
 
 
 async def test_a_caller_cannot_name_another_call_beside_the_proxy(system: System) -> None:
-    """nginx sets X-Original-URI and lets a caller's X-Forwarded-Uri through: it must not decide, nor a second one."""
+    """nginx sets X-Original-URI but passes a caller's X-Forwarded-Uri: neither it nor a repeated header may decide."""
     closed, opened = await system.party(), await system.party(keyless())
     for headers in (
         {"X-Original-URI": closed.at("x"), "X-Forwarded-Uri": opened.at("x")},
@@ -450,15 +444,15 @@ async def test_a_caller_cannot_name_another_call_beside_the_proxy(system: System
         assert (await system.call("GET", "/verify", headers=headers)).status == 400
     twice = [("X-Forwarded-Uri", opened.at("x")), ("X-Forwarded-Uri", closed.at("x"))]
     lines = "".join(f"{name}: {value}\r\n" for name, value in twice)
-    answer = await raw(system.call, f"GET /verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    response = await raw(system.call, f"GET /verify HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n".encode())
+    assert response.startswith(b"HTTP/1.1 400 ")
     same = {"X-Original-URI": opened.at("x"), "X-Forwarded-Uri": opened.at("x")}
     assert (await system.call("GET", "/verify", headers=same)).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
 async def test_a_question_may_be_the_call_itself(system: System, method: str) -> None:
-    """Envoy's: the call's own method and headers, and its path and query with `/verify` before them."""
+    """Envoy's form: the call's own method and headers, with `/verify` before its path."""
     party = await with_sources(system, "header", "query")
     token = (await party.tokens()).access
     asked = f"/verify{party.at('a%20b')}?x=1"
@@ -469,21 +463,21 @@ async def test_a_question_may_be_the_call_itself(system: System, method: str) ->
 
 
 async def test_a_question_that_is_the_call_itself_is_the_gateway_s(system: System) -> None:
-    """Whatever the call's path would mean without `/verify` before it."""
+    """Such a check belongs to the gateway, whatever the call's path means."""
     party = await system.party()
     for path in ("oauth/token", "oauth/revoke", "oauth/authorize", "tyk/oauth/authorize-client"):
         assert denied(await system.call("POST", f"/verify{party.at(path)}"), *MISSING)
-    answer = await system.call("GET", f"/verify/api/apis/{party.api.api_id}", headers=system.operator.headers)
-    assert (answer.status, answer.body) == (404, {"error": "There is no such API"})
+    response = await system.call("GET", f"/verify/api/apis/{party.api.api_id}", headers=system.operator.headers)
+    assert (response.status, response.body) == (404, {"error": "There is no such API"})
 
 
 @pytest.mark.parametrize("path", ["/%76erify{at}", "//verify{at}", "http://x/verify{at}", "/verify{at}\xc3\xa9"])
 async def test_a_question_with_a_line_of_another_spelling_is_refused(system: System, path: str) -> None:
-    """Never a decision about something else than what the proxy will send on."""
+    """If the request line could be read in another way, the check is refused."""
     opened = await system.party(keyless())
     line = f"GET {path.format(at=opened.at('x'))} HTTP/1.1\r\n".encode("latin-1")
-    answer = await raw(system.call, line + b"Host: x\r\nConnection: close\r\n\r\n")
-    assert answer[9:12] in {b"400", b"404"}
+    response = await raw(system.call, line + b"Host: x\r\nConnection: close\r\n\r\n")
+    assert response[9:12] in {b"400", b"404"}
 
 
 @pytest.mark.parametrize(
@@ -496,24 +490,26 @@ async def test_a_question_with_a_line_of_another_spelling_is_refused(system: Sys
     ],
 )
 async def test_a_caller_cannot_name_another_call_than_the_question_is(system: System, headers: dict[str, str]) -> None:
-    """Where the question is the call itself, a header that says another one is refused, not chosen between."""
+    """In this form a header that names another call is refused."""
     closed, opened = await system.party(), await system.party(keyless())
     said = {name: value.format(open=opened.at("x")) for name, value in headers.items()}
     token = (await closed.tokens()).access
-    answer = await system.call("GET", f"/verify{closed.at('x')}", headers={**said, "Authorization": f"Bearer {token}"})
-    assert (answer.status, answer.body["error"]) == (400, "invalid_request")
+    response = await system.call(
+        "GET", f"/verify{closed.at('x')}", headers={**said, "Authorization": f"Bearer {token}"}
+    )
+    assert (response.status, response.body["error"]) == (400, "invalid_request")
 
 
 async def test_the_uri_of_the_question_decides_nothing(system: System) -> None:
-    """Not its query, nor its path."""
+    """The check's own path and query decide nothing."""
     party = await with_sources(system, "query")
     token = (await party.tokens()).access
-    answer = await system.call("GET", f"/verify?access_token={token}", headers={"X-Forwarded-Uri": party.at("x")})
-    assert denied(answer, *MISSING)
+    response = await system.call("GET", f"/verify?access_token={token}", headers={"X-Forwarded-Uri": party.at("x")})
+    assert denied(response, *MISSING)
 
 
 async def test_a_fresh_api_is_known_at_once(system: System) -> None:
-    """What was not there is not remembered as missing."""
+    """A new API is known at once: misses are not cached."""
     definition = document()
     path = definition["x-tyk-api-gateway"]["server"]["listenPath"]["value"]
     assert (await system.verify(path)).status == 404

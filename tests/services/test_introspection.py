@@ -1,4 +1,4 @@
-"""POST /oauth/introspect (RFC 7662): who may know what of which token, and what the answer is."""
+"""POST /oauth/introspect (RFC 7662): who may learn what about which token."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 from contracts.apis import GrantType
 from contracts.clients import ClientDeletion
 from contracts.operators import Permission
-from tests.builders import Answer, make_api, make_operator, make_policy, settle
+from tests.builders import Response, make_api, make_operator, make_policy, settle
+from tests.eventually import eventually
 from tests.services.system import (
     ABSENT,
     Party,
@@ -28,19 +29,19 @@ NOTHING: dict[str, Any] = {"active": False}
 CREDENTIALS = {"grant_type": "client_credentials"}
 
 
-async def asked(system: System, token: str, authorization: str = "", **form: str) -> Answer:
-    """The answer to whoever this header (or the form) says is asking."""
+async def asked(system: System, token: str, authorization: str = "", **form: str) -> Response:
+    """Introspect with these credentials."""
     headers = {"Authorization": authorization} if authorization else {}
     return await system.call("POST", PATH, data={"token": token, **form}, headers=headers)
 
 
 async def told(system: System, token: str, authorization: str, **form: str) -> dict[str, Any]:
-    """What the token is, to whoever has proved to be somebody; never to be stored."""
-    answer = await asked(system, token, authorization, **form)
-    assert answer.status == 200, answer.body
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    body: dict[str, Any] = answer.body
+    """The description of the token for an authenticated caller; must be uncacheable."""
+    response = await asked(system, token, authorization, **form)
+    assert response.status == 200, response.body
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    body: dict[str, Any] = response.body
     return body
 
 
@@ -53,16 +54,16 @@ async def to_an_operator(system: System, token: str, **form: str) -> dict[str, A
 
 
 async def sharing(system: System, *parties: Party) -> Party:
-    """A client of the first one's API whose policy opens the APIs of all of them."""
+    """A client of the first API whose policy grants all of them."""
     policy = await make_policy(system.deps, *(party.api.api_id for party in parties))
     return await system.client_of(parties[0].api, policy_ids=(policy.policy_id,))
 
 
-# What is said of an active token
+# Active tokens
 
 
-async def test_an_access_token_is_told_whole(system: System) -> None:
-    """Row 80: times are integers, `iss` is the issuer of the metadata, `jti` what an operator revokes it by."""
+async def test_an_access_token_is_described_completely(system: System) -> None:
+    """Row 80: times are integers, `iss` is the metadata's issuer, and an operator can revoke by `jti`."""
     party = await system.party()
     tokens = await party.tokens(subject="alice", scope="read write")
     grant = await system.grant_of(tokens.access)
@@ -91,8 +92,8 @@ async def test_an_access_token_is_told_whole(system: System) -> None:
     assert await to_its_client(party, tokens.access) == NOTHING
 
 
-async def test_a_refresh_token_is_told_apart(system: System) -> None:
-    """Row 85: `token_use` says what it is; it opens no API and has no public id."""
+async def test_a_refresh_token_is_recognized(system: System) -> None:
+    """Row 85: `token_use` names the kind; a refresh token has no audience or public id."""
     party = await system.party()
     tokens = await party.tokens(subject="alice", scope="a b")
     grant = await system.grant_of(tokens.refresh)
@@ -112,12 +113,12 @@ async def test_a_refresh_token_is_told_apart(system: System) -> None:
     }
     assert await to_its_client(party, tokens.refresh) == expected
     assert await to_an_operator(system, tokens.refresh) == expected
-    answer = await party.verify(tokens.refresh)
-    assert (answer.status, answer.body) == (403, {"error": "Key not authorised"})
+    response = await party.verify(tokens.refresh)
+    assert (response.status, response.body) == (403, {"error": "Key not authorised"})
 
 
 async def test_a_client_s_own_grant_has_no_subject(system: System) -> None:
-    """client_credentials: nobody authorized it, and no scope limits it."""
+    """A client_credentials token has no subject and no scope limit."""
     party = await system.party()
     body = await to_its_client(party, tokens_of(await party.token(CREDENTIALS)).access)
     assert body["active"] is True
@@ -125,7 +126,7 @@ async def test_a_client_s_own_grant_has_no_subject(system: System) -> None:
 
 
 async def test_a_narrowed_access_token_has_its_own_scope(system: System) -> None:
-    """The refresh token of the same grant still stands for the whole of it."""
+    """A narrowed access token has its own scope; the grant's refresh token has the full one."""
     party = await system.party()
     first = await party.tokens(scope="a b c")
     narrowed = await party.refreshed(first.refresh, scope="b")
@@ -133,13 +134,13 @@ async def test_a_narrowed_access_token_has_its_own_scope(system: System) -> None
     assert (await to_its_client(party, narrowed.refresh))["scope"] == "a b c"
 
 
-# Who may know
+# Permissions
 
 
 @pytest.mark.parametrize("permission", [Permission.READ, Permission.ADMIN])
 @pytest.mark.parametrize("prefix", ["", "Bearer "])
 async def test_an_operator_learns_of_every_token(system: System, permission: Permission, prefix: str) -> None:
-    """Access and refresh tokens of whichever API; its key alone or as Bearer, as in the management API."""
+    """Operators with `read` learn about every token, with the key alone or as Bearer."""
     key = prefix + await make_operator(system.deps, permission)
     for party in (await system.party(), await system.party()):
         tokens = await party.tokens()
@@ -148,18 +149,18 @@ async def test_an_operator_learns_of_every_token(system: System, permission: Per
 
 
 async def test_a_client_learns_of_its_own_tokens_only(system: System) -> None:
-    """Row 82: not of another client's of the same API, nor of another API's."""
+    """Row 82: a client learns only about its own tokens."""
     party = await system.party()
-    sibling, stranger = await system.client_of(party.api), await system.party()
+    sibling, outsider = await system.client_of(party.api), await system.party()
     tokens = await party.tokens()
     for token in (tokens.access, tokens.refresh):
         assert (await to_its_client(party, token))["active"] is True
         assert await to_its_client(sibling, token) == NOTHING
-        assert await to_its_client(stranger, token) == NOTHING
+        assert await to_its_client(outsider, token) == NOTHING
 
 
 async def test_a_resource_server_learns_of_every_access_token_of_its_api(system: System) -> None:
-    """Whichever client has it; of no refresh token, and of no other API's tokens."""
+    """A resource server learns about every access token of its API, and nothing else."""
     party, other = await system.party(), await system.party()
     server = await system.client_of(party.api, resource_server=True)
     tokens, foreign = await party.tokens(), await other.tokens()
@@ -169,7 +170,7 @@ async def test_a_resource_server_learns_of_every_access_token_of_its_api(system:
 
 
 async def test_a_resource_server_is_a_client_too(system: System) -> None:
-    """Of its own tokens it learns like any client, refresh tokens among them."""
+    """It also learns about its own tokens, including refresh tokens."""
     party = await system.party(resource_server=True)
     tokens = await party.tokens()
     assert (await to_its_client(party, tokens.access))["token_use"] == "access"
@@ -177,7 +178,9 @@ async def test_a_resource_server_is_a_client_too(system: System) -> None:
 
 
 async def test_a_common_policy_lets_a_resource_server_know(system: System) -> None:
-    """A token that another API issued reaches it through a policy: `aud` names both, the issuing API first."""
+    """If a policy grants a second API, its resource server learns about the token too; `aud` names both, the issuing
+    API first.
+    """
     issuing, accepting = await system.party(), await system.party(auth_token())
     server = await system.client_of(accepting.api, resource_server=True)
     party = await sharing(system, issuing, accepting)
@@ -190,7 +193,7 @@ async def test_a_common_policy_lets_a_resource_server_know(system: System) -> No
 
 
 async def test_a_policy_does_not_reach_another_oauth_api(system: System) -> None:
-    """Only an API with the Auth Token method takes what others issued, so only its resource server learns of it."""
+    """This applies to Auth Token APIs only."""
     issuing, other = await system.party(), await system.party()
     server = await system.client_of(other.api, resource_server=True)
     tokens = await (await sharing(system, issuing, other)).tokens()
@@ -198,8 +201,8 @@ async def test_a_policy_does_not_reach_another_oauth_api(system: System) -> None
     assert (await to_an_operator(system, tokens.access))["aud"] == [issuing.api.api_id]
 
 
-async def test_a_keyless_api_takes_no_tokens(system: System) -> None:
-    """What passes without a token is no reason to be told of one."""
+async def test_an_api_without_authentication_ignores_tokens(system: System) -> None:
+    """A keyless API's resource server learns nothing."""
     issuing, opened = await system.party(), await system.party(keyless())
     server = await system.client_of(opened.api, resource_server=True)
     tokens = await (await sharing(system, issuing, opened)).tokens()
@@ -208,7 +211,7 @@ async def test_a_keyless_api_takes_no_tokens(system: System) -> None:
 
 
 async def test_a_token_that_opens_only_another_api_is_active_there(system: System) -> None:
-    """The client's policy leaves the issuing API out."""
+    """If the policy excludes the issuing API, the token is active at the other API only."""
     issuing, accepting = await system.party(), await system.party(auth_token())
     policy = await make_policy(system.deps, accepting.api.api_id)
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
@@ -220,7 +223,7 @@ async def test_a_token_that_opens_only_another_api_is_active_there(system: Syste
 
 
 async def test_key_rules_narrow_what_a_resource_server_learns(system: System) -> None:
-    """What the identity server left out of the grant is not for that API."""
+    """If key rules exclude an API, its resource server learns nothing."""
     issuing, accepting = await system.party(), await system.party(auth_token())
     server = await system.client_of(accepting.api, resource_server=True)
     party = await sharing(system, issuing, accepting)
@@ -231,18 +234,18 @@ async def test_key_rules_narrow_what_a_resource_server_learns(system: System) ->
 
 
 async def test_a_client_that_becomes_a_resource_server_is_one_at_once(system: System) -> None:
-    """And is none any more when it is edited back."""
+    """Becoming a resource server, and ceasing to be one, takes effect at once."""
     party = await system.party()
     sibling = await system.client_of(party.api)
     tokens = await party.tokens()
     path = f"/api/apis/oauth/{party.api.api_id}/{sibling.id}"
     for flag in (True, False):
-        answer = await system.operator("PUT", path, json={"resource_server": flag})
-        assert (answer.status, answer.body["resource_server"]) == (200, flag)
+        response = await system.operator("PUT", path, json={"resource_server": flag})
+        assert (response.status, response.body["resource_server"]) == (200, flag)
         assert (await to_its_client(sibling, tokens.access))["active"] is flag
 
 
-# What is not active
+# Inactive tokens
 
 
 async def revoked(party: Party, tokens: Tokens) -> None:
@@ -258,22 +261,22 @@ async def refreshed_away(party: Party, tokens: Tokens) -> None:
 
 
 async def all_revoked(party: Party, tokens: Tokens) -> None:
-    answer = await party.system.call("POST", party.at("oauth/revoke_all"), headers=party.basic)
-    assert answer.status == 200
+    response = await party.system.call("POST", party.at("oauth/revoke_all"), headers=party.basic)
+    assert response.status == 200
 
 
 async def client_deleted(party: Party, tokens: Tokens) -> None:
-    at = party.system.deps.origin("tests")
-    assert await party.system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, at)
+    ctx = party.system.deps.event_context("tests")
+    assert await party.system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, ctx)
 
 
 async def api_deactivated(party: Party, tokens: Tokens) -> None:
     changed = party.api.model_copy(update={"active": False})
-    assert await party.system.deps.store.apis.replace(party.api, changed, party.system.deps.origin("tests"))
+    assert await party.system.deps.store.apis.replace(party.api, changed, party.system.deps.event_context("tests"))
 
 
 async def api_deleted(party: Party, tokens: Tokens) -> None:
-    assert await party.system.deps.store.apis.delete(party.api, party.system.deps.origin("tests"))
+    assert await party.system.deps.store.apis.delete(party.api, party.system.deps.event_context("tests"))
 
 
 @pytest.mark.parametrize(
@@ -288,8 +291,8 @@ async def api_deleted(party: Party, tokens: Tokens) -> None:
         pytest.param(api_deleted, {"access", "refresh"}, id="api-deleted"),
     ],
 )
-async def test_what_ended_is_not_active(system: System, happens: Any, dead: set[str]) -> None:
-    """Row 81: exactly `{"active": false}`, to an operator too, and at once."""
+async def test_an_ended_token_is_inactive(system: System, happens: Any, dead: set[str]) -> None:
+    """Row 81: an ended token yields exactly `{"active": false}` at once, to operators too."""
     party = await system.party()
     tokens = await party.tokens()
     assert (await to_an_operator(system, tokens.access))["active"] is True
@@ -302,7 +305,7 @@ async def test_what_ended_is_not_active(system: System, happens: Any, dead: set[
 
 
 async def test_a_resource_server_hears_at_once_that_a_token_ended(system: System) -> None:
-    """Revoked by its client, refreshed away, or ended with all others."""
+    """A resource server sees at once that a token was revoked or refreshed."""
     party = await system.party()
     server = await system.client_of(party.api, resource_server=True)
     for happens in (revoked, refreshed_away, all_revoked):
@@ -314,7 +317,7 @@ async def test_a_resource_server_hears_at_once_that_a_token_ended(system: System
 
 
 async def test_a_token_is_active_until_the_moment_at_which_it_expires(system: System) -> None:
-    """An hour, and fourteen days: `exp` is the second from which on it is not."""
+    """A token is active until exactly `exp`."""
     party = await system.party()
     tokens = await party.tokens()
     day = 24 * 3600
@@ -337,18 +340,18 @@ async def test_a_token_is_active_until_the_moment_at_which_it_expires(system: Sy
 async def test_a_token_of_a_policy_that_opens_nothing_is_not_active(
     system: System, edit: dict[str, Any] | None
 ) -> None:
-    """The decision is that of every other door: what /verify refuses everywhere is active nowhere."""
+    """A token that /verify refuses everywhere is inactive."""
     issuing = await system.party()
     server = await system.client_of(issuing.api, resource_server=True)
     policy = await make_policy(system.deps, issuing.api.api_id)
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
     tokens = await party.tokens()
     assert (await to_its_client(server, tokens.access))["active"] is True
-    at, policies = system.deps.origin("tests"), system.deps.store.policies
+    ctx, policies = system.deps.event_context("tests"), system.deps.store.policies
     if edit is None:
-        assert await policies.delete(policy, at)
+        assert await policies.delete(policy, ctx)
     else:
-        assert await policies.replace(policy, policy.model_copy(update=edit), at)
+        assert await policies.replace(policy, policy.model_copy(update=edit), ctx)
     assert (await party.verify(tokens.access)).status == 403
     for body in (
         await to_its_client(server, tokens.access),
@@ -375,8 +378,8 @@ async def test_a_token_of_a_policy_that_opens_nothing_is_not_active(
         pytest.param("Bearer <access>", id="with-scheme"),
     ],
 )
-async def test_what_is_no_token_is_not_active(system: System, token: str) -> None:
-    """Rows 70 and 81: malformed, forged, or of a kind that is not introspected."""
+async def test_an_invalid_token_is_inactive(system: System, token: str) -> None:
+    """Rows 70 and 81: malformed and forged tokens and codes are inactive."""
     party = await system.party()
     tokens = await party.tokens()
     last = "A" if tokens.access[-1] != "A" else "B"
@@ -393,12 +396,12 @@ async def test_what_is_no_token_is_not_active(system: System, token: str) -> Non
     assert await to_its_client(party, token) == NOTHING
 
 
-# The question
+# The request
 
 
 @pytest.mark.parametrize("hint", ["access_token", "refresh_token", "pat", "$gt", ABSENT])
 async def test_a_hint_is_only_a_hint(system: System, hint: str) -> None:
-    """Row 83: right, wrong, unknown or absent, the token is found (RFC 7662 §2.1)."""
+    """Row 83: the token is found with any hint or none (RFC 7662 §2.1)."""
     party = await system.party()
     tokens = await party.tokens()
     form = {} if hint == ABSENT else {"token_type_hint": hint}
@@ -408,7 +411,7 @@ async def test_a_hint_is_only_a_hint(system: System, hint: str) -> None:
 
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/"])
 async def test_form_and_json_are_one_question(system: System, path: str) -> None:
-    """The client's credentials in the header, in the body, or in both where they agree; with a slash and without."""
+    """Form and JSON, credentials in header or body or both, with and without a slash."""
     party = await system.party()
     token = (await party.tokens()).access
     in_body = {"token": token, "client_id": party.id, "client_secret": party.secret}
@@ -422,8 +425,8 @@ async def test_form_and_json_are_one_question(system: System, path: str) -> None
         {"data": in_body, "headers": party.basic},
         {"data": {**in_body, "unknown": "ignored"}},
     ):
-        answer = await system.call("POST", path, **request)
-        assert (answer.status, answer.body["active"]) == (200, True)
+        response = await system.call("POST", path, **request)
+        assert (response.status, response.body["active"]) == (200, True)
 
 
 @pytest.mark.parametrize(
@@ -443,18 +446,18 @@ async def test_form_and_json_are_one_question(system: System, path: str) -> None
         pytest.param(lambda party, tokens: "x" * 5000, id="long-key"),
     ],
 )
-async def test_who_proves_nothing_is_told_nothing(system: System, header: Any) -> None:
-    """Row 79, RFC 7662 §2.1: 401 `invalid_client` with a challenge, not `{"active": false}`."""
+async def test_introspection_requires_authentication(system: System, header: Any) -> None:
+    """Row 79, RFC 7662 §2.1: 401 `invalid_client` with a challenge."""
     party = await system.party()
     tokens = await party.tokens()
     value = header(party, tokens)
     headers = {} if value is None else {"Authorization": value}
-    answer = await system.call("POST", PATH, data={"token": tokens.access}, headers=headers)
-    assert refused(answer, "invalid_client", 401)
+    response = await system.call("POST", PATH, data={"token": tokens.access}, headers=headers)
+    assert refused(response, "invalid_client", 401)
 
 
-async def test_a_public_client_can_prove_nothing(system: System) -> None:
-    """Its id alone is no secret; the owner of a token is not told either."""
+async def test_a_public_client_has_no_credentials(system: System) -> None:
+    """A public client cannot authenticate, so it cannot introspect even its own tokens."""
     public = await system.party(public=True)
     tokens = await public.tokens()
     assert refused(await asked(system, tokens.access, client_id=public.id), "invalid_client", 401)
@@ -463,14 +466,14 @@ async def test_a_public_client_can_prove_nothing(system: System) -> None:
 
 @pytest.mark.parametrize("permission", [Permission.WRITE, Permission.AUTHORIZE, Permission.REVOKE])
 async def test_an_operator_needs_the_permission_to_read(system: System, permission: Permission) -> None:
-    """403: the identity server's key does not open this."""
+    """An operator without `read` gets 403."""
     party = await system.party()
     key = await make_operator(system.deps, permission)
     assert refused(await asked(system, (await party.tokens()).access, key), "access_denied", 403)
 
 
 async def test_two_ways_of_authentication_are_one_too_many(system: System) -> None:
-    """RFC 6749 §2.3: an operator's key and a client's secret, or two clients, in one request."""
+    """RFC 6749 §2.3: two kinds of credentials or two clients in one request are refused."""
     party, other = await system.party(), await system.party()
     token = (await party.tokens()).access
     key = await make_operator(system.deps, Permission.READ)
@@ -496,21 +499,21 @@ async def test_two_ways_of_authentication_are_one_too_many(system: System) -> No
     ],
 )
 async def test_a_malformed_question_is_refused(system: System, request_: dict[str, Any]) -> None:
-    """400 `invalid_request`; RFC 7662 §2.1 makes `token` required, RFC 6749 §3.2 forbids repeated parameters."""
+    """400 `invalid_request`: `token` is required (RFC 7662 §2.1) and parameters must not repeat (RFC 6749 §3.2)."""
     party = await system.party()
     types = {"<form>": "application/x-www-form-urlencoded", "<json>": "application/json"}
     headers = {name: types.get(value, value) for name, value in request_.get("headers", {}).items()}
-    answer = await system.call("POST", PATH, **request_ | {"headers": headers | party.basic})
-    assert refused(answer, "invalid_request")
+    response = await system.call("POST", PATH, **request_ | {"headers": headers | party.basic})
+    assert refused(response, "invalid_request")
 
 
 async def test_a_body_over_the_limit_is_refused(system: System) -> None:
-    """64 KiB, before anything in it is looked at."""
+    """A body over 64 KiB is refused before it is parsed."""
     assert refused(await asked(system, "x" * 70_000), "invalid_request", 413)
 
 
 async def test_the_first_thing_that_is_wrong_is_said(system: System) -> None:
-    """Two things wrong: malformed before unauthenticated, unauthenticated before incomplete."""
+    """Order of checks: malformed, unauthenticated, incomplete."""
     twice = {"data": "token=a&token=b", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}
     assert refused(await system.call("POST", PATH, **twice), "invalid_request")
     assert refused(await system.call("POST", PATH, data={}), "invalid_client", 401)
@@ -518,52 +521,60 @@ async def test_the_first_thing_that_is_wrong_is_said(system: System) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_only_post_is_answered(system: System, method: str) -> None:
-    """Row 83: 405, and which method it would be."""
+    """Row 83: other methods get 405."""
     party = await system.party()
-    answer = await system.call(method, PATH, headers=party.basic)
-    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    response = await system.call(method, PATH, headers=party.basic)
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
-async def test_no_answer_repeats_a_secret(system: System) -> None:
-    """Row 23: neither token nor credentials are in an error."""
+async def test_no_response_repeats_a_secret(system: System) -> None:
+    """Row 23: errors contain neither token nor credentials."""
     party = await system.party()
     token = (await party.tokens()).access
     request = f"token={token}&token={party.secret}".encode()
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(request)}\r\n".encode()
-    answer = await raw(system.call, head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + request)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert token.encode() not in answer
-    assert party.secret.encode() not in answer
+    response = await raw(system.call, head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + request)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert token.encode() not in response
+    assert party.secret.encode() not in response
 
 
 async def test_many_questions_change_nothing(system: System) -> None:
-    """Introspection is no call: the grant is as it was, and no event says otherwise."""
+    """Introspection changes neither the grant nor any counter, and has no event."""
     party = await system.party()
     tokens = await party.tokens()
+
+    async def response_noted() -> bool:
+        response = (await system.grant_of(tokens.access)).response
+        return response is not None and response.written_at is not None and response.box is None
+
+    await eventually(response_noted)  # the exchange's own last write
     before = await system.grant_of(tokens.access)
     for _ in range(5):
         await to_its_client(party, tokens.access)
         await to_its_client(party, tokens.refresh)
-    assert await system.grant_of(tokens.access) == before
+    after = await system.grant_of(tokens.access)
+    # The note that the token response was written comes a moment after it.
+    assert after.model_copy(update={"response": before.response}) == before
     assert len(await system.heard.about(before.grant_id)) == before.sequence
 
 
-# Registering a resource server
+# Registration of resource servers
 
 
-async def registered(system: System, document_: dict[str, Any], **said: Any) -> Answer:
+async def registered(system: System, document_: dict[str, Any], **said: Any) -> Response:
     api = await make_api(system.deps, document_)
     return await system.operator("POST", f"/api/apis/oauth/{api.api_id}", json=said)
 
 
 async def test_a_resource_server_of_an_api_that_only_accepts_is_registered(system: System) -> None:
-    """An Auth Token API issues nothing, so no other client of it would be good for anything."""
+    """An Auth Token API issues no tokens, so it accepts resource servers as clients only."""
     issuing = await system.party()
-    answer = await registered(system, auth_token(), resource_server=True)
-    assert (answer.status, answer.body["resource_server"]) == (200, True)
-    server = replace(issuing, client=issuing.client.model_copy(update={"client_id": answer.body["client_id"]}))
-    server = replace(server, secret=answer.body["secret"])
-    policy = await make_policy(system.deps, issuing.api.api_id, answer.body["api_id"])
+    response = await registered(system, auth_token(), resource_server=True)
+    assert (response.status, response.body["resource_server"]) == (200, True)
+    server = replace(issuing, client=issuing.client.model_copy(update={"client_id": response.body["client_id"]}))
+    server = replace(server, secret=response.body["secret"])
+    policy = await make_policy(system.deps, issuing.api.api_id, response.body["api_id"])
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
     assert (await to_its_client(server, (await party.tokens()).access))["client_id"] == party.id
 
@@ -580,23 +591,24 @@ async def test_a_resource_server_of_an_api_that_only_accepts_is_registered(syste
 async def test_a_resource_server_that_could_be_none_is_refused(
     system: System, definition: Any, said: dict[str, Any], complaint: str
 ) -> None:
-    """One that has no API that takes tokens, or nothing to prove itself with."""
-    answer = await registered(system, definition(), **said)
-    assert answer.status == 400
-    assert complaint in answer.message
+    """A resource server needs a secret and an API that accepts tokens."""
+    response = await registered(system, definition(), **said)
+    assert response.status == 400
+    assert complaint in response.message
 
 
 async def test_a_public_client_does_not_become_a_resource_server(system: System) -> None:
-    """It has nothing to prove itself with."""
+    """A public client cannot become a resource server."""
     public = await system.party(public=True)
     path = f"/api/apis/oauth/{public.api.api_id}/{public.id}"
-    answer = await system.operator("PUT", path, json={"resource_server": True})
-    assert (answer.status, answer.message) == (400, "resource_server: a public client cannot prove to be one")
+    response = await system.operator("PUT", path, json={"resource_server": True})
+    says = "resource_server: a public client cannot authenticate, so it cannot be a resource server"
+    assert (response.status, response.message) == (400, says)
     assert (await system.operator("PUT", path, json={"resource_server": False})).status == 200
 
 
 def test_every_grant_type_is_introspected() -> None:
-    """A new grant type is a new row of the table below."""
+    """Every grant type is in the table below."""
     assert {grant for grant, _ in GRANTS} == set(GrantType) - {GrantType.REFRESH_TOKEN}
 
 
@@ -621,7 +633,7 @@ GRANTS: list[tuple[GrantType, Any]] = [
 
 @pytest.mark.parametrize(("grant", "issued"), GRANTS, ids=[str(grant) for grant, _ in GRANTS])
 async def test_tokens_of_every_grant_are_introspected(system: System, grant: GrantType, issued: Any) -> None:
-    """Row 117: each to its own client and user."""
+    """Row 117: tokens of every grant type name their own client and user."""
     party = await system.party()
     tokens = await issued(system, party)
     body = await to_its_client(party, tokens.access)

@@ -1,41 +1,42 @@
-"""What one instance changes, another says on introspection: over two, each with its own connections and caches."""
+"""Introspection at one instance reflects changes at another, with separate connections and caches."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from contracts.clients import ClientDeletion
 from libs.bus.rabbit import RabbitBus
-from tests.builders import Answer, make_policy
+from tests.builders import Response, make_policy
 from tests.eventually import eventually
 from tests.provision.rabbitmq import Broker
 from tests.services.system import Clock, Party, System, Tokens, open_system
 
 WITHIN = 1.0
-"""Seconds until every instance says what one has done (with the bus up)."""
+"""Seconds until every instance knows of a change, with the bus up."""
 ROUNDS = 25
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two instances of every service, with one clock; and who asks the second about what the first did."""
+    """Two instances of every service with one clock; changes go to the first, introspection to the second."""
 
     one: System
     two: System
 
-    async def asked(self, server: Party, token: str) -> Answer:
-        """What the second says to the resource server."""
+    async def asked(self, server: Party, token: str) -> Response:
+        """The second instance's response to the resource server."""
         return await self.two.call("POST", "/oauth/introspect", data={"token": token}, headers=server.basic)
 
     async def is_active(self, server: Party, token: str) -> bool:
-        answer = await self.asked(server, token)
-        assert answer.status == 200, answer.body
-        assert answer.body == {"active": False} or answer.body["token_use"] == "access"
-        return bool(answer.body["active"])
+        response = await self.asked(server, token)
+        assert response.status == 200, response.body
+        assert response.body == {"active": False} or response.body["token_use"] == "access"
+        return bool(response.body["active"])
 
 
 @pytest.fixture(scope="module", name="pair")
@@ -63,13 +64,13 @@ async def refreshed_away(party: Party, tokens: Tokens) -> None:
 
 
 async def all_revoked(party: Party, tokens: Tokens) -> None:
-    answer = await party.system.call("POST", party.at("oauth/revoke_all"), headers=party.basic)
-    assert answer.status == 200
+    response = await party.system.call("POST", party.at("oauth/revoke_all"), headers=party.basic)
+    assert response.status == 200
 
 
 async def client_deleted(party: Party, tokens: Tokens) -> None:
     deps = party.system.deps
-    assert await deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, deps.origin("tests"))
+    assert await deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, deps.event_context("tests"))
 
 
 async def policy_edited(party: Party, tokens: Tokens) -> None:
@@ -77,12 +78,12 @@ async def policy_edited(party: Party, tokens: Tokens) -> None:
     policy = await deps.store.policies.get(party.client.policy_ids[0])
     assert policy is not None
     changed = policy.model_copy(update={"access_rights": {}})
-    assert await deps.store.policies.replace(policy, changed, deps.origin("tests"))
+    assert await deps.store.policies.replace(policy, changed, deps.event_context("tests"))
 
 
 @pytest.mark.parametrize("change", [revoked, grant_revoked, refreshed_away, all_revoked, client_deleted, policy_edited])
-async def test_what_one_instance_ends_is_not_active_on_the_other(pair: Pair, change: Change) -> None:
-    """Row 113: within a second, though the other has just said that it is active."""
+async def test_a_token_ended_at_one_instance_is_inactive_at_the_other(pair: Pair, change: Change) -> None:
+    """Row 113: inactive within a second, although the second instance had just reported it as active."""
     issuing = await pair.one.party()
     policy = await make_policy(pair.one.deps, issuing.api.api_id)
     party = await pair.one.client_of(issuing.api, policy_ids=(policy.policy_id,))
@@ -90,32 +91,32 @@ async def test_what_one_instance_ends_is_not_active_on_the_other(pair: Pair, cha
     tokens = await party.tokens()
     assert await pair.is_active(server, tokens.access)
     await change(party, tokens)
-    await eventually(lambda: _not(pair.is_active(server, tokens.access)), within=WITHIN)
+    await eventually(partial(is_inactive, pair, server, tokens.access), within=WITHIN)
 
 
-async def test_who_is_no_resource_server_any_more_learns_nothing(pair: Pair) -> None:
-    """The edit reaches the other instance within a second."""
+async def test_a_former_resource_server_learns_nothing(pair: Pair) -> None:
+    """Ceasing to be a resource server reaches the second instance within a second."""
     party = await pair.one.party()
     server = await pair.one.client_of(party.api, resource_server=True)
     tokens = await party.tokens()
     assert await pair.is_active(server, tokens.access)
     path = f"/api/apis/oauth/{party.api.api_id}/{server.id}"
     assert (await pair.one.operator("PUT", path, json={"resource_server": False})).status == 200
-    await eventually(lambda: _not(pair.is_active(server, tokens.access)), within=WITHIN)
+    await eventually(partial(is_inactive, pair, server, tokens.access), within=WITHIN)
 
 
-async def test_an_introspection_beside_a_revocation_says_one_or_the_other(pair: Pair) -> None:
-    """While it goes on the answer is whole or nothing, never an error; afterwards it is nothing."""
+async def test_an_introspection_concurrent_with_a_revocation_is_consistent(pair: Pair) -> None:
+    """Concurrent with a revocation the response is complete or inactive, never an error; afterwards inactive."""
     party = await pair.one.party()
     server = await pair.one.client_of(party.api, resource_server=True)
     for _ in range(ROUNDS):
         tokens = await party.tokens()
         questions = [pair.is_active(server, tokens.access) for _ in range(4)]
-        *_, answer = await asyncio.gather(*questions, party.revoke(tokens.access))
-        assert isinstance(answer, Answer)
-        assert answer.status == 200
-        await eventually(lambda token=tokens.access: _not(pair.is_active(server, token)), within=WITHIN)
+        *_, response = await asyncio.gather(*questions, party.revoke(tokens.access))
+        assert isinstance(response, Response)
+        assert response.status == 200
+        await eventually(partial(is_inactive, pair, server, tokens.access), within=WITHIN)
 
 
-async def _not(question: Awaitable[bool]) -> bool:
-    return not await question
+async def is_inactive(pair: Pair, server: Party, token: str) -> bool:
+    return not await pair.is_active(server, token)

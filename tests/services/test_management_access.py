@@ -1,4 +1,4 @@
-"""Every management route asks for the permission it should, with and without a slash, alone and beside others."""
+"""Every management route requires its permission, with and without a slash, alone and next to other services."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -68,20 +68,20 @@ async def _service(mongodb_url: str) -> AsyncIterator[Management]:
 
 @pytest.fixture(scope="module", name="operators")
 async def _operators(service: Management) -> dict[Permission, Caller]:
-    """One with each permission, and no other."""
+    """An operator for each permission."""
     return {
         permission: service.anybody.with_key(await make_operator(service.deps, permission)) for permission in Permission
     }
 
 
 async def status(caller: Caller, method: str, path: str) -> int:
-    """The status only: a stream has no end."""
+    """The status only, because a stream does not end."""
     async with caller.http.request(method, path, json={}, headers=caller.headers) as response:
         return response.status
 
 
 def test_the_table_has_every_route(service: Management) -> None:
-    """A new route without a line in the table, and one that lost its slash, are found here."""
+    """Every route is in the table; a new one, or one without its slash variant, fails here."""
     app = service.anybody.http.server.app  # type: ignore[attr-defined]
     routed = {
         (route.method, route.resource.canonical)
@@ -96,10 +96,10 @@ def test_the_table_has_every_route(service: Management) -> None:
     ("method", "path", "required"),
     [pytest.param(method, path, required, id=f"{method} {path}") for (method, path), required in ROUTES.items()],
 )
-async def test_who_may_do_what(
+async def test_permissions_are_enforced(
     service: Management, operators: dict[Permission, Caller], method: str, path: str, required: Permission, slash: str
 ) -> None:
-    """401 without a key, 403 without the permission, before anything else is looked at; `admin` may do everything."""
+    """401 without a key and 403 without the permission, before other checks; `admin` may do everything."""
     path = re.sub(r"\{\w+\}", "nothing-there", path) + slash
     assert await status(service.anybody, method, path) == 401
     for permission, operator in operators.items():
@@ -110,11 +110,11 @@ async def test_who_may_do_what(
             assert answered == 403, permission
 
 
-# Beside the other services that answer under /api/apis/oauth/
+# Next to other services under /api/apis/oauth/
 
 
 class Together(ManagementSettings, AuthorizationSettings, RevocationSettings):
-    """The settings of three services in one process."""
+    """Settings of three services in one process."""
 
 
 Install = Callable[[web.Application, Any, Deps], None]
@@ -132,8 +132,8 @@ INSTALLS: dict[str, Install] = {
         pytest.param(("authorization", "revocation", "management"), id="management-last"),
     ],
 )
-async def test_no_route_swallows_anothers(mongodb_url: str, database_name: str, order: tuple[str, ...]) -> None:
-    """In one process, in whatever order, each service gets its requests: by method, or by the last word."""
+async def test_no_route_shadows_another(mongodb_url: str, database_name: str, order: tuple[str, ...]) -> None:
+    """In one process, in any order, each service gets its own requests, by method or last path segment."""
     configured = settings(Together, mongodb_url, database_name)
     deps = new_deps(configured, "together", bus=LocalBus())
     app = new_application(configured, deps)
@@ -152,11 +152,11 @@ async def test_no_route_swallows_anothers(mongodb_url: str, database_name: str, 
             for path in (place, f"/api/apis/{api.api_id}"):
                 assert "code" in (await call("POST", f"{path}/authorize-client{slash}", data=code)).body
             revoke = {"token": "x", "client_id": client.client_id, "client_secret": secret}
-            answer = await call("POST", f"/api/apis/oauth/{client.client_id}/revoke{slash}", data=revoke)
-            assert (answer.status, answer.message) == (200, "token revoked successfully")
+            response = await call("POST", f"/api/apis/oauth/{client.client_id}/revoke{slash}", data=revoke)
+            assert (response.status, response.message) == (200, "token revoked successfully")
             path = f"/api/apis/oauth/{client.client_id}/revoke_all{slash}"
-            answer = await call("POST", path, data={"client_id": client.client_id, "client_secret": secret})
-            assert (answer.status, answer.message) == (200, "tokens revoked successfully")
+            response = await call("POST", path, data={"client_id": client.client_id, "client_secret": secret})
+            assert (response.status, response.message) == (200, "tokens revoked successfully")
         for name in ("tokens", "revoke", "revoke_all", "authorize-client"):
             assert (await call("DELETE", f"{place}/{name}")).status == 405
             assert (await call("PUT", f"{place}/{name}")).status == 405

@@ -1,4 +1,4 @@
-"""/api/apis and /api/apis/oas: what is imported comes back, one listen path belongs to one API, deletion takes all."""
+"""/api/apis and /api/apis/oas: import, unique listen paths, deletion."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ from contracts.events import ApiData, ApiDeleted
 from libs.bus.local import LocalBus
 from libs.bus.outbox import messages_of
 from libs.bus.port import Exchange, Message
-from libs.events import new_event_id, pending
+from libs.event_encoding import new_event_id, pending
 from libs.runtime import utc_now
-from tests.builders import Answer, Caller, api_document, make_api, make_client, settle, unique
+from tests.builders import Caller, Response, api_document, make_api, make_client, settle, unique
 from tests.services.management import Management, facts, management
 from tests.unit.tyk_definitions import ABSENT, changed, definition
 
@@ -42,10 +42,10 @@ def at(document: Any, path: str) -> Any:
 
 
 async def imported(caller: Caller, document: dict[str, Any], path: str = "/api/apis") -> str:
-    """The id under which the document was imported."""
-    answer = await caller("POST", path, json=document)
-    assert answer.status == 200, answer.body
-    return str(answer.body["ID"])
+    """Import the document; return the id."""
+    response = await caller("POST", path, json=document)
+    assert response.status == 200, response.body
+    return str(response.body["ID"])
 
 
 def wrapped(document: dict[str, Any]) -> dict[str, Any]:
@@ -63,59 +63,132 @@ def wrapped(document: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 async def test_the_documented_definitions_import_as_they_are(mongodb_url: str, path: str, name: str) -> None:
-    """Each definition of the tests' data is taken unchanged and comes back with nothing but its id added."""
+    """Each test definition is imported unchanged, and returned with only its id added."""
     document = definition(name)
     async with management(mongodb_url) as service:
-        answer = await service.writer("POST", path, json=document)
-        api_id = answer.body["ID"]
-        assert answer.status == 200
-        assert answer.body == {"Status": "OK", "Message": "API created", "Meta": api_id, "ID": api_id}
+        response = await service.writer("POST", path, json=document)
+        api_id = response.body["ID"]
+        assert response.status == 200
+        meta = {"api_id": api_id, "warnings": [WITHOUT_SCOPES]} if name == "my-oauth-api.json" else api_id
+        assert response.body == {"Status": "OK", "Message": "API created", "Meta": meta, "ID": api_id}
         read = (await service.writer("GET", f"/api/apis/{api_id}")).body
         key = "api_id" if name == CLASSIC else OAS_ID
         assert at(read, key) == api_id
         assert read == changed(document, key, api_id)
 
 
+WITHOUT_SCOPES = (
+    "components.securitySchemes.oauth.flows: no flow declares scopes, so tokens have none and a request for one is "
+    "refused; declare those that clients may ask for"
+)
+
+
+async def test_a19_a_definition_without_scopes_is_imported_with_a_warning(service: Management) -> None:
+    """An OAuth definition without scopes is imported with a warning, in both formats."""
+    classic = {name: member for name, member in api_document(CLASSIC).items() if name != "tokenwire"}
+    flows = changed(api_document(), "components/securitySchemes/tykOAuth/flows", {"clientCredentials": {"scopes": {}}})
+    for document, path in ((classic, "tokenwire.scopes"), (flows, "components.securitySchemes.tykOAuth.flows")):
+        response = await service.writer("POST", "/api/apis", json=document)
+        (warning,) = response.body["Meta"]["warnings"]
+        assert warning.startswith(f"{path}: no ")
+
+
+async def test_a8_unused_settings_are_returned_as_warnings(service: Management) -> None:
+    """Unused settings are returned as warnings by POST and PUT; `Meta` also names the API, `ID` is unchanged."""
+    document = changed(api_document(CLASSIC), "oauth_meta/allowed_acces_types", [])
+    expected = "oauth_meta.allowed_acces_types: unknown, and not used; did you mean allowed_access_types?"
+    response = await service.writer("POST", "/api/apis", json=document)
+    api_id = document["api_id"]
+    assert (response.status, response.body["ID"]) == (200, api_id)
+    assert response.body["Meta"] == {"api_id": api_id, "warnings": [expected]}
+    response = await service.writer("PUT", f"/api/apis/{api_id}", json=document)
+    assert response.body["Meta"] == {"api_id": api_id, "warnings": [expected]}
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "own"),
+    [
+        pytest.param(
+            api_document(**{"x-tyk-api-gateway__server__clientCertificates": {"enabled": True, "allowlist": ["c"]}}),
+            "x-tyk-api-gateway.server.clientCertificates",
+            "x-tokenwire",
+            id="oas",
+        ),
+        pytest.param(api_document(CLASSIC, use_mutual_tls_auth=True), "use_mutual_tls_auth", "tokenwire", id="classic"),
+    ],
+)
+async def test_a8_a_guard_that_is_not_supported_is_refused_unless_accepted(
+    service: Management, document: dict[str, Any], path: str, own: str
+) -> None:
+    """An unsupported guard is refused by name unless accepted; the accepted list is stored, and GET's document can be
+    sent back.
+    """
+    refused = await service.writer("POST", "/api/apis", json=document)
+    assert refused.status == 400
+    assert path in refused.message
+    assert [field["path"] for field in refused.body["Meta"]["unsupported"]] == [path]
+    assert (await service.writer("POST", "/api/apis?accept_unsupported=perhaps", json=document)).status == 400
+
+    accepted = await service.writer("POST", "/api/apis?accept_unsupported=true", json=document)
+    assert accepted.status == 200
+    api_id = accepted.body["ID"]
+    (warning,) = accepted.body["Meta"]["warnings"]
+    assert warning.startswith(f"{path}: NOT ENFORCED")
+    shown = (await service.reader("GET", f"/api/apis/{api_id}")).body
+    assert shown[own]["acceptedUnsupported"] == [path]
+    kept = await service.deps.store.apis.get(api_id)
+    assert kept is not None
+    assert [field.path for field in kept.unsupported] == [path]
+
+    mine = (await service.writer("GET", f"/api/apis/{api_id}")).body
+    assert (await service.writer("PUT", f"/api/apis/{api_id}", json=mine)).status == 200
+    more = changed(mine, "enable_jwt" if own == "tokenwire" else "x-tyk-api-gateway/upstream/mutualTLS/enabled", True)
+    assert (await service.writer("PUT", f"/api/apis/{api_id}", json=more)).status == 400
+    del mine[own]
+    assert (await service.writer("PUT", f"/api/apis/{api_id}", json=mine)).status == 400
+    assert (await service.writer("PUT", f"/api/apis/{api_id}?accept_unsupported=true", json=mine)).status == 200
+
+
 async def test_a_generated_id_is_32_hexadecimal_digits(service: Management) -> None:
-    """A definition that names no id gets one that fits in a path and in a routing key."""
+    """A generated id fits in paths and routing keys."""
     api_id = await imported(service.writer, changed(api_document(), OAS_ID, ABSENT))
     assert len(api_id) == 32
     assert set(api_id) <= set("0123456789abcdef")
 
 
 async def test_yaml_imports_as_json_does(service: Management) -> None:
-    """The same definition as YAML is the same API; GET gives JSON."""
+    """YAML is imported like JSON; GET returns JSON."""
     document = api_document()
     body = yaml.safe_dump(document).encode()
-    answer = await service.writer("POST", "/api/apis/oas", data=body, headers={"Content-Type": "application/yaml"})
-    assert answer.status == 200
-    assert (await service.writer("GET", f"/api/apis/oas/{answer.body['ID']}")).body == document
+    response = await service.writer("POST", "/api/apis/oas", data=body, headers={"Content-Type": "application/yaml"})
+    assert response.status == 200
+    assert (await service.writer("GET", f"/api/apis/oas/{response.body['ID']}")).body == document
 
 
-async def test_what_curl_sends_by_default_imports(service: Management) -> None:
-    """`curl -d @file` says form; the text decides."""
+async def test_curl_s_default_content_type_imports(service: Management) -> None:
+    """`curl -d @file` sends the form media type; the content decides."""
     body = json.dumps(api_document()).encode()
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     assert (await service.writer("POST", "/api/apis/oas", data=body, headers=headers)).status == 200
 
 
 async def test_a_wrapped_definition_comes_back_wrapped(service: Management) -> None:
-    """The Dashboard's wrapper is part of what was imported."""
+    """A definition in the Dashboard's wrapper is returned in it."""
     document = wrapped(api_document(CLASSIC))
     api_id = await imported(service.writer, document)
     assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
 
 
 async def test_the_list_is_the_dashboards(mongodb_url: str) -> None:
-    """Each entry has `api_definition`: Classic in full, wrapped or not as it came; OAS in outline, with `is_oas`."""
+    """Entries have `api_definition`: Classic in full, as imported; OAS as a summary with `is_oas`."""
     bare, boxed, oas = api_document(CLASSIC), wrapped(api_document(CLASSIC)), api_document(OAS)
     async with management(mongodb_url) as service:
         for document in (bare, boxed, oas):
             await imported(service.writer, document)
-        answer = await service.writer("GET", "/api/apis")
+        response = await service.writer("GET", "/api/apis")
         only_oas = await service.writer("GET", "/api/apis/oas")
-    assert answer.body["pages"] == 1
-    entries = {entry["api_definition"]["api_id"]: entry for entry in answer.body["apis"]}
+    assert response.body["pages"] == 1
+    entries = {entry["api_definition"]["api_id"]: entry for entry in response.body["apis"]}
     assert entries[bare["api_id"]] == {"api_definition": bare}
     assert entries[boxed["api_definition"]["api_id"]] == boxed
     outline = entries[at(oas, OAS_ID)]["api_definition"]
@@ -125,7 +198,7 @@ async def test_the_list_is_the_dashboards(mongodb_url: str) -> None:
 
 
 async def test_lists_have_pages(mongodb_url: str) -> None:
-    """`?p=` counts from 1 and 100 are a page; a negative one gives all at once, what is no number gives the first."""
+    """`?p=` counts from 1 with 100 per page; negative returns all, non-numbers the first."""
     async with management(mongodb_url) as service:
         documents = [api_document(CLASSIC) for _ in range(101)]
         await asyncio.gather(*(make_api(service.deps, document) for document in documents))
@@ -146,22 +219,22 @@ async def test_lists_have_pages(mongodb_url: str) -> None:
 
 
 async def test_an_empty_list_has_no_pages(mongodb_url: str) -> None:
-    """Nothing registered is an empty list."""
+    """An empty list has no pages."""
     async with management(mongodb_url) as service:
         for path in ("/api/apis", "/api/apis/oas", "/api/apis?p=-1"):
             assert (await service.reader("GET", path)).body == {"apis": [], "pages": 0}
 
 
 async def test_a_classic_api_is_not_read_as_oas(service: Management) -> None:
-    """No conversion is made up: the answer says where the definition is."""
+    """A Classic API is not converted to OAS; the error says where its definition is."""
     api_id = await imported(service.writer, api_document(CLASSIC))
-    answer = await service.writer("GET", f"/api/apis/oas/{api_id}")
-    assert answer.status == 400
-    assert "Classic" in answer.message
+    response = await service.writer("GET", f"/api/apis/oas/{api_id}")
+    assert response.status == 400
+    assert "Classic" in response.message
 
 
 async def test_oas_routes_take_oas_only(service: Management) -> None:
-    """A Classic definition under /api/apis/oas is a mistake, and nothing comes of it."""
+    """A Classic definition sent to /api/apis/oas is refused."""
     document = api_document(CLASSIC)
     assert (await service.writer("POST", "/api/apis/oas", json=document)).status == 400
     assert (await service.writer("GET", f"/api/apis/{document['api_id']}")).status == 404
@@ -172,7 +245,7 @@ async def test_oas_routes_take_oas_only(service: Management) -> None:
 
 @pytest.mark.parametrize("name", [OAS, CLASSIC, "wrapped"])
 async def test_a_reader_sees_no_secret(service: Management, name: str) -> None:
-    """The shared secret is shown to operators with `write`; everybody else sees a mask, also in lists."""
+    """The shared secret is shown only with `write`, else masked, in lists too."""
     document = wrapped(api_document(CLASSIC)) if name == "wrapped" else api_document(name)
     assert "s3cr3t" in json.dumps(document)
     api_id = await imported(service.writer, document)
@@ -188,17 +261,17 @@ async def test_a_reader_sees_no_secret(service: Management, name: str) -> None:
 
 
 async def test_the_mask_is_not_taken_for_a_secret(service: Management) -> None:
-    """A reader's copy written back would turn the secret into asterisks; it is refused, and the secret stays."""
+    """A definition with the mask is refused, so that a reader's copy cannot overwrite the secret."""
     document = api_document()
     api_id = await imported(service.writer, document)
-    answer = await service.writer("PUT", f"/api/apis/oas/{api_id}", json=changed(document, OAS_SECRET, MASK))
-    assert answer.status == 400
-    assert "sharedSecret" in answer.message
+    response = await service.writer("PUT", f"/api/apis/oas/{api_id}", json=changed(document, OAS_SECRET, MASK))
+    assert response.status == 400
+    assert "sharedSecret" in response.message
     assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
 
 
 async def test_the_database_holds_no_secret_in_clear(service: Management) -> None:
-    """The definition and the shared secret are encrypted at rest."""
+    """Definition and shared secret are encrypted at rest."""
     document = changed(api_document(), OAS_SECRET, "very-recognisable-secret")
     api_id = await imported(service.writer, document)
     stored = await service.deps.store.mongo["apis"].find_one({"_id": api_id})
@@ -215,12 +288,12 @@ async def test_the_database_holds_no_secret_in_clear(service: Management) -> Non
 
 
 async def test_put_replaces_the_definition(service: Management) -> None:
-    """GET gives the new definition, under the same id, and the event says so."""
+    """GET returns the new definition with the same id, and there is an event."""
     document = api_document()
     api_id = await imported(service.writer, document)
     after = changed(changed(document, OAS_ID, ABSENT), "x-tyk-api-gateway/info/name", "Renamed")
-    answer = await service.writer("PUT", f"/api/apis/oas/{api_id}", json=after)
-    assert (answer.status, answer.message, answer.body["ID"]) == (200, "API updated", api_id)
+    response = await service.writer("PUT", f"/api/apis/oas/{api_id}", json=after)
+    assert (response.status, response.message, response.body["ID"]) == (200, "API updated", api_id)
     assert (await service.writer("GET", f"/api/apis/oas/{api_id}")).body == changed(after, OAS_ID, api_id)
     created, updated = await service.heard.about(api_id)
     assert (created["type"], created["sequence"]) == ("io.tokenwire.api.created", "0000000001")
@@ -229,7 +302,7 @@ async def test_put_replaces_the_definition(service: Management) -> None:
 
 
 async def test_put_may_change_the_language(service: Management) -> None:
-    """A Classic API becomes an OAS one by being replaced with one."""
+    """A Classic API may be replaced by an OAS definition."""
     classic = api_document(CLASSIC)
     api_id = await imported(service.writer, classic)
     oas = changed(api_document(OAS), OAS_ID, api_id)
@@ -241,17 +314,17 @@ async def test_put_may_change_the_language(service: Management) -> None:
 
 
 async def test_put_under_another_id_is_refused(service: Management) -> None:
-    """An id in the body that is not the path's is a mistake, not a move."""
+    """An id in the body that differs from the path is refused."""
     document, other = api_document(), api_document()
     api_id = await imported(service.writer, document)
-    answer = await service.writer("PUT", f"/api/apis/{api_id}", json=other)
-    assert answer.status == 400
-    assert api_id in answer.message
+    response = await service.writer("PUT", f"/api/apis/{api_id}", json=other)
+    assert response.status == 400
+    assert api_id in response.message
     assert (await service.writer("GET", f"/api/apis/{api_id}")).body == document
 
 
 async def test_the_created_time_survives_a_replacement(service: Management) -> None:
-    """Clients of a deleted API are told from those of its successor by time, so times are kept."""
+    """Replacement keeps the creation time, by which clients of a deleted predecessor are told apart."""
     document = api_document()
     api_id = await imported(service.writer, document)
     before = await service.deps.store.apis.get(api_id)
@@ -263,18 +336,18 @@ async def test_the_created_time_survives_a_replacement(service: Management) -> N
 
 
 async def test_concurrent_replacements_all_count_or_are_refused(service: Management) -> None:
-    """Each PUT is a version of its own, or says 409; none overwrites another unseen."""
+    """Each concurrent PUT is one version or gets 409."""
     document = api_document()
     api_id = await imported(service.writer, document)
     names = [f"Name {number}" for number in range(12)]
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(
             service.writer("PUT", f"/api/apis/{api_id}", json=changed(document, "x-tyk-api-gateway/info/name", name))
             for name in names
         )
     )
-    assert {answer.status for answer in answers} <= {200, 409}
-    done = sum(answer.status == 200 for answer in answers)
+    assert {response.status for response in responses} <= {200, 409}
+    done = sum(response.status == 200 for response in responses)
     api = await service.deps.store.apis.get(api_id)
     assert api is not None
     assert done >= 1
@@ -282,16 +355,16 @@ async def test_concurrent_replacements_all_count_or_are_refused(service: Managem
     assert len(await service.heard.about(api_id)) == 1 + done
 
 
-# One path, one API
+# Unique listen paths
 
 
-async def taken(service: Management, answer: Answer) -> str:
-    assert answer.status == 409, answer.body
-    return answer.message
+async def taken(service: Management, response: Response) -> str:
+    assert response.status == 409, response.body
+    return response.message
 
 
 async def test_a_taken_listen_path_is_409(service: Management) -> None:
-    """The answer names the API that has it; on PUT, too; an API's own path is not taken."""
+    """409 names the API with the same path, on PUT too; its own path is no conflict."""
     first, second, third = api_document(), api_document(CLASSIC), api_document()
     path = at(first, OAS_PATH)
     first_id, third_id = await imported(service.writer, first), await imported(service.writer, third)
@@ -304,7 +377,7 @@ async def test_a_taken_listen_path_is_409(service: Management) -> None:
 
 
 async def test_a_taken_id_is_409(service: Management) -> None:
-    """An import never overwrites."""
+    """Importing an existing id gets 409."""
     document = api_document()
     api_id = await imported(service.writer, document)
     for again in (document, changed(document, OAS_PATH, f"/{unique('elsewhere')}/")):
@@ -313,7 +386,7 @@ async def test_a_taken_id_is_409(service: Management) -> None:
 
 
 async def test_ids_and_listen_paths_are_one_namespace(service: Management) -> None:
-    """An API answers under its listen path and under its id, so neither may be another API's id or path."""
+    """Ids and listen paths share a namespace, because an API is reached by both."""
     first = api_document()
     first_id = await imported(service.writer, first)
     at_its_id = changed(api_document(), OAS_PATH, f"/{first_id}/")
@@ -325,31 +398,31 @@ async def test_ids_and_listen_paths_are_one_namespace(service: Management) -> No
 
 
 async def test_of_many_that_want_one_path_one_gets_it(service: Management) -> None:
-    """The database decides, not a look beforehand."""
+    """Of concurrent imports with one path exactly one succeeds, by a unique index."""
     path = f"/{unique('wanted')}/"
     documents = [changed(api_document(), OAS_PATH, path) for _ in range(8)]
-    answers = await asyncio.gather(*(service.writer("POST", "/api/apis", json=document) for document in documents))
-    assert sorted(answer.status for answer in answers) == [200] + [409] * 7
+    responses = await asyncio.gather(*(service.writer("POST", "/api/apis", json=document) for document in documents))
+    assert sorted(response.status for response in responses) == [200] + [409] * 7
 
 
 @pytest.mark.parametrize("reserved", ["oas", "oauth", "keys", "api"])
 async def test_a_reserved_id_is_refused(service: Management, reserved: str) -> None:
-    """What has a route of its own cannot be an API's id."""
-    answer = await service.writer("POST", "/api/apis", json=changed(api_document(), OAS_ID, reserved))
-    assert answer.status == 400
-    assert reserved in answer.message
+    """An id that is a route's name is refused."""
+    response = await service.writer("POST", "/api/apis", json=changed(api_document(), OAS_ID, reserved))
+    assert response.status == 400
+    assert reserved in response.message
 
 
-# Deleting
+# Deletion
 
 
 @pytest.mark.parametrize("path", ["/api/apis", "/api/apis/oas"])
 async def test_a_deleted_api_is_gone_and_its_path_free(service: Management, path: str) -> None:
-    """After DELETE nothing answers, a second DELETE is 404, and the same definition can be imported again."""
+    """After DELETE the API gets 404, a second DELETE too, and it can be imported again."""
     document = api_document()
     api_id = await imported(service.writer, document)
-    answer = await service.writer("DELETE", f"{path}/{api_id}")
-    assert (answer.status, answer.message) == (200, "API deleted")
+    response = await service.writer("DELETE", f"{path}/{api_id}")
+    assert (response.status, response.message) == (200, "API deleted")
     assert (await service.writer("GET", f"/api/apis/{api_id}")).status == 404
     assert (await service.writer("PUT", f"/api/apis/{api_id}", json=document)).status == 404
     assert (await service.writer("DELETE", f"{path}/{api_id}")).status == 404
@@ -364,7 +437,7 @@ async def test_a_deleted_api_is_gone_and_its_path_free(service: Management, path
 
 
 async def test_deleting_an_api_deletes_its_clients(service: Management) -> None:
-    """All of them, more than a page, each with its event and the reason; clients of other APIs stay."""
+    """All its clients are deleted, beyond one page, each with event and reason; other APIs' clients stay."""
     api, other = await make_api(service.deps), await make_api(service.deps)
     made = await asyncio.gather(*(make_client(service.deps, api) for _ in range(103)))
     stays, _ = await make_client(service.deps, other)
@@ -383,7 +456,7 @@ async def test_deleting_an_api_deletes_its_clients(service: Management) -> None:
 
 
 async def announce_deletion(service: Management, api_id: str, when: datetime) -> None:
-    """The event of an API's deletion, whatever the API does; returns when it was reacted to."""
+    """Publish the event of an API's deletion, and wait for the reaction."""
     event = ApiDeleted(
         id=new_event_id(when),
         source="urn:tokenwire:tests",
@@ -396,8 +469,8 @@ async def announce_deletion(service: Management, api_id: str, when: datetime) ->
     await settle(service.deps)
 
 
-async def test_the_reaction_spares_the_clients_of_a_successor(service: Management) -> None:
-    """The event may come late, and twice: what an API made again under the id got since then stays."""
+async def test_a_deletion_spares_the_clients_of_a_new_api_with_the_same_id(service: Management) -> None:
+    """If the event is late or repeated, clients registered since the API was imported again stay."""
     api, when = await make_api(service.deps), utc_now()
     before, _ = await make_client(service.deps, api, created_at=when)
     after, _ = await make_client(service.deps, api, created_at=when + timedelta(milliseconds=1))
@@ -408,16 +481,16 @@ async def test_the_reaction_spares_the_clients_of_a_successor(service: Managemen
     assert len(await service.heard.about(before.client_id)) == 2
 
 
-async def test_without_a_successor_no_client_stays(service: Management) -> None:
-    """Clocks differ between machines: while there is no API of this id, every client of it goes."""
+async def test_clients_of_a_deleted_api_are_deleted(service: Management) -> None:
+    """Without such a successor every client is deleted, whatever the clocks say."""
     when = utc_now()
     orphan, _ = await make_client(service.deps, await deleted_api(service), created_at=when + timedelta(hours=1))
     await announce_deletion(service, orphan.api_id, when)
     assert await service.deps.store.clients.get(orphan.client_id) is None
 
 
-async def test_the_reaction_goes_on_in_the_trace_of_the_request(service: Management) -> None:
-    """Whoever follows the trace of the DELETE finds what it caused."""
+async def test_the_reaction_continues_the_trace_of_the_request(service: Management) -> None:
+    """The reaction continues the trace of the DELETE request."""
     api = await make_api(service.deps)
     client, _ = await make_client(service.deps, api)
     trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
@@ -426,21 +499,59 @@ async def test_the_reaction_goes_on_in_the_trace_of_the_request(service: Managem
     assert (await service.heard.about(client.client_id))[-1]["traceparent"] == trace
 
 
-async def test_what_is_no_event_is_parked(mongodb_url: str) -> None:
-    """A message that can never be handled is put aside, where it is counted, and the next one is handled."""
+async def test_a_malformed_event_is_dead_lettered(mongodb_url: str) -> None:
+    """A malformed message is dead-lettered, and the next one is handled."""
     async with management(mongodb_url) as service:
         message = Message("nonsense", Exchange.EVENTS, "api.deleted.x", b'{"type":"io.tokenwire.api.created"}')
         await service.deps.bus.publish([message])
         assert isinstance(service.deps.bus, LocalBus)
-        assert await service.deps.bus.parked("management") == 1
+        assert await service.deps.bus.dead_letters("management") == 1
         orphan, _ = await make_client(service.deps, await deleted_api(service))
         await announce_deletion(service, orphan.api_id, utc_now())
         assert await service.deps.store.clients.get(orphan.client_id) is None
 
 
 async def deleted_api(service: Management) -> Api:
-    """An API that was, and whose deletion was reacted to."""
+    """A deleted API, after the reaction."""
     api = await make_api(service.deps)
-    assert await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+    assert await service.deps.store.apis.delete(api, service.deps.event_context("tests"))
     await settle(service.deps)
     return api
+
+
+@pytest.mark.parametrize("name", [OAS, CLASSIC])
+async def test_a10_only_writers_see_upstream_credentials(service: Management, name: str) -> None:
+    """Credentials in the upstream's URL and added headers are shown with `write` only, encrypted at rest, and used by
+    the gateway.
+    """
+    secret = secrets.token_urlsafe(24)
+    document = api_document(name)
+    url = f"https://upstream.example.test/base?key={secret}"
+    if name == OAS:
+        tyk = "x-tyk-api-gateway"
+        document = changed(document, f"{tyk}/upstream/url", url)
+        headers: Any = {"enabled": True, "add": [{"name": "X-Key", "value": secret}]}
+        document = changed(document, f"{tyk}/middleware/global/transformRequestHeaders", headers)
+    else:
+        document = changed(document, "proxy/target_url", url)
+        document = changed(document, "version_data/versions/Default/global_headers", {"X-Key": secret})
+    api_id = await imported(service.writer, document)
+    for path in (f"/api/apis/{api_id}", "/api/apis?p=-1", "/api/apis/oas?p=-1"):
+        assert secret.encode() not in (await service.reader("GET", path)).raw
+    assert secret.encode() in (await service.writer("GET", f"/api/apis/{api_id}")).raw
+    masked = (await service.reader("GET", f"/api/apis/{api_id}")).body
+    response = await service.writer("PUT", f"/api/apis/{api_id}", json=masked)
+    assert response.status == 400
+    assert "send the secret itself" in response.message
+
+    assert (await service.writer("PUT", f"/api/apis/{api_id}", json=document)).status == 200
+    stored = await service.deps.store.mongo["apis"].find_one({"_id": api_id})
+    assert secret not in str(stored)
+    assert "upstream.example.test" not in str(stored)
+    api = await service.deps.store.apis.get(api_id)
+    assert api is not None
+    assert (api.upstream_url, [header.value for header in api.request_headers]) == (url, [secret])
+    heard = [event for event in service.heard.events if secret in json.dumps(event)]
+    assert heard == []
+    logged = await service.reader("GET", f"/api/audit?subject={api_id}")
+    assert secret.encode() not in logged.raw

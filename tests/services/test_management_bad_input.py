@@ -1,4 +1,4 @@
-"""Whatever is sent to the management API: the right status, one sentence in the envelope, nothing half-written."""
+"""Invalid input to the management API gets the right status and one sentence, and changes nothing."""
 
 import gzip
 import io
@@ -9,7 +9,15 @@ import orjson
 import pytest
 from yarl import URL
 
-from tests.builders import Answer, api_document, make_api, make_client, make_operator, make_policy, make_resource_owner
+from tests.builders import (
+    Response,
+    api_document,
+    make_api,
+    make_client,
+    make_operator,
+    make_policy,
+    make_resource_owner,
+)
 from tests.services.management import Management, management
 
 MEBIBYTE = 1024 * 1024
@@ -64,12 +72,12 @@ async def everything(service: Management) -> list[Any]:
     ]
 
 
-def refused(answer: Answer, *statuses: int) -> None:
-    """One of these statuses, in the envelope, with one line."""
-    assert answer.status in statuses, answer.raw
-    assert answer.headers["Content-Type"].startswith("application/json")
-    assert "\n" not in answer.message
-    assert 0 < len(answer.message) < 400
+def refused(response: Response, *statuses: int) -> None:
+    """The status must be one of these, in the management format with one line."""
+    assert response.status in statuses, response.raw
+    assert response.headers["Content-Type"].startswith("application/json")
+    assert "\n" not in response.message
+    assert 0 < len(response.message) < 400
 
 
 @pytest.mark.parametrize(("method", "path"), WRITING)
@@ -99,10 +107,10 @@ def refused(answer: Answer, *statuses: int) -> None:
 async def test_a_malformed_body_is_400(
     service: Management, ids: dict[str, str], method: str, path: str, body: bytes
 ) -> None:
-    """On every route that takes one; the database is as before."""
+    """A malformed body gets 400 on every route with a body; nothing changes."""
     before = await everything(service)
-    answer = await service.admin(method, path.format(**ids), data=body, headers=JSON)
-    refused(answer, 400)
+    response = await service.admin(method, path.format(**ids), data=body, headers=JSON)
+    refused(response, 400)
     assert await everything(service) == before
 
 
@@ -110,15 +118,15 @@ async def test_a_malformed_body_is_400(
 async def test_a_database_operator_is_an_unknown_field(
     service: Management, ids: dict[str, str], method: str, path: str
 ) -> None:
-    """`$` keys are refused like any field that is not known; the database is as before."""
+    """Keys with `$` are refused as unknown fields; nothing changes."""
     before = await everything(service)
     body = {"$set": {"active": True}, "$where": "sleep(1000)"}
     refused(await service.admin(method, path.format(**ids), json=body), 400)
     assert await everything(service) == before
 
 
-async def test_a_policy_ignores_what_it_does_not_know(service: Management) -> None:
-    """Tyk's policies have many fields that are not used here, so operators are ignored among them, not obeyed."""
+async def test_a_policy_ignores_unknown_fields(service: Management) -> None:
+    """Policies ignore unknown fields, as Tyk's have many; MongoDB operators among them have no effect."""
     before = await everything(service)
     policy_id = (await service.admin("POST", "/api/portal/policies", json={"$set": {"active": False}})).message
     policy = await service.deps.store.policies.get(policy_id)
@@ -131,7 +139,7 @@ async def test_a_policy_ignores_what_it_does_not_know(service: Management) -> No
 async def test_a_body_over_one_mebibyte_is_413(
     service: Management, ids: dict[str, str], method: str, path: str
 ) -> None:
-    """Said in advance, streamed without a length, or unpacked: all are bounded, before anything is read of it."""
+    """A body over 1 MiB gets 413 before parsing, whether announced, chunked or compressed."""
     before = await everything(service)
     large = b'{"name": "' + b" " * MEBIBYTE + b'"}'
 
@@ -146,14 +154,14 @@ async def test_a_body_over_one_mebibyte_is_413(
         (streamed(), JSON),
         (packed, JSON | {"Content-Encoding": "gzip"}),
     ):
-        answer = await service.admin(method, path.format(**ids), data=body, headers=headers)
-        refused(answer, 413)
-        assert "1048576" in answer.message
+        response = await service.admin(method, path.format(**ids), data=body, headers=headers)
+        refused(response, 413)
+        assert "1048576" in response.message
     assert await everything(service) == before
 
 
 async def test_a_body_of_one_mebibyte_is_read(service: Management) -> None:
-    """The limit itself is allowed."""
+    """A body of exactly 1 MiB is accepted."""
     document = api_document("orders-classic.json")
     text = orjson.dumps(document)
     padded = io.BytesIO(text + b" " * (MEBIBYTE - len(text)))
@@ -161,7 +169,7 @@ async def test_a_body_of_one_mebibyte_is_read(service: Management) -> None:
 
 
 async def test_a_large_definition_comes_back(service: Management) -> None:
-    """Almost all of the limit in one definition, stored and listed."""
+    """A definition of nearly the limit is stored and listed."""
     document = api_document("orders-classic.json", notes="ü" * 500_000)
     body = io.BytesIO(orjson.dumps(document))
     api_id = (await service.writer("POST", "/api/apis", data=body, headers=JSON)).body["ID"]
@@ -169,7 +177,7 @@ async def test_a_large_definition_comes_back(service: Management) -> None:
 
 
 async def test_a_packed_body_is_unpacked(service: Management) -> None:
-    """What is packed correctly is read."""
+    """A compressed body is accepted."""
     packed = gzip.compress(orjson.dumps(api_document()))
     headers = JSON | {"Content-Encoding": "gzip"}
     assert (await service.writer("POST", "/api/apis", data=packed, headers=headers)).status == 200
@@ -184,7 +192,7 @@ async def test_a_packed_body_is_unpacked(service: Management) -> None:
     ],
 )
 async def test_a_body_that_cannot_be_unpacked_is_400(service: Management, body: bytes, encoding: str) -> None:
-    """It is the client's mistake, not a failure here."""
+    """A body that cannot be decompressed gets 400."""
     headers = JSON | {"Content-Encoding": encoding}
     refused(await service.writer("POST", "/api/apis", data=body, headers=headers), 400)
 
@@ -203,15 +211,15 @@ async def test_a_body_that_cannot_be_unpacked_is_400(service: Management, body: 
     ],
 )
 async def test_a_faulty_definition_is_refused(service: Management, change: dict[str, Any], complaint: str) -> None:
-    """400 with the path of the fault, on import and on replacement; the database is as before."""
+    """A faulty definition gets 400 with the path of the fault, on import and replacement; nothing changes."""
     document = api_document("orders-classic.json")
     await service.writer("POST", "/api/apis", json=document)
     before = await everything(service)
     faulty = api_document("orders-classic.json", **change)
     for method, path in (("POST", "/api/apis"), ("PUT", f"/api/apis/{document['api_id']}")):
-        answer = await service.writer(method, path, json=faulty)
-        refused(answer, 400)
-        assert complaint in answer.message
+        response = await service.writer(method, path, json=faulty)
+        refused(response, 400)
+        assert complaint in response.message
     assert await everything(service) == before
 
 
@@ -230,8 +238,8 @@ async def test_a_faulty_definition_is_refused(service: Management, change: dict[
     ],
 )
 @pytest.mark.parametrize("path", ["/api/apis", "/api/apis/oas"])
-async def test_what_is_no_definition_is_400(service: Management, path: str, body: bytes) -> None:
-    """Whatever its type says."""
+async def test_a_body_that_is_no_definition_is_400(service: Management, path: str, body: bytes) -> None:
+    """A body that is no definition gets 400, whatever its type."""
     before = await everything(service)
     for content_type in ("application/json", "application/yaml", "text/plain", "nonsense"):
         refused(await service.writer("POST", path, data=body, headers={"Content-Type": content_type}), 400)
@@ -256,14 +264,14 @@ async def test_what_is_no_definition_is_400(service: Management, path: str, body
         pytest.param("/api/", id="api-itself"),
     ],
 )
-async def test_a_strange_path_is_404(service: Management, path: str) -> None:
-    """There is nothing, and the answer says so in the envelope."""
+async def test_an_unknown_path_is_404(service: Management, path: str) -> None:
+    """An unknown path gets 404 in the management format."""
     caller = service.admin
     for method in ("GET", "PUT", "DELETE"):
         async with caller.http.request(
             method, URL(path, encoded=True), headers=caller.headers | JSON, data=b"{}"
         ) as response:
-            refused(Answer(response.status, response.headers, await response.read()), 404)
+            refused(Response(response.status, response.headers, await response.read()), 404)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +286,7 @@ async def test_a_strange_path_is_404(service: Management, path: str) -> None:
     ],
 )
 async def test_another_method_is_405(service: Management, method: str, path: str) -> None:
-    """In the envelope, with the methods that are allowed."""
-    answer = await service.admin(method, path, json={})
-    refused(answer, 405)
-    assert method not in answer.headers["Allow"]
+    """Other methods get 405 with the allowed ones."""
+    response = await service.admin(method, path, json={})
+    refused(response, 405)
+    assert method not in response.headers["Allow"]

@@ -1,4 +1,4 @@
-"""/api/apis/oauth/{api_id}[/{client_id}]: client apps and their secrets."""
+"""/api/apis/oauth/{api_id}[/{client_id}]: clients and their secrets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,13 +10,13 @@ import pytest
 from contracts.clients import Client, ClientDeletion, ClientSecret, SecretRotation
 from contracts.operators import Permission
 from libs import client_secrets
-from libs.events import Origin
+from libs.event_encoding import EventContext
 from libs.store.clients import Clients
-from services.management.registrations import MOST_SECRETS, rotated
+from services.management.client_mapping import MOST_SECRETS, rotated_secrets
 from tests.builders import (
     CALLBACK,
-    Answer,
     Caller,
+    Response,
     api_document,
     make_api,
     make_client,
@@ -40,15 +40,15 @@ async def _service(mongodb_url: str) -> AsyncIterator[Management]:
 
 @pytest.fixture(scope="module", name="place")
 async def _place(service: Management) -> str:
-    """Where the clients of an API with OAuth are."""
+    """The clients' URL of an OAuth API."""
     return f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
 
 
 async def registered(caller: Caller, place: str, **said: Any) -> dict[str, Any]:
-    """The client as the answer to its registration shows it."""
-    answer = await caller("POST", place, json=said)
-    assert answer.status == 200, answer.body
-    body: dict[str, Any] = answer.body
+    """Register a client; return it as the response shows it."""
+    response = await caller("POST", place, json=said)
+    assert response.status == 200, response.body
+    body: dict[str, Any] = response.body
     return body
 
 
@@ -59,7 +59,7 @@ async def stored(service: Management, client_id: str) -> Client:
 
 
 async def is_secret(service: Management, client_id: str, secret: str, *, later: timedelta = timedelta(0)) -> bool:
-    """Whether the secret authenticates the client, now or later."""
+    """Whether the secret is accepted now or at another time."""
     now = service.deps.now() + later
     return client_secrets.is_valid(service.deps.keys, await stored(service, client_id), secret, now)
 
@@ -68,11 +68,11 @@ def stem(event: dict[str, Any]) -> str:
     return str(event["type"]).removeprefix("io.tokenwire.")
 
 
-# Registering
+# Registration
 
 
 async def test_a_registration_needs_nothing_but_a_redirect_uri(service: Management, place: str) -> None:
-    """Id and secret are generated, the answer is the client as GET shows it, and the event follows."""
+    """A redirect URI suffices: id and secret are generated, the response equals GET's, and there is an event."""
     client = await registered(service.writer, place, redirect_uri=CALLBACK)
     assert len(client["client_id"]) == 32
     assert set(client["client_id"]) <= set("0123456789abcdef")
@@ -98,12 +98,12 @@ async def test_a_registration_needs_nothing_but_a_redirect_uri(service: Manageme
 
 
 async def test_a_client_that_needs_no_redirect_uri_has_none(service: Management, place: str) -> None:
-    """client_credentials and password work without one."""
+    """client_credentials and password clients need no redirect URI."""
     assert (await registered(service.writer, place))["redirect_uris"] == []
 
 
-async def test_everything_that_is_said_is_kept(service: Management, place: str) -> None:
-    """Every field of a registration comes back, meta data with whatever keys."""
+async def test_every_registered_field_is_stored(service: Management, place: str) -> None:
+    """Every field of a registration is returned, including metadata with any keys."""
     policies = [(await make_policy(service.deps)).policy_id for _ in range(2)]
     said = {
         "client_id": unique("my.client~"),
@@ -125,13 +125,13 @@ async def test_everything_that_is_said_is_kept(service: Management, place: str) 
 
 
 async def test_several_redirect_uris_in_one_field(service: Management, place: str) -> None:
-    """Separated by `;`, with or without space, each once."""
+    """Tyk's field may hold several URIs separated by `;`; duplicates are dropped."""
     client = await registered(service.writer, place, redirect_uri=f"{CALLBACK}; {OTHER};{CALLBACK};")
     assert client["redirect_uris"] == [CALLBACK, OTHER]
 
 
 async def test_both_ways_of_saying_one_thing_may_agree(service: Management, place: str) -> None:
-    """Tyk's one field and the list are the same field."""
+    """Tyk's field and the list may both be given if they agree."""
     client = await registered(
         service.writer, place, redirect_uri=f"{CALLBACK};{OTHER}", redirect_uris=[CALLBACK, OTHER]
     )
@@ -139,16 +139,16 @@ async def test_both_ways_of_saying_one_thing_may_agree(service: Management, plac
 
 
 async def test_a_public_client_has_no_secret(service: Management, place: str) -> None:
-    """None is made, shown or stored, and none can be rotated in."""
+    """A public client has no secret, and cannot get one by rotation."""
     client = await registered(service.writer, place, redirect_uri=CALLBACK, public=True)
     assert (client["public"], "secret" in client) == (True, False)
     assert (await stored(service, client["client_id"])).secrets == ()
-    answer = await service.writer("PUT", f"{place}/{client['client_id']}/rotate")
-    assert (answer.status, answer.message) == (400, "a public client has no secret")
+    response = await service.writer("PUT", f"{place}/{client['client_id']}/rotate")
+    assert (response.status, response.message) == (400, "a public client has no secret")
 
 
 async def test_the_database_holds_no_secret_in_clear(service: Management, place: str) -> None:
-    """A keyed digest and an encrypted copy are all there is."""
+    """Only a keyed digest and an encrypted copy of the secret are stored."""
     client = await registered(service.writer, place, redirect_uri=CALLBACK)
     document = await service.deps.store.mongo["clients"].find_one({"_id": client["client_id"]})
     assert document is not None
@@ -185,7 +185,7 @@ async def test_the_database_holds_no_secret_in_clear(service: Management, place:
         pytest.param({"client_id": "revoke_all"}, "'revoke_all' is reserved", id="reserved-id"),
         pytest.param({"client_id": "tokens"}, "'tokens' is reserved", id="reserved-id-tokens"),
         pytest.param({"client_id": ".."}, "'..' is reserved", id="dots-for-id"),
-        pytest.param({"api_id": "another"}, "api_id: the path says", id="another-api"),
+        pytest.param({"api_id": "another"}, "api_id: differs from", id="another-api"),
         pytest.param({"scope": "a  b"}, "scope", id="malformed-scope"),
         pytest.param({"meta_data": [1]}, "meta_data", id="list-for-meta-data"),
         pytest.param({"public": "perhaps"}, "public", id="not-a-flag"),
@@ -199,57 +199,57 @@ async def test_the_database_holds_no_secret_in_clear(service: Management, place:
 async def test_a_faulty_registration_is_refused(
     service: Management, place: str, said: dict[str, Any], complaint: str
 ) -> None:
-    """400 with a sentence that names the fault and does not repeat a secret; nothing is registered."""
+    """400 names the fault without repeating secrets; nothing is registered."""
     before = (await service.reader("GET", f"{place}?p=-1")).body
-    answer = await service.writer("POST", place, json=said)
-    assert answer.status == 400, answer.body
-    assert complaint in answer.message
-    assert "\n" not in answer.message
-    assert str(said.get("secret", "no secret")) not in answer.message
+    response = await service.writer("POST", place, json=said)
+    assert response.status == 400, response.body
+    assert complaint in response.message
+    assert "\n" not in response.message
+    assert str(said.get("secret", "no secret")) not in response.message
     assert (await service.reader("GET", f"{place}?p=-1")).body == before
 
 
 async def test_an_unknown_api_has_no_clients(service: Management) -> None:
-    """404 in the Dashboard's words, whatever is asked."""
+    """Unknown APIs get 404 with the Dashboard's text on every route."""
     place = f"/api/apis/oauth/{unique('nowhere')}"
     for method, path in (("POST", place), ("GET", place)):
-        answer = await service.writer(method, path, json={})
-        assert (answer.status, answer.message) == (404, "API reference not found.")
+        response = await service.writer(method, path, json={})
+        assert (response.status, response.message) == (404, "API reference not found.")
     for method, path in (("GET", place), ("PUT", place), ("DELETE", place)):
         assert (await service.writer(method, f"{path}/app", json={})).status == 404
 
 
 async def test_an_api_without_oauth_takes_no_clients(service: Management) -> None:
-    """An API that issues no tokens cannot have a client that asks for some; its list is empty, not an error."""
+    """An API without OAuth accepts no clients; its list is empty."""
     keyless = api_document("orders-classic.json", use_oauth2=False, use_keyless=True)
     api = await make_api(service.deps, keyless)
-    answer = await service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={})
-    assert answer.status == 400
-    assert "OAuth" in answer.message
+    response = await service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={})
+    assert response.status == 400
+    assert "OAuth" in response.message
     assert (await service.writer("GET", f"/api/apis/oauth/{api.api_id}")).body == {"apps": [], "pages": 0}
 
 
 async def test_a_taken_id_is_409_on_every_api(service: Management, place: str) -> None:
-    """Client ids are unique over all APIs, and the first client is untouched."""
+    """Client ids are unique over all APIs; a conflict changes nothing."""
     client = await registered(service.writer, place, redirect_uri=CALLBACK, client_id=unique("first"))
     other = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
     for path in (place, other):
-        answer = await service.writer("POST", path, json={"client_id": client["client_id"]})
-        assert (answer.status, client["client_id"] in answer.message) == (409, True)
+        response = await service.writer("POST", path, json={"client_id": client["client_id"]})
+        assert (response.status, client["client_id"] in response.message) == (409, True)
     assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
 
 
 async def test_of_many_registrations_of_one_id_one_wins(service: Management, place: str) -> None:
-    """The winner's secret is the one that works."""
+    """Of concurrent registrations of an id one succeeds, and its secret works."""
     client_id = unique("wanted")
-    answers = await asyncio.gather(*(service.writer("POST", place, json={"client_id": client_id}) for _ in range(8)))
-    assert sorted(answer.status for answer in answers) == [200] + [409] * 7
-    (winner,) = (answer.body for answer in answers if answer.status == 200)
+    responses = await asyncio.gather(*(service.writer("POST", place, json={"client_id": client_id}) for _ in range(8)))
+    assert sorted(response.status for response in responses) == [200] + [409] * 7
+    (winner,) = (response.body for response in responses if response.status == 200)
     assert await is_secret(service, client_id, winner["secret"])
 
 
-async def test_grants_of_a_former_client_of_the_same_id_stay_dead(service: Management, place: str) -> None:
-    """A client made again under an id begins with nothing: whatever its predecessor was granted is revoked."""
+async def test_grants_of_a_deleted_client_with_the_same_id_stay_revoked(service: Management, place: str) -> None:
+    """A client registered again has none of its predecessor's grants."""
     client_id = unique("again")
     await registered(service.writer, place, client_id=client_id)
     before = service.deps.now()
@@ -260,22 +260,22 @@ async def test_grants_of_a_former_client_of_the_same_id_stay_dead(service: Manag
     assert before <= revoked_before <= service.deps.now()
 
 
-async def test_an_api_deleted_meanwhile_takes_the_new_client_along(
+async def test_a_client_registered_while_its_api_is_deleted_is_deleted_too(
     service: Management, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where the reaction to the deletion looked for clients before this one was there."""
+    """If the API is deleted during registration, the client is deleted too, even if the reaction did not see it."""
     api = await make_api(service.deps)
     register = Clients.register
 
-    async def too_late(clients: Clients, client: Client, at: Origin) -> Client:
-        await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+    async def too_late(clients: Clients, client: Client, ctx: EventContext) -> Client:
+        await service.deps.store.apis.delete(api, service.deps.event_context("tests"))
         await settle(service.deps)
-        return await register(clients, client, at)
+        return await register(clients, client, ctx)
 
     monkeypatch.setattr(Clients, "register", too_late)
     client_id = unique("late")
-    answer = await service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={"client_id": client_id})
-    assert (answer.status, answer.message) == (404, "API reference not found.")
+    response = await service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={"client_id": client_id})
+    assert (response.status, response.message) == (404, "API reference not found.")
     assert await service.deps.store.clients.get(client_id) is None
     assert (await service.heard.about(client_id))[-1]["data"]["reason"] == ClientDeletion.API_DELETED
 
@@ -284,7 +284,7 @@ async def test_an_api_deleted_meanwhile_takes_the_new_client_along(
 
 
 async def test_the_list_has_pages(mongodb_url: str) -> None:
-    """100 clients are a page, by id; a negative page is all of them; other APIs' clients are not there."""
+    """100 clients per page, by id; a negative page returns all; other APIs' clients are excluded."""
     async with management(mongodb_url) as service:
         api, other = await make_api(service.deps), await make_api(service.deps)
         made = await asyncio.gather(*(make_client(service.deps, api) for _ in range(101)))
@@ -293,7 +293,7 @@ async def test_the_list_has_pages(mongodb_url: str) -> None:
 
         async def page(query: str) -> tuple[list[str], int]:
             body = (await service.reader("GET", f"/api/apis/oauth/{api.api_id}{query}")).body
-            assert set(body) == {"apps", "pages"}
+            assert set(body) - {"next"} == {"apps", "pages"}
             return [app["client_id"] for app in body["apps"]], body["pages"]
 
         assert await page("") == (ids[:100], 2)
@@ -310,8 +310,10 @@ async def test_the_list_has_pages(mongodb_url: str) -> None:
         pytest.param([Permission.READ, Permission.AUTHORIZE, Permission.REVOKE], False, id="all-but-write"),
     ],
 )
-async def test_who_sees_a_secret(service: Management, permissions: list[Permission], sees: bool) -> None:
-    """Only operators with `write`, in lists and alone; nothing that a cache would keep."""
+async def test_secrets_are_shown_with_write_only(
+    service: Management, permissions: list[Permission], sees: bool
+) -> None:
+    """Secrets are shown only with `write`, and uncacheable."""
     api = await make_api(service.deps)
     client, secret = await make_client(service.deps, api)
     operator = service.anybody.with_key(await make_operator(service.deps, *permissions))
@@ -323,38 +325,38 @@ async def test_who_sees_a_secret(service: Management, permissions: list[Permissi
 
 
 async def test_a_client_is_found_under_its_own_api_only(service: Management, place: str) -> None:
-    """Under another API it is not there, neither to read nor to change."""
+    """A client is found only under its own API, for reads and changes."""
     client = await registered(service.writer, place, redirect_uri=CALLBACK)
     elsewhere = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}/{client['client_id']}"
     for method, path in (("GET", ""), ("PUT", ""), ("PUT", "/rotate"), ("DELETE", "")):
-        answer = await service.writer(method, elsewhere + path, json={})
-        assert (answer.status, answer.message) == (404, "OAuth client not found")
+        response = await service.writer(method, elsewhere + path, json={})
+        assert (response.status, response.message) == (404, "OAuth client not found")
     assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
 
 
 async def test_a_secret_sealed_under_a_lost_key_is_not_shown(service: Management, place: str) -> None:
-    """A key that left the ring costs the display of old secrets, not the whole answer."""
+    """A secret encrypted with a removed key is not shown; the rest of the response is."""
     client = await registered(service.writer, place)
-    lost = {"$set": {"secrets.0.sealed": "9.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}
+    lost = {"$set": {"secrets.0.encrypted": "9.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}
     await service.deps.store.mongo["clients"].update_one({"_id": client["client_id"]}, lost)
-    answer = await service.writer("GET", f"{place}/{client['client_id']}")
-    assert (answer.status, "secret" in answer.body) == (200, False)
+    response = await service.writer("GET", f"{place}/{client['client_id']}")
+    assert (response.status, "secret" in response.body) == (200, False)
 
 
 async def test_show_once_means_once(mongodb_url: str) -> None:
-    """With client_secrets=show_once a secret is in the answer that made it, and nowhere else, ever."""
+    """With client_secrets=show_once a secret is only in the response that created it."""
     async with management(mongodb_url, client_secrets="show_once") as service:
         place = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
         client = await registered(service.writer, place, redirect_uri=CALLBACK)
         one = f"{place}/{client['client_id']}"
         assert await is_secret(service, client["client_id"], client["secret"])
-        for answer in (await service.admin("GET", one), await service.admin("GET", place)):
-            assert client["secret"].encode() not in answer.raw
+        for response in (await service.admin("GET", one), await service.admin("GET", place)):
+            assert client["secret"].encode() not in response.raw
         new = (await service.writer("PUT", f"{one}/rotate")).body["secret"]
         assert await is_secret(service, client["client_id"], new)
         assert "secret" not in (await service.writer("GET", one)).body
         assert "secret" not in (await service.writer("PUT", one, json={"description": "new"})).body
-        assert [secret.sealed for secret in (await stored(service, client["client_id"])).secrets] == [None]
+        assert [secret.encrypted for secret in (await stored(service, client["client_id"])).secrets] == [None]
 
 
 # Editing
@@ -404,22 +406,22 @@ NEW = "https://new.example.test/"
 async def test_an_edit_replaces_what_it_names(
     service: Management, place: str, said: dict[str, Any], becomes: dict[str, Any]
 ) -> None:
-    """What the body leaves out stays, null clears; the answer is the client as GET shows it afterwards."""
+    """An edit changes the given fields; null clears; the response equals GET's."""
     client = await registered(service.writer, place, **FULL)
     one = f"{place}/{client['client_id']}"
-    answer = await service.writer("PUT", one, json=said)
-    assert answer.status == 200, answer.body
-    expected = client | becomes | {"updated_at": answer.body["updated_at"]}
+    response = await service.writer("PUT", one, json=said)
+    assert response.status == 200, response.body
+    expected = client | becomes | {"updated_at": response.body["updated_at"]}
     expected["redirect_uri"] = ";".join(expected["redirect_uris"])
-    assert answer.body == {name: value for name, value in expected.items() if value is not None}
-    assert (await service.writer("GET", one)).body == answer.body
+    assert response.body == {name: value for name, value in expected.items() if value is not None}
+    assert (await service.writer("GET", one)).body == response.body
     assert await is_secret(service, client["client_id"], client["secret"])
     stems = [stem(event) for event in await service.heard.about(client["client_id"])]
     assert stems == (["client.created", "client.updated"] if becomes else ["client.created"])
 
 
-async def test_what_was_read_can_be_written_back(service: Management, place: str) -> None:
-    """The whole document of GET is a valid PUT that changes nothing, also where a URI holds the separator."""
+async def test_the_output_of_get_can_be_sent_back(service: Management, place: str) -> None:
+    """GET's document is a valid PUT without effect, even if a URI contains the separator."""
     policies = [(await make_policy(service.deps)).policy_id for _ in range(2)]
     uris = ["https://app.example.test/cb;v=1", CALLBACK]
     client = await registered(service.writer, place, **FULL | {"redirect_uris": uris, "policy_ids": policies})
@@ -444,7 +446,7 @@ async def test_what_was_read_can_be_written_back(service: Management, place: str
     ],
 )
 async def test_an_edit_of_policies(service: Management, place: str, said: dict[str, Any], left: list[str]) -> None:
-    """A client has any number of policies; Tyk's one field shows the first and sets exactly one."""
+    """A client may have several policies; Tyk's field shows the first and sets exactly one."""
     ids = {name: (await make_policy(service.deps)).policy_id for name in "ab"}
     client = await registered(service.writer, place, policy_ids=[ids["a"], ids["b"]])
 
@@ -454,25 +456,25 @@ async def test_an_edit_of_policies(service: Management, place: str, said: dict[s
         return value.format(**ids) if value else value
 
     body = {name: filled(value) for name, value in said.items()}
-    answer = await service.writer("PUT", f"{place}/{client['client_id']}", json=body)
-    assert answer.body["policy_ids"] == [ids[name] for name in left]
-    assert answer.body["policy_id"] == (ids[left[0]] if left else "")
+    response = await service.writer("PUT", f"{place}/{client['client_id']}", json=body)
+    assert response.body["policy_ids"] == [ids[name] for name in left]
+    assert response.body["policy_id"] == (ids[left[0]] if left else "")
 
 
 async def test_a_policy_that_is_gone_does_not_block_other_edits(service: Management, place: str) -> None:
-    """Only policies that an edit adds or changes are looked up."""
+    """Only policies that an edit adds or changes must exist."""
     policy = await make_policy(service.deps)
     client = await registered(service.writer, place, policy_id=policy.policy_id)
-    await service.deps.store.policies.delete(policy, service.deps.origin("tests"))
-    answer = await service.writer("PUT", f"{place}/{client['client_id']}", json=client | {"description": "new"})
-    assert (answer.status, answer.body["description"]) == (200, "new")
+    await service.deps.store.policies.delete(policy, service.deps.event_context("tests"))
+    response = await service.writer("PUT", f"{place}/{client['client_id']}", json=client | {"description": "new"})
+    assert (response.status, response.body["description"]) == (200, "new")
 
 
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        pytest.param({"client_id": "another"}, "client_id: the path says", id="another-id"),
-        pytest.param({"api_id": "another"}, "api_id: the path says", id="another-api"),
+        pytest.param({"client_id": "another"}, "client_id: differs from", id="another-id"),
+        pytest.param({"api_id": "another"}, "api_id: differs from", id="another-api"),
         pytest.param({"secret": SECRET}, "rotate", id="another-secret"),
         pytest.param({"public": True}, "public", id="from-confidential-to-public"),
         pytest.param({"redirect_uri": "nonsense"}, "redirect_uri", id="uri"),
@@ -486,18 +488,18 @@ async def test_a_policy_that_is_gone_does_not_block_other_edits(service: Managem
 async def test_a_faulty_edit_changes_nothing(
     service: Management, place: str, said: dict[str, Any], complaint: str
 ) -> None:
-    """400 with a sentence that names the fault, and the client is as it was."""
+    """400 names the fault; the client is unchanged."""
     client = await registered(service.writer, place, **FULL)
     one = f"{place}/{client['client_id']}"
-    answer = await service.writer("PUT", one, json=said)
-    assert answer.status == 400, answer.body
-    assert complaint in answer.message
+    response = await service.writer("PUT", one, json=said)
+    assert response.status == 400, response.body
+    assert complaint in response.message
     assert (await service.writer("GET", one)).body == client
     assert (await stored(service, client["client_id"])).version == 1
 
 
 async def test_concurrent_edits_of_different_fields_all_last(service: Management, place: str) -> None:
-    """A lost race is run again on what the winner left, so no edit undoes another."""
+    """Concurrent edits of different fields all succeed, because a lost race is retried on the new version."""
     client = await registered(service.writer, place)
     edits: list[dict[str, Any]] = [
         {"description": "new"},
@@ -506,32 +508,32 @@ async def test_concurrent_edits_of_different_fields_all_last(service: Management
         {"redirect_uri": CALLBACK},
     ]
     one = f"{place}/{client['client_id']}"
-    answers = await asyncio.gather(*(service.writer("PUT", one, json=edit) for edit in edits))
-    assert [answer.status for answer in answers] == [200] * 4
+    responses = await asyncio.gather(*(service.writer("PUT", one, json=edit) for edit in edits))
+    assert [response.status for response in responses] == [200] * 4
     after = (await service.writer("GET", one)).body
     assert all(after | edit == after for edit in edits)
     assert (await stored(service, client["client_id"])).version == 5
 
 
-async def test_a_crowd_of_edits_ends_in_200_or_409(service: Management, place: str) -> None:
-    """Who loses too often is told to look again; every 200 is one version and one event."""
+async def test_concurrent_edits_end_in_200_or_409(service: Management, place: str) -> None:
+    """An edit that loses too often gets 409; every 200 is one version and one event."""
     client = await registered(service.writer, place)
     one = f"{place}/{client['client_id']}"
     crowd = await asyncio.gather(
         *(service.writer("PUT", one, json={"description": str(number)}) for number in range(40))
     )
-    assert {answer.status for answer in crowd} <= {200, 409}
-    done = sum(answer.status == 200 for answer in crowd)
+    assert {response.status for response in crowd} <= {200, 409}
+    done = sum(response.status == 200 for response in crowd)
     assert (await stored(service, client["client_id"])).version == 1 + done
     events = await service.heard.about(client["client_id"])
-    # Those of one moment may come in another order, which their sequence tells.
+    # Events of the same moment may arrive in another order; their sequence tells.
     assert sorted(int(event["sequence"]) for event in events) == list(range(1, 2 + done))
 
 
 # Rotating
 
 
-async def rotate(service: Management, place: str, client_id: str, **said: Any) -> Answer:
+async def rotate(service: Management, place: str, client_id: str, **said: Any) -> Response:
     return await service.writer("PUT", f"{place}/{client_id}/rotate", json=said)
 
 
@@ -539,15 +541,15 @@ async def rotate(service: Management, place: str, client_id: str, **said: Any) -
 async def test_rotation_without_overlap_kills_the_old_secret_at_once(
     service: Management, place: str, body: bytes | None
 ) -> None:
-    """The answer has the new secret, GET shows it, and the old one is dead; the event follows."""
+    """Without overlap the old secret is refused at once; the response and GET show the new one; there is an event."""
     client = await registered(service.writer, place)
-    answer = await service.writer("PUT", f"{place}/{client['client_id']}/rotate", data=body)
-    new = answer.body["secret"]
-    assert answer.status == 200
-    assert answer.body == client | {"secret": new, "updated_at": answer.body["updated_at"]}
+    response = await service.writer("PUT", f"{place}/{client['client_id']}/rotate", data=body)
+    new = response.body["secret"]
+    assert response.status == 200
+    assert response.body == client | {"secret": new, "updated_at": response.body["updated_at"]}
     assert await is_secret(service, client["client_id"], new)
     assert not await is_secret(service, client["client_id"], client["secret"])
-    assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == answer.body
+    assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == response.body
     assert [stem(event) for event in await service.heard.about(client["client_id"])] == [
         "client.created",
         "client.secret_rotated",
@@ -555,7 +557,7 @@ async def test_rotation_without_overlap_kills_the_old_secret_at_once(
 
 
 async def test_during_an_overlap_both_secrets_work(service: Management, place: str) -> None:
-    """The old one for so many seconds more, the new one from now on."""
+    """With an overlap both secrets work for that many seconds."""
     client = await registered(service.writer, place)
     client_id, old = client["client_id"], client["secret"]
     new = (await rotate(service, place, client_id, overlap=60)).body["secret"]
@@ -566,7 +568,7 @@ async def test_during_an_overlap_both_secrets_work(service: Management, place: s
 
 
 async def test_a_rotation_without_overlap_ends_every_overlap(service: Management, place: str) -> None:
-    """It is what one does when a secret leaked: nothing but the new one works."""
+    """A rotation without overlap ends all overlaps, as needed after a leak."""
     client = await registered(service.writer, place)
     client_id, secrets = client["client_id"], [client["secret"]]
     for _ in range(2):
@@ -576,7 +578,7 @@ async def test_a_rotation_without_overlap_ends_every_overlap(service: Management
 
 
 async def test_the_operator_may_choose_the_secret(service: Management, place: str) -> None:
-    """Where two systems must change at the same time."""
+    """The operator may set the new secret, for instance to coordinate two systems."""
     client = await registered(service.writer, place)
     assert (await rotate(service, place, client["client_id"], secret=SECRET)).body["secret"] == SECRET
     assert await is_secret(service, client["client_id"], SECRET)
@@ -596,22 +598,22 @@ async def test_the_operator_may_choose_the_secret(service: Management, place: st
     ],
 )
 async def test_a_faulty_rotation_changes_nothing(service: Management, place: str, said: Any) -> None:
-    """400, and the secret is what it was."""
+    """400; the secret is unchanged."""
     client = await registered(service.writer, place)
-    answer = await service.writer("PUT", f"{place}/{client['client_id']}/rotate", json=said)
-    assert answer.status == 400, answer.body
-    assert answer.message
+    response = await service.writer("PUT", f"{place}/{client['client_id']}/rotate", json=said)
+    assert response.status == 400, response.body
+    assert response.message
     assert await is_secret(service, client["client_id"], client["secret"])
     assert (await stored(service, client["client_id"])).version == 1
 
 
 async def test_concurrent_rotations_leave_one_newest_secret(service: Management, place: str) -> None:
-    """Each that succeeded was newest for a while; the one that GET shows is valid without end."""
+    """After concurrent rotations the secret that GET shows is the newest, and does not expire."""
     client = await registered(service.writer, place)
     client_id = client["client_id"]
-    answers = await asyncio.gather(*(rotate(service, place, client_id, overlap=60) for _ in range(4)))
-    assert {answer.status for answer in answers} <= {200, 409}
-    new = [answer.body["secret"] for answer in answers if answer.status == 200]
+    responses = await asyncio.gather(*(rotate(service, place, client_id, overlap=60) for _ in range(4)))
+    assert {response.status for response in responses} <= {200, 409}
+    new = [response.body["secret"] for response in responses if response.status == 200]
     assert len(set(new)) == len(new) >= 1
     shown = (await service.writer("GET", f"{place}/{client_id}")).body["secret"]
     assert shown in new
@@ -657,25 +659,25 @@ HOUR = timedelta(hours=1)
 def test_which_secrets_a_rotation_leaves(
     before: list[tuple[str, timedelta | None]], overlap: timedelta, after: list[tuple[str, timedelta | None]]
 ) -> None:
-    """The new one first, then the replaced ones whose overlap lasts, at most MOST_SECRETS; none lives longer for it."""
+    """At most MOST_SECRETS are kept: the new one, then replaced ones in their overlap, which is not extended."""
 
     def listed(secrets: list[tuple[str, timedelta | None]]) -> tuple[ClientSecret, ...]:
         return tuple(kept(name, expires_at=None if end is None else NOW + end) for name, end in secrets)
 
-    assert rotated(listed(before), kept("new"), SecretRotation(overlap=overlap), NOW) == listed(after)
+    assert rotated_secrets(listed(before), kept("new"), SecretRotation(overlap=overlap), NOW) == listed(after)
     assert len(after) <= MOST_SECRETS
 
 
-# Deleting
+# Deletion
 
 
 async def test_a_deleted_client_is_gone(service: Management, place: str) -> None:
-    """The Dashboard's words; then nothing answers, a second DELETE is 404, and the event says why."""
+    """The Dashboard's text; then 404, for a second DELETE too; the event has the reason."""
     client = await registered(service.writer, place)
     one = f"{place}/{client['client_id']}"
-    answer = await service.writer("DELETE", one)
-    assert answer.status == 200
-    assert answer.body == {"Status": "OK", "Message": "OAuth client deleted successfully.", "Meta": None}
+    response = await service.writer("DELETE", one)
+    assert response.status == 200
+    assert response.body == {"Status": "OK", "Message": "OAuth client deleted successfully.", "Meta": None}
     for method, path in (("GET", one), ("PUT", one), ("PUT", f"{one}/rotate"), ("DELETE", one)):
         assert (await service.writer(method, path, json={})).status == 404
     deleted = (await service.heard.about(client["client_id"]))[-1]
@@ -683,9 +685,9 @@ async def test_a_deleted_client_is_gone(service: Management, place: str) -> None
 
 
 async def test_of_many_deletions_one_is_done(service: Management, place: str) -> None:
-    """One 200 and one event; the others find nothing."""
+    """Of concurrent deletions one gets 200 and has an event; the others get 404."""
     client = await registered(service.writer, place)
-    answers = await asyncio.gather(*(service.writer("DELETE", f"{place}/{client['client_id']}") for _ in range(6)))
-    assert sorted(answer.status for answer in answers) == [200] + [404] * 5
+    responses = await asyncio.gather(*(service.writer("DELETE", f"{place}/{client['client_id']}") for _ in range(6)))
+    assert sorted(response.status for response in responses) == [200] + [404] * 5
     stems = [stem(event) for event in await service.heard.about(client["client_id"])]
     assert stems == ["client.created", "client.deleted"]

@@ -1,4 +1,4 @@
-"""/api/operators, and the first operator: who may use the management API."""
+"""/api/operators and the first operator: access to the management API."""
 
 import asyncio
 import secrets
@@ -12,7 +12,7 @@ from libs.bus.local import LocalBus
 from libs.runtime import Deps, new_deps
 from libs.settings import WrongSetting, load
 from libs.store.operators import key_digest
-from services.management.app import create_app
+from services.management.__main__ import create_app
 from services.management.settings import ManagementSettings
 from tests.builders import KEYS, Caller, make_operator, running, settings
 from tests.eventually import eventually
@@ -29,10 +29,10 @@ async def _service(mongodb_url: str) -> AsyncIterator[Management]:
 
 
 async def made(service: Management, *permissions: str) -> dict[str, Any]:
-    """The operator, with its key, as the answer that made it shows it."""
-    answer = await service.admin("POST", PLACE, json={"name": "An operator", "permissions": list(permissions)})
-    assert answer.status == 200, answer.body
-    body: dict[str, Any] = answer.body
+    """Create an operator; return it with its key, as in the response."""
+    response = await service.admin("POST", PLACE, json={"name": "An operator", "permissions": list(permissions)})
+    assert response.status == 200, response.body
+    body: dict[str, Any] = response.body
     return body
 
 
@@ -43,8 +43,8 @@ async def opens(caller: Caller, method: str = "GET", path: str = "/api/apis") ->
 # /api/operators
 
 
-async def test_a_key_is_shown_once_and_opens_what_it_says(service: Management) -> None:
-    """`tw_ok_` and 256 random bits; afterwards only its digest exists anywhere."""
+async def test_a_key_is_shown_once_and_has_its_permissions(service: Management) -> None:
+    """A key is `tw_ok_` and 256 random bits, shown once; only its digest is stored."""
     operator = await made(service, "read")
     key, place = operator.pop("key"), f"{PLACE}/{operator['operator_id']}"
     assert key.startswith("tw_ok_")
@@ -62,40 +62,40 @@ async def test_a_key_is_shown_once_and_opens_what_it_says(service: Management) -
 
 
 async def test_permissions_are_a_set(service: Management) -> None:
-    """Each once, in one order, however they were said."""
+    """Permissions are stored once each, in a fixed order."""
     assert (await made(service, "revoke", "read", "revoke"))["permissions"] == ["read", "revoke"]
 
 
 async def test_put_replaces_name_and_permissions_and_keeps_the_key(service: Management) -> None:
-    """What the key opens changes with the next request."""
+    """PUT changes name and permissions from the next request on; the key stays."""
     operator = await made(service, "read")
     caller = service.anybody.with_key(operator.pop("key"))
     said = {"name": "Renamed", "permissions": ["authorize"]}
-    answer = await service.admin("PUT", f"{PLACE}/{operator['operator_id']}", json=said)
-    assert answer.body == operator | said | {"updated_at": answer.body["updated_at"]}
+    response = await service.admin("PUT", f"{PLACE}/{operator['operator_id']}", json=said)
+    assert response.body == operator | said | {"updated_at": response.body["updated_at"]}
     assert await opens(caller) == 403
 
 
 async def test_a_deleted_operator_has_no_key(service: Management) -> None:
-    """The key is dead with the next request; the operator is gone."""
+    """A deleted operator's key is refused from the next request on."""
     operator = await made(service, "read")
     caller, place = service.anybody.with_key(operator["key"]), f"{PLACE}/{operator['operator_id']}"
     assert await opens(caller) == 200
     assert (await service.admin("DELETE", place)).message == "Operator deleted"
     assert await opens(caller) == 401
     for method in ("GET", "PUT", "DELETE"):
-        answer = await service.admin(method, place, json={"name": "x", "permissions": ["read"]})
-        assert (answer.status, answer.message) == (404, "operator not found")
+        response = await service.admin(method, place, json={"name": "x", "permissions": ["read"]})
+        assert (response.status, response.message) == (404, "operator not found")
 
 
 async def test_an_operator_cannot_shut_itself_out(service: Management) -> None:
-    """Neither by deleting itself nor by giving `admin` away; another admin can."""
+    """An operator can neither delete itself nor drop its own `admin`; another admin can."""
     first, second = await made(service, "admin"), await made(service, "admin")
     caller, place = service.anybody.with_key(first["key"]), f"{PLACE}/{first['operator_id']}"
     less = {"name": "less", "permissions": ["read", "write"]}
     for method in ("DELETE", "PUT"):
-        answer = await caller(method, place, json=less)
-        assert (answer.status, "itself" in answer.message) == (400, True)
+        response = await caller(method, place, json=less)
+        assert (response.status, "itself" in response.message) == (400, True)
     assert (await caller("PUT", place, json={"name": "more", "permissions": ["read", "admin"]})).status == 200
     other = service.anybody.with_key(second["key"])
     assert (await other("PUT", place, json=less)).status == 200
@@ -117,13 +117,13 @@ async def test_an_operator_cannot_shut_itself_out(service: Management) -> None:
     ],
 )
 async def test_a_faulty_operator_is_refused(service: Management, said: dict[str, Any], complaint: str) -> None:
-    """400 with a sentence that names the fault; nobody is made or changed."""
+    """400 names the fault; nothing is created or changed."""
     operator = await made(service, "read")
     before = (await service.admin("GET", f"{PLACE}?p=-1")).body
     for method, path in (("POST", PLACE), ("PUT", f"{PLACE}/{operator['operator_id']}")):
-        answer = await service.admin(method, path, json=said)
-        assert answer.status == 400, answer.body
-        assert complaint in answer.message
+        response = await service.admin(method, path, json=said)
+        assert response.status == 400, response.body
+        assert complaint in response.message
     assert (await service.admin("GET", f"{PLACE}?p=-1")).body == before
 
 
@@ -139,13 +139,13 @@ async def test_a_faulty_operator_is_refused(service: Management, said: dict[str,
     ],
 )
 async def test_without_a_known_key_nothing_opens(service: Management, key: str) -> None:
-    """401 in Tyk's words, the same for each."""
-    answer = await service.anybody.with_key(key)("GET", "/api/apis")
-    assert (answer.status, answer.body) == (401, {"Status": "Error", "Message": "Not authorised", "Meta": None})
+    """A missing or unknown key gets 401 with Tyk's text."""
+    response = await service.anybody.with_key(key)("GET", "/api/apis")
+    assert (response.status, response.body) == (401, {"Status": "Error", "Message": "Not authorised", "Meta": None})
 
 
 async def test_the_list_has_pages(mongodb_url: str) -> None:
-    """100 operators are a page, by id."""
+    """100 operators per page, by id."""
     async with management(mongodb_url) as service:
         await asyncio.gather(*(make_operator(service.deps, Permission.READ) for _ in range(100)))
         first, second, every = [(await service.admin("GET", PLACE + query)).body for query in ("", "?p=2", "?p=-1")]
@@ -169,7 +169,7 @@ async def bootstrap_operator(deps: Deps) -> Operator:
 
 
 async def test_the_bootstrap_key_opens_everything(mongodb_url: str, database_name: str) -> None:
-    """On an empty database the operator `bootstrap` has permission admin, as soon as the service is ready."""
+    """On an empty database the operator `bootstrap` has `admin` as soon as the service is ready."""
     deps, configured = service_of(mongodb_url, database_name, KEY)
     async with running(create_app(configured, deps)) as anybody:
         assert await opens(anybody.with_key(KEY), path=PLACE) == 200
@@ -182,7 +182,7 @@ async def test_the_bootstrap_key_opens_everything(mongodb_url: str, database_nam
 async def test_a_restart_changes_nothing_and_another_key_replaces_the_first(
     mongodb_url: str, database_name: str
 ) -> None:
-    """The same key is left alone; a changed one is the only one that works; without one the last stays."""
+    """At a restart the same key changes nothing, a new one replaces it, and a missing one keeps the last."""
     versions = []
     for key in (KEY, KEY, f"another-{KEY}", None):
         deps, configured = service_of(mongodb_url, database_name, key)
@@ -194,7 +194,7 @@ async def test_a_restart_changes_nothing_and_another_key_replaces_the_first(
 
 
 async def test_several_instances_at_once_make_one(mongodb_url: str, database_name: str) -> None:
-    """They race for the same record, and all become ready."""
+    """Several instances starting at once create one bootstrap operator, and all become ready."""
     several = [service_of(mongodb_url, database_name, KEY) for _ in range(5)]
 
     async def version(deps: Deps, configured: ManagementSettings) -> int:
@@ -205,24 +205,24 @@ async def test_several_instances_at_once_make_one(mongodb_url: str, database_nam
     assert await asyncio.gather(*(version(*one) for one in several)) == [1] * 5
 
 
-async def test_lost_permissions_and_a_deleted_operator_come_back(mongodb_url: str, database_name: str) -> None:
-    """The setting is a promise: at every start the operator exists and has `admin`."""
+async def test_the_bootstrap_operator_is_restored(mongodb_url: str, database_name: str) -> None:
+    """At every start the bootstrap operator is restored with `admin`."""
     deps, configured = service_of(mongodb_url, database_name, KEY)
     async with running(create_app(configured, deps)):
         operator = await bootstrap_operator(deps)
-        await deps.store.operators.edit(operator, {"permissions": (Permission.READ,)}, deps.origin("tests"))
+        await deps.store.operators.edit(operator, {"permissions": (Permission.READ,)}, deps.event_context("tests"))
     deps, configured = service_of(mongodb_url, database_name, KEY)
     async with running(create_app(configured, deps)):
         operator = await bootstrap_operator(deps)
         assert operator.permissions == (Permission.ADMIN,)
-        await deps.store.operators.delete(operator, deps.origin("tests"))
+        await deps.store.operators.delete(operator, deps.event_context("tests"))
     deps, configured = service_of(mongodb_url, database_name, KEY)
     async with running(create_app(configured, deps)) as anybody:
         assert await opens(anybody.with_key(KEY), path=PLACE) == 200
 
 
 async def test_the_key_of_another_operator_is_not_taken_over(mongodb_url: str, database_name: str) -> None:
-    """Two operators with one key cannot be told apart: readiness says so until one of them has another."""
+    """If another operator has the same key, the service is not ready, until one of the keys changes."""
     deps, configured = service_of(mongodb_url, database_name, None)
     async with running(create_app(configured, deps)):
         key = await make_operator(deps, Permission.READ)
@@ -237,14 +237,14 @@ async def test_the_key_of_another_operator_is_not_taken_over(mongodb_url: str, d
     other = await deps.store.operators.with_digest(key_digest(key))
     assert other is not None
     assert other.permissions == (Permission.READ,)
-    await deps.store.operators.delete(other, deps.origin("tests"))
+    await deps.store.operators.delete(other, deps.event_context("tests"))
     anybody = await opening
     assert await opens(anybody.with_key(key), path=PLACE) == 200
     await starting.__aexit__(None, None, None)
 
 
 async def state(deps: Deps) -> str:
-    """What readiness says."""
+    """The readiness text."""
     response = await deps.health.readyz(None)  # type: ignore[arg-type]
     assert isinstance(response.body, bytes)
     return response.body.decode()
@@ -260,7 +260,7 @@ async def state(deps: Deps) -> str:
     ],
 )
 def test_a_wrong_bootstrap_key_stops_the_start(key: str) -> None:
-    """With one line that names the setting and what is expected, and not the key."""
+    """A bad bootstrap key stops the start with one line that names the setting and not the key."""
     with pytest.raises(WrongSetting) as refusal:
         load(ManagementSettings, mongodb_url="mongodb://x", amqp_url="amqp://x", keys=KEYS, bootstrap_operator_key=key)
     line = str(refusal.value)
@@ -271,13 +271,13 @@ def test_a_wrong_bootstrap_key_stops_the_start(key: str) -> None:
 
 
 def test_an_empty_bootstrap_key_is_none() -> None:
-    """As compose files write what is not set."""
+    """An empty bootstrap key counts as missing, as compose files write it."""
     loaded = load(ManagementSettings, mongodb_url="mongodb://x", amqp_url="x", keys=KEYS, bootstrap_operator_key="")
     assert loaded.bootstrap_operator_key is None
 
 
 async def test_the_shortest_key_is_taken(mongodb_url: str, database_name: str) -> None:
-    """24 characters."""
+    """A key of 24 characters is accepted."""
     key = secrets.token_hex(12)
     deps, configured = service_of(mongodb_url, database_name, key)
     async with running(create_app(configured, deps)) as anybody:

@@ -1,4 +1,4 @@
-"""Management while MongoDB is away, and in several instances over a real RabbitMQ."""
+"""The management service without MongoDB, and in several instances over RabbitMQ."""
 
 import asyncio
 import json
@@ -11,11 +11,12 @@ from contracts.events import ApiData, ApiDeleted
 from contracts.operators import Permission
 from libs.bus.local import LocalBus
 from libs.bus.outbox import messages_of
-from libs.events import new_event_id, pending
+from libs.bus.port import Outcome
+from libs.event_encoding import new_event_id, pending
 from libs.runtime import new_deps
-from services.management.app import create_app
+from services.management.__main__ import create_app
 from services.management.settings import ManagementSettings
-from tests.builders import Answer, Caller, api_document, make_api, make_client, make_operator, running, settings
+from tests.builders import Caller, Response, api_document, make_api, make_client, make_operator, running, settings
 from tests.eventually import eventually
 from tests.provision.mongodb import Database
 from tests.services.management import facts, management
@@ -25,7 +26,7 @@ KEY = "the-first-key-of-24-char"
 
 @asynccontextmanager
 async def away(mongodb: Database) -> AsyncIterator[None]:
-    """Without MongoDB; it is there again afterwards."""
+    """Stop MongoDB during the block."""
     await mongodb.stop()
     try:
         yield
@@ -37,14 +38,14 @@ async def is_ready(caller: Caller) -> bool:
     return (await caller("GET", "/readyz")).status == 200
 
 
-def unavailable(answer: Answer) -> None:
-    """503 in the envelope, with the time to come back."""
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "2"), answer.raw
-    assert answer.message == "the database is not available"
+def unavailable(response: Response) -> None:
+    """Whether this is 503 in the management format with Retry-After."""
+    assert (response.status, response.headers["Retry-After"]) == (503, "2"), response.raw
+    assert response.message == "the database is not available"
 
 
 async def test_a_start_without_mongodb_waits_for_it(mongodb: Database, database_name: str) -> None:
-    """The service starts, says what is missing, answers 503, and is complete as soon as MongoDB is there."""
+    """Started without MongoDB, the service reports it, responds 503, and recovers by itself."""
     configured = settings(ManagementSettings, mongodb.url, database_name, bootstrap_operator_key=KEY)
     deps = new_deps(configured, "management", bus=LocalBus())
     async with AsyncExitStack() as stack:
@@ -53,8 +54,8 @@ async def test_a_start_without_mongodb_waits_for_it(mongodb: Database, database_
             not_ready, refused = await asyncio.gather(
                 caller("GET", "/readyz"), caller.with_key(KEY)("POST", "/api/apis", json=api_document())
             )
-            assert not_ready.status == 503
-            assert not_ready.body["bootstrap operator"] == "the operator 'bootstrap' is not made yet"
+            assert (not_ready.status, not_ready.body["status"]) == (503, "unavailable")
+            assert not_ready.body["bootstrap operator"] == "the operator 'bootstrap' does not exist yet"
             assert not_ready.body["bus"] == "ok"
             unavailable(refused)
             assert (await caller("GET", "/healthz")).status == 200
@@ -63,19 +64,21 @@ async def test_a_start_without_mongodb_waits_for_it(mongodb: Database, database_
 
 
 async def test_an_outage_is_503_and_over_when_it_is_over(mongodb: Database) -> None:
-    """Reads and writes say when to come back, nothing is half-written, and recovery needs no restart."""
+    """During an outage reads and writes get 503 with Retry-After, nothing is half-written, and it recovers by
+    itself.
+    """
     async with management(mongodb.url) as service:
         document, api = api_document(), await make_api(service.deps)
         assert (await service.writer("GET", "/api/apis")).status == 200
         async with away(mongodb):
-            answers = await asyncio.gather(
+            responses = await asyncio.gather(
                 service.writer("GET", "/api/apis"),
                 service.writer("POST", "/api/apis", json=document),
                 service.writer("POST", f"/api/apis/oauth/{api.api_id}", json={}),
                 service.writer("DELETE", f"/api/apis/{api.api_id}"),
             )
-            for answer in answers:
-                unavailable(answer)
+            for response in responses:
+                unavailable(response)
         await eventually(lambda: is_ready(service.anybody), within=20)
         assert (await service.writer("GET", f"/api/apis/{api.api_id}")).status == 200
         assert (await service.writer("GET", f"/api/apis/oauth/{api.api_id}")).body == {"apps": [], "pages": 0}
@@ -83,7 +86,7 @@ async def test_an_outage_is_503_and_over_when_it_is_over(mongodb: Database) -> N
 
 
 async def test_the_reaction_to_a_deletion_outlasts_an_outage(mongodb: Database) -> None:
-    """While MongoDB is away the event is put back, and it is reacted to afterwards."""
+    """The event of a deletion is requeued while MongoDB is away, and handled afterwards."""
     async with management(mongodb.url) as service:
         api = await make_api(service.deps)
         client, _ = await make_client(service.deps, api)
@@ -98,7 +101,7 @@ async def test_the_reaction_to_a_deletion_outlasts_an_outage(mongodb: Database) 
         )
         async with away(mongodb):
             messages = list(messages_of(pending(event, api.api_id, api.api_id)))
-            assert await service.deps.bus.publish(messages) == [False]
+            assert await service.deps.bus.publish(messages) == [Outcome.UNKNOWN]
 
         async def gone() -> bool:
             return await service.deps.store.clients.get(client.client_id) is None
@@ -108,7 +111,7 @@ async def test_the_reaction_to_a_deletion_outlasts_an_outage(mongodb: Database) 
 
 
 async def test_several_instances_over_rabbitmq(mongodb_url: str, amqp_url: str, database_name: str) -> None:
-    """A change through one is seen by all: by their caches, their streams, and exactly one reaction."""
+    """A change at one instance reaches all caches and streams, and is reacted to once."""
     configured = settings(ManagementSettings, mongodb_url, database_name, amqp_url=amqp_url)
     several = [new_deps(configured, "management") for _ in range(2)]
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""/api/portal/policies[/{id}]: policies in Tyk's words."""
+"""/api/portal/policies[/{id}]: policies in Tyk's format."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,12 +20,12 @@ async def _service(mongodb_url: str) -> AsyncIterator[Management]:
 
 @pytest.fixture(scope="module", name="api_id")
 async def _api_id(service: Management) -> str:
-    """An API for access rights to name."""
+    """An API for access rights."""
     return (await make_api(service.deps)).api_id
 
 
 def in_tyks_words(api_id: str) -> dict[str, Any]:
-    """A policy as Tyk's Dashboard writes it, nulls and fields that are not used here included."""
+    """A policy as Tyk's Dashboard sends it, with nulls and unused fields."""
     return {
         "_id": "",
         "id": "",
@@ -58,11 +58,11 @@ def in_tyks_words(api_id: str) -> dict[str, Any]:
 
 
 async def test_a_policy_in_tyks_words_is_taken(service: Management, api_id: str) -> None:
-    """POST gives the id as the message, as Tyk's Dashboard does; GET gives the policy."""
-    answer = await service.writer("POST", PLACE, json=in_tyks_words(api_id))
-    assert answer.status == 200
-    policy_id = answer.message
-    assert answer.body == {"Status": "OK", "Message": policy_id, "Meta": None, "ID": policy_id}
+    """POST returns the id as the message, as Tyk's Dashboard does; GET returns the policy."""
+    response = await service.writer("POST", PLACE, json=in_tyks_words(api_id))
+    assert response.status == 200
+    policy_id = response.message
+    assert response.body == {"Status": "OK", "Message": policy_id, "Meta": None, "ID": policy_id}
     shown = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
     assert shown["created_at"] == shown["updated_at"]
     assert {name: value for name, value in shown.items() if not name.endswith("_at")} == {
@@ -106,16 +106,16 @@ async def test_a_policy_in_tyks_words_is_taken(service: Management, api_id: str)
         pytest.param({"id": None, "_id": "{new}"}, "{new}", id="null-id-is-absent"),
     ],
 )
-async def test_the_id_may_be_chosen(service: Management, said: dict[str, Any], expected: str) -> None:
-    """As `id`, or as Tyk's `_id`."""
+async def test_the_id_may_be_given(service: Management, said: dict[str, Any], expected: str) -> None:
+    """The id may be given as `id` or as Tyk's `_id`."""
     new = unique("gold")
     body = {key: value.format(new=new) if value else value for key, value in said.items()}
-    answer = await service.writer("POST", PLACE, json=body)
-    assert (answer.status, answer.message) == (200, expected.format(new=new))
+    response = await service.writer("POST", PLACE, json=body)
+    assert (response.status, response.message) == (200, expected.format(new=new))
 
 
-async def test_what_was_read_can_be_written_back(service: Management, api_id: str) -> None:
-    """The document of GET is a valid PUT that keeps everything."""
+async def test_the_output_of_get_can_be_sent_back(service: Management, api_id: str) -> None:
+    """GET's document is a valid PUT without effect."""
     policy_id = (await service.writer("POST", PLACE, json=in_tyks_words(api_id))).message
     before = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
     assert (await service.writer("PUT", f"{PLACE}/{policy_id}", json=before)).status == 200
@@ -124,10 +124,10 @@ async def test_what_was_read_can_be_written_back(service: Management, api_id: st
 
 
 async def test_put_replaces_the_whole_policy(service: Management, api_id: str) -> None:
-    """What PUT leaves out has its default again: a limit or a right that is not repeated is gone."""
+    """PUT replaces the whole policy; missing fields get their defaults."""
     policy_id = (await service.writer("POST", PLACE, json=in_tyks_words(api_id))).message
-    answer = await service.writer("PUT", f"{PLACE}/{policy_id}", json={"name": "Silver", "active": False})
-    assert answer.body == {"Status": "OK", "Message": "Data updated", "Meta": None, "ID": policy_id}
+    response = await service.writer("PUT", f"{PLACE}/{policy_id}", json={"name": "Silver", "active": False})
+    assert response.body == {"Status": "OK", "Message": "Data updated", "Meta": None, "ID": policy_id}
     after = (await service.reader("GET", f"{PLACE}/{policy_id}")).body
     assert (after["name"], after["active"], after["access_rights"], after["rate"]) == ("Silver", False, {}, 0)
     assert [event["type"] for event in await service.heard.about(policy_id)] == [
@@ -137,22 +137,22 @@ async def test_put_replaces_the_whole_policy(service: Management, api_id: str) -
 
 
 async def test_meta_data_has_whatever_keys(service: Management) -> None:
-    """Keys that a database would take for operators or paths are data."""
+    """Metadata may have any keys, including MongoDB operators and paths."""
     meta = {"$set": {"a.b": 1}, "": None, "tier": ["gold", 1.5, False]}
     policy_id = (await service.writer("POST", PLACE, json={"meta_data": meta})).message
     assert (await service.reader("GET", f"{PLACE}/{policy_id}")).body["meta_data"] == meta
 
 
 async def test_an_access_right_is_about_the_api_it_is_filed_under(service: Management, api_id: str) -> None:
-    """The inner id may be left out; another one is a mistake."""
+    """An access right's inner id may be missing, but must not differ from its key."""
     filed = {"access_rights": {api_id: {"versions": ["v1"]}}}
     policy_id = (await service.writer("POST", PLACE, json=filed)).message
     right = (await service.reader("GET", f"{PLACE}/{policy_id}")).body["access_rights"][api_id]
     assert (right["api_id"], right["versions"]) == (api_id, ["v1"])
     other = (await make_api(service.deps)).api_id
-    answer = await service.writer("POST", PLACE, json={"access_rights": {api_id: {"api_id": other}}})
-    assert answer.status == 400
-    assert f"access_rights.{api_id}.api_id" in answer.message
+    response = await service.writer("POST", PLACE, json={"access_rights": {api_id: {"api_id": other}}})
+    assert response.status == 400
+    assert f"access_rights.{api_id}.api_id" in response.message
 
 
 FAULTS = [
@@ -186,64 +186,72 @@ FAULTS = [
     ("said", "complaint"), [*FAULTS, pytest.param({"id": "a b"}, "id", id="malformed-id"), pytest.param([], "object")]
 )
 async def test_a_faulty_policy_is_refused(service: Management, said: Any, complaint: str) -> None:
-    """400 with a sentence that names the fault, and nothing is stored: a typo would silently grant nothing."""
+    """400 names the fault and nothing is stored, because a typo would silently grant nothing."""
     before = (await service.reader("GET", f"{PLACE}?p=-1")).body
-    answer = await service.writer("POST", PLACE, json=said)
-    assert answer.status == 400, answer.body
-    assert complaint in answer.message
+    response = await service.writer("POST", PLACE, json=said)
+    assert response.status == 400, response.body
+    assert complaint in response.message
     assert (await service.reader("GET", f"{PLACE}?p=-1")).body == before
 
 
-@pytest.mark.parametrize(
-    ("said", "complaint"), [*FAULTS, pytest.param({"id": "other"}, "the path says", id="other-id")]
-)
+@pytest.mark.parametrize(("said", "complaint"), [*FAULTS, pytest.param({"id": "other"}, "in the path", id="other-id")])
 async def test_a_faulty_replacement_changes_nothing(service: Management, said: Any, complaint: str) -> None:
-    """400, and the policy is as it was."""
+    """400; the policy is unchanged."""
     policy = await make_policy(service.deps)
-    answer = await service.writer("PUT", f"{PLACE}/{policy.policy_id}", json=said)
-    assert answer.status == 400, answer.body
-    assert complaint in answer.message
+    response = await service.writer("PUT", f"{PLACE}/{policy.policy_id}", json=said)
+    assert response.status == 400, response.body
+    assert complaint in response.message
     assert await service.deps.store.policies.get(policy.policy_id) == policy
 
 
 async def test_the_list_is_the_dashboards(mongodb_url: str) -> None:
-    """`Data` and `Pages`, by id, 100 a page, all at once with a negative one."""
+    """`Data` and `Pages`, by id, 100 per page, all at once for a negative page."""
     async with management(mongodb_url) as service:
         assert (await service.reader("GET", PLACE)).body == {"Data": [], "Pages": 0}
         made = await asyncio.gather(*(make_policy(service.deps) for _ in range(101)))
         ids = sorted(policy.policy_id for policy in made)
         for query, expected in (("", ids[:100]), ("?p=2", ids[100:]), ("?p=-2", ids)):
             body = (await service.reader("GET", PLACE + query)).body
-            assert ([policy["id"] for policy in body["Data"]], set(body)) == (expected, {"Data", "Pages"})
+            assert ([policy["id"] for policy in body["Data"]], set(body) - {"next"}) == (expected, {"Data", "Pages"})
             assert body["Pages"] == (1 if "-" in query else 2)
 
 
 async def test_a_taken_id_is_409(service: Management) -> None:
-    """A POST never overwrites; of many that want one id, one gets it."""
+    """An existing id gets 409; of concurrent POSTs with one id exactly one succeeds."""
     policy_id = unique("wanted")
-    answers = await asyncio.gather(*(service.writer("POST", PLACE, json={"id": policy_id}) for _ in range(6)))
-    assert sorted(answer.status for answer in answers) == [200] + [409] * 5
-    assert all(policy_id in answer.message for answer in answers)
+    responses = await asyncio.gather(*(service.writer("POST", PLACE, json={"id": policy_id}) for _ in range(6)))
+    assert sorted(response.status for response in responses) == [200] + [409] * 5
+    assert all(policy_id in response.message for response in responses)
 
 
 async def test_concurrent_replacements_all_count_or_are_refused(service: Management) -> None:
-    """Each PUT is a version of its own, or says 409."""
+    """Each concurrent PUT is one version or gets 409."""
     policy = await make_policy(service.deps)
     place = f"{PLACE}/{policy.policy_id}"
-    answers = await asyncio.gather(*(service.writer("PUT", place, json={"rate": rate}) for rate in range(12)))
-    assert {answer.status for answer in answers} <= {200, 409}
+    responses = await asyncio.gather(*(service.writer("PUT", place, json={"rate": rate}) for rate in range(12)))
+    assert {response.status for response in responses} <= {200, 409}
     after = await service.deps.store.policies.get(policy.policy_id)
     assert after is not None
-    assert after.version == 1 + sum(answer.status == 200 for answer in answers) > 1
+    assert after.version == 1 + sum(response.status == 200 for response in responses) > 1
 
 
 async def test_a_deleted_policy_is_gone(service: Management) -> None:
-    """Nothing answers, a second DELETE is 404, and the event follows."""
+    """Then 404, for a second DELETE too, and there is an event."""
     policy = await make_policy(service.deps)
     place = f"{PLACE}/{policy.policy_id}"
-    answer = await service.writer("DELETE", place)
-    assert answer.body == {"Status": "OK", "Message": "Data deleted", "Meta": None}
+    response = await service.writer("DELETE", place)
+    assert response.body == {"Status": "OK", "Message": "Data deleted", "Meta": None}
     for method in ("GET", "PUT", "DELETE"):
-        answer = await service.writer(method, place, json={})
-        assert (answer.status, answer.message) == (404, "policy not found")
+        response = await service.writer(method, place, json={})
+        assert (response.status, response.message) == (404, "policy not found")
     assert (await service.heard.about(policy.policy_id))[-1]["type"] == "io.tokenwire.policy.deleted"
+
+
+async def test_b10_a_policy_without_a_name_has_its_id_as_name(service: Management) -> None:
+    """A policy without a name gets its id as the name, after a replacement too."""
+    added = await service.writer("POST", PLACE, json={})
+    assert added.status == 200, added.raw
+    policy_id = added.body["Message"]
+    assert (await service.writer("GET", f"{PLACE}/{policy_id}")).body["name"] == policy_id
+    assert (await service.writer("PUT", f"{PLACE}/{policy_id}", json={"name": ""})).status == 200
+    assert (await service.writer("GET", f"{PLACE}/{policy_id}")).body["name"] == policy_id

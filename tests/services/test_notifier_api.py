@@ -1,4 +1,4 @@
-"""The deliveries API: what operators see and do."""
+"""The deliveries API for operators."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.operators import Permission
 from contracts.webhooks import Attempt, DeliveryState
-from libs.events import new_event_id
+from libs.event_encoding import new_event_id
 from libs.runtime import utc_now
-from tests.builders import unique
+from tests.builders import make_operator, unique
 from tests.notifications import (
     BODY,
     NOTIFICATION,
@@ -36,7 +37,7 @@ async def _service(mongodb_url: str) -> AsyncIterator[Notifier]:
 
 
 async def put(service: Notifier, url: str, **fields: Any) -> tuple[str, str]:
-    """A delivery in MongoDB that is over, unless it is said what it is: its id and its API's."""
+    """Insert a delivery, finished by default; return its id and its API's."""
     api = await api_to(service.deps, url)
     given = {"state": DeliveryState.EXHAUSTED, "next_attempt_at": None}
     delivery = stored(api, utc_now(), **given | fields)
@@ -55,7 +56,7 @@ async def put(service: Notifier, url: str, **fields: Any) -> tuple[str, str]:
     ],
 )
 async def test_each_call_needs_its_permission(service: Notifier, method: str, path: str, permission: str) -> None:
-    """Without a key 401, with a key for something else 403, with and without a trailing slash."""
+    """401 without a key and 403 with the wrong permission, with and without a slash."""
     other = service.writer if permission == "read" else service.reader
     for spelling in (path, f"{path}/"):
         assert (await service.anybody(method, spelling)).status == 401
@@ -65,17 +66,17 @@ async def test_each_call_needs_its_permission(service: Notifier, method: str, pa
 
 
 async def test_a_delivery_is_shown_with_its_attempts(service: Notifier, endpoint: Receiver) -> None:
-    """State, endpoint, every attempt with status, latency and error; never the body."""
+    """A delivery shows state, endpoint, and every attempt with status, latency and error; never the body."""
     endpoint.behave(answering(503))
     api = await api_to(service.deps, endpoint.url())
     event = token_event(api)
     await service.publish(event)
     await service.tried(event.id, 1)
-    answer = await service.reader("GET", f"{DELIVERIES}/{event.id}")
-    assert answer.status == 200
-    shown = answer.body
+    response = await service.reader("GET", f"{DELIVERIES}/{event.id}")
+    assert response.status == 200
+    shown = response.body
     (attempt,) = shown.pop("attempts")
-    assert attempt.keys() == {"at", "latency_ms", "status", "error"}
+    assert attempt.keys() == {"at", "latency_ms", "status", "error", "traceparent"}
     assert (attempt["status"], attempt["error"]) == (503, None)
     assert shown.keys() == {
         "id", "state", "api_id", "client_id", "grant_id", "event_type", "event_at", "url", "attempt_count",
@@ -83,18 +84,20 @@ async def test_a_delivery_is_shown_with_its_attempts(service: Notifier, endpoint
     }  # fmt: skip
     assert (shown["id"], shown["state"], shown["api_id"]) == (event.id, "pending", api.api_id)
     assert (shown["event_type"], shown["url"], shown["attempt_count"]) == ("token.new", endpoint.url(), 1)
-    assert not [secret for secret in (SECRET, "sealed", NOTIFICATION.new_oauth_token) if secret in answer.raw.decode()]
+    assert not [
+        secret for secret in (SECRET, "sealed", NOTIFICATION.new_oauth_token) if secret in response.raw.decode()
+    ]
 
 
 async def test_an_unknown_delivery_is_404(service: Notifier) -> None:
-    """Also for ids that could not be one."""
+    """Unknown and impossible ids get 404."""
     for name in ("evt_1", "a%00b", "%C3%A9", "%FF", "$where"):
-        answer = await service.reader("GET", f"{DELIVERIES}/{name}")
-        assert (answer.status, answer.message) == (404, "Delivery not found")
+        response = await service.reader("GET", f"{DELIVERIES}/{name}")
+        assert (response.status, response.message) == (404, "Delivery not found")
 
 
 async def test_deliveries_are_listed_page_by_page(service: Notifier, endpoint: Receiver) -> None:
-    """The latest first; `next` leads on until there is nothing more."""
+    """Newest first; `next` leads to the end."""
     api, now = await api_to(service.deps, endpoint.url()), utc_now()
     moments = [now - timedelta(seconds=seconds) for seconds in range(5)]
     added = [stored(api, at, state=DeliveryState.EXHAUSTED) for at in moments]
@@ -103,16 +106,16 @@ async def test_deliveries_are_listed_page_by_page(service: Notifier, endpoint: R
     seen: list[str] = []
     after = ""
     for size in (2, 2, 1):
-        answer = (await service.reader("GET", f"{DELIVERIES}?api_id={api.api_id}&limit=2{after}")).body
-        assert len(answer["deliveries"]) == size
-        seen += [delivery["id"] for delivery in answer["deliveries"]]
-        after = f"&after={answer['next']}"
-    assert answer["next"] is None
+        response = (await service.reader("GET", f"{DELIVERIES}?api_id={api.api_id}&limit=2{after}")).body
+        assert len(response["deliveries"]) == size
+        seen += [delivery["id"] for delivery in response["deliveries"]]
+        after = f"&after={response['next']}"
+    assert response["next"] is None
     assert seen == [delivery.delivery_id for delivery in added]
 
 
 async def test_deliveries_are_found_by_every_filter(service: Notifier, endpoint: Receiver) -> None:
-    """API, client, state, and the time of the event."""
+    """Filters by API, client, state, and event time."""
     at = utc_now() - timedelta(hours=1)
     client = unique("client")
     wanted, api_id = await put(service, endpoint.url(), client_id=client, delivery_id=new_event_id(at))
@@ -144,64 +147,64 @@ async def test_deliveries_are_found_by_every_filter(service: Notifier, endpoint:
     ],
 )
 async def test_a_filter_that_makes_no_sense_is_400(service: Notifier, query: str) -> None:
-    """Said in the envelope, and not taken for no filter."""
-    answer = await service.reader("GET", f"{DELIVERIES}?{query}")
-    assert answer.status == 400
-    assert answer.message
+    """An invalid filter gets 400 and is not ignored."""
+    response = await service.reader("GET", f"{DELIVERIES}?{query}")
+    assert response.status == 400
+    assert response.message
 
 
 async def test_an_exhausted_delivery_is_redelivered(service: Notifier, endpoint: Receiver) -> None:
-    """It goes out at once, under the same id, and keeps its history."""
+    """A redelivered delivery is sent at once under the same id, and keeps its history."""
     history = (Attempt(at=utc_now(), latency_ms=3, status=500),)
-    delivery_id, _ = await put(service, endpoint.url(), attempts=history, attempt_count=9, rung=8)
-    answer = await service.writer("POST", f"{DELIVERIES}/{delivery_id}/redeliver")
-    assert (answer.status, answer.message) == (200, "the delivery is due now")
+    delivery_id, _ = await put(service, endpoint.url(), attempts=history, attempt_count=9, retries=8)
+    response = await service.writer("POST", f"{DELIVERIES}/{delivery_id}/redeliver")
+    assert (response.status, response.message) == (200, "the delivery is due now")
     delivery = await service.reached(delivery_id, DeliveryState.DELIVERED)
     assert (delivery.attempt_count, delivery.attempts[0]) == (10, history[0])
     assert [(webhook.id, webhook.body) for webhook in endpoint.webhooks] == [(delivery_id, BODY)]
 
 
 async def test_a_waiting_delivery_is_redelivered(service: Notifier, endpoint: Receiver) -> None:
-    """An operator who knows that the endpoint is back need not wait for the rung."""
+    """A waiting delivery can be redelivered before its retry is due."""
     later = utc_now() + timedelta(hours=10)
-    delivery_id, _ = await put(service, endpoint.url(), state=DeliveryState.PENDING, next_attempt_at=later, rung=7)
+    delivery_id, _ = await put(service, endpoint.url(), state=DeliveryState.PENDING, next_attempt_at=later, retries=7)
     assert (await service.writer("POST", f"{DELIVERIES}/{delivery_id}/redeliver")).status == 200
     await service.reached(delivery_id, DeliveryState.DELIVERED)
 
 
-async def test_what_is_under_way_is_not_sent_a_second_time(service: Notifier, endpoint: Receiver) -> None:
-    """Redelivering what is being attempted at this moment changes nothing."""
+async def test_a_delivery_in_progress_is_not_sent_twice(service: Notifier, endpoint: Receiver) -> None:
+    """Redelivering a delivery in progress changes nothing."""
     endpoint.behave(hanging)
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
-    answer = await service.writer("POST", f"{DELIVERIES}/{event.id}/redeliver")
-    assert (answer.status, answer.message) == (200, "the delivery is being attempted now")
-    assert (await service.tried(event.id, 1)).rung == 1
+    response = await service.writer("POST", f"{DELIVERIES}/{event.id}/redeliver")
+    assert (response.status, response.message) == (200, "the delivery is being attempted now")
+    assert (await service.tried(event.id, 1)).retries == 1
     assert endpoint.ids() == [event.id]
 
 
 @pytest.mark.parametrize("state", [DeliveryState.DELIVERED, DeliveryState.DISCARDED])
-async def test_what_has_no_body_cannot_be_redelivered(
+async def test_a_delivery_without_body_cannot_be_redelivered(
     service: Notifier, endpoint: Receiver, state: DeliveryState
 ) -> None:
-    """409: the tokens are gone, which is the point."""
+    """A delivery without body gets 409."""
     delivery_id, _ = await put(service, endpoint.url(), state=state, sealed=None)
-    answer = await service.writer("POST", f"{DELIVERIES}/{delivery_id}/redeliver")
-    assert answer.status == 409
-    assert "nothing left to send" in answer.message
+    response = await service.writer("POST", f"{DELIVERIES}/{delivery_id}/redeliver")
+    assert response.status == 409
+    assert "nothing left to send" in response.message
     assert (await service.writer("POST", f"{DELIVERIES}/evt_1/redeliver")).status == 404
 
 
 async def test_everything_exhausted_of_an_api_is_redelivered(service: Notifier, endpoint: Receiver) -> None:
-    """After an outage of the endpoint one call sends what was lost to it, and says how much."""
+    """One call redelivers all exhausted deliveries of an API and returns their number."""
     api, now = await api_to(service.deps, endpoint.url()), utc_now()
     lost = [stored(api, now - timedelta(minutes=minutes), state=DeliveryState.EXHAUSTED) for minutes in range(5)]
     for delivery in lost:
         await service.deps.store.deliveries.add(delivery)
     await put(service, endpoint.url("/other"))
     since = (now - timedelta(minutes=3)).isoformat()
-    answer = await service.writer("POST", "/api/notifications/redeliver", json={"api_id": api.api_id, "since": since})
-    assert (answer.status, answer.body["Meta"]) == (200, {"count": 4})
+    response = await service.writer("POST", "/api/notifications/redeliver", json={"api_id": api.api_id, "since": since})
+    assert (response.status, response.body["Meta"]) == (200, {"count": 4})
     for delivery in lost[:4]:
         await service.reached(delivery.delivery_id, DeliveryState.DELIVERED)
     assert (await service.delivery(lost[4].delivery_id)).state is DeliveryState.EXHAUSTED
@@ -224,21 +227,21 @@ async def test_everything_exhausted_of_an_api_is_redelivered(service: Notifier, 
         pytest.param(b" " * 70_000, 413, id="too-large"),
     ],
 )
-async def test_a_redelivery_that_makes_no_sense_is_refused(service: Notifier, body: bytes, status: int) -> None:
-    """With a status and an envelope, and nothing is sent."""
-    answer = await service.writer("POST", "/api/notifications/redeliver", data=body)
-    assert answer.status == status
-    assert answer.message
+async def test_an_invalid_redelivery_is_refused(service: Notifier, body: bytes, status: int) -> None:
+    """An invalid redelivery is refused, and nothing is sent."""
+    response = await service.writer("POST", "/api/notifications/redeliver", data=body)
+    assert response.status == status
+    assert response.message
 
 
 async def test_a_test_notification_shows_what_the_endpoint_does(service: Notifier, endpoint: Receiver) -> None:
-    """Once, now, with headers and signature as ever, and values that nobody can take for tokens."""
+    """A test notification is sent once, with normal headers and signature, and values that are clearly no tokens."""
     api = await api_to(service.deps, endpoint.url())
     endpoint.behave(answering(418))
-    answer = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
-    assert (answer.status, answer.message) == (200, "the test notification failed")
-    assert answer.body["Meta"]["status"] == 418
-    assert answer.body["Meta"]["latency_ms"] >= 0
+    response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
+    assert (response.status, response.message) == (200, "the test notification failed")
+    assert response.body["Meta"]["status"] == 418
+    assert response.body["Meta"]["latency_ms"] >= 0
     (webhook,) = endpoint.webhooks
     body = orjson.loads(webhook.body)
     assert list(body) == ["auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"]
@@ -246,24 +249,36 @@ async def test_a_test_notification_shows_what_the_endpoint_does(service: Notifie
     assert webhook.headers["X-Tyk-Shared-Secret"] == SECRET
     assert webhook.headers["webhook-signature"].startswith("v1,")
     endpoint.behave(answering(204))
-    answer = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
-    assert (answer.status, answer.message) == (200, "the endpoint took the test notification")
+    response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
+    assert (response.status, response.message) == (200, "the endpoint took the test notification")
     listed = await service.reader("GET", DELIVERIES, params={"api_id": api.api_id})
     assert listed.body["deliveries"] == []
 
 
 async def test_a_test_of_a_silent_endpoint_ends(service: Notifier, endpoint: Receiver) -> None:
-    """The operator gets an answer within the timeout of an attempt."""
+    """If the endpoint is silent, the operator gets a response within the time-out of an attempt."""
     api = await api_to(service.deps, endpoint.url())
     endpoint.behave(hanging)
-    answer = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
-    assert answer.body["Meta"]["error"] == "no answer within 1 s"
+    response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
+    assert response.body["Meta"]["error"] == "no response within 1 s"
 
 
 async def test_there_is_nothing_to_test_without_a_url(service: Notifier) -> None:
-    """404 for an unknown API, 400 for one that wants no webhooks."""
+    """404 for an unknown API, 400 for one without webhooks."""
     unknown = await service.writer("POST", "/api/apis/api-unknown/notifications/test")
     assert (unknown.status, unknown.message) == (404, "API not found")
     api = await api_to(service.deps, "")
     silent = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
     assert (silent.status, silent.message) == (400, "this API has no notification URL")
+
+
+async def test_a10_only_writers_see_a_complete_url(service: Notifier) -> None:
+    """The full URL is shown with `write` only, because it may contain a secret."""
+    url = "https://hooks.example.test/in?known=to-few"
+    both = service.anybody.with_key(await make_operator(service.deps, Permission.READ, Permission.WRITE))
+    delivery_id, api_id = await put(service, url)
+    for path in (f"{DELIVERIES}/{delivery_id}", f"{DELIVERIES}?api_id={api_id}"):
+        assert b"to-few" not in (await service.reader("GET", path)).raw
+        assert url.encode() in (await both("GET", path)).raw
+    shown = (await service.reader("GET", f"{DELIVERIES}/{delivery_id}")).body
+    assert shown["url"] == "https://hooks.example.test/in?known=********"

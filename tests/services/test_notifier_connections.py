@@ -1,4 +1,4 @@
-"""The connections to endpoints: which are kept, for how long, and what a slow one costs."""
+"""Connections to webhook endpoints: reuse, limits, and slow responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.notifier import posting
-from services.notifier.posting import Answer, Poster
+from libs.runtime import utc_now
+from services.notifier import client as client_module
+from services.notifier.client import Response, WebhookClient
 from tests.eventually import eventually
 
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -17,9 +18,9 @@ WITHIN = 1.0
 
 @dataclass
 class Endpoint:
-    """Answers every request with the same bytes, and counts who is connected."""
+    """Responds with the same bytes to every request, and counts connections."""
 
-    answer: bytes = ANSWER
+    response: bytes = ANSWER
     port: int = 0
     made: int = 0
     open: set[int] = field(default_factory=set)
@@ -34,7 +35,7 @@ class Endpoint:
         self.open.add(number)
         try:
             while await reader.readuntil(b"{}"):
-                writer.write(self.answer)
+                writer.write(self.response)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -58,83 +59,75 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 @pytest.fixture
 def _short_idling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posting, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(client_module, "KEEPALIVE_SECONDS", 0.1)
 
 
 @pytest.fixture
-async def poster() -> AsyncIterator[Poster]:
-    poster = Poster(WITHIN, allow_private=True)
-    yield poster
-    await poster.close()
+async def client() -> AsyncIterator[WebhookClient]:
+    client = WebhookClient(WITHIN, utc_now, allow_private=True)
+    yield client
+    await client.close()
 
 
-async def post(poster: Poster, endpoint: Endpoint) -> Answer:
-    return await poster.post(endpoint.url, {"webhook-id": "evt_1"}, b"{}")
+async def post(client: WebhookClient, endpoint: Endpoint) -> Response:
+    return await client.post(endpoint.url, {"webhook-id": "evt_1"}, b"{}")
 
 
-async def sent(poster: Poster, endpoint: Endpoint) -> int:
-    """The status of a webhook, whose connection is free again."""
-    answer = await post(poster, endpoint)
-    await answer.let_go()
-    return answer.status
+async def sent(client: WebhookClient, endpoint: Endpoint) -> int:
+    """Send a webhook and return the status, with its connection released."""
+    response = await post(client, endpoint)
+    await response.release()
+    return response.status
 
 
-async def test_a_connection_is_used_again(poster: Poster, endpoint: Endpoint) -> None:
-    """As many as were needed at once, and no more."""
-    assert [await sent(poster, endpoint) for _ in range(3)] == [204] * 3
+async def test_a_connection_is_used_again(client: WebhookClient, endpoint: Endpoint) -> None:
+    """Connections are reused; no more are opened than were needed at once."""
+    assert [await sent(client, endpoint) for _ in range(3)] == [204] * 3
     assert endpoint.made == 1
-    assert await asyncio.gather(*(sent(poster, endpoint) for _ in range(3))) == [204] * 3
-    assert await asyncio.gather(*(sent(poster, endpoint) for _ in range(3))) == [204] * 3
+    assert await asyncio.gather(*(sent(client, endpoint) for _ in range(3))) == [204] * 3
+    assert await asyncio.gather(*(sent(client, endpoint) for _ in range(3))) == [204] * 3
     assert endpoint.made == 3
 
 
 @pytest.mark.usefixtures("_short_idling")
-async def test_a_connection_that_nobody_uses_is_closed(poster: Poster, endpoint: Endpoint) -> None:
-    """Sooner those that were needed only once, then the one that was used on."""
-    assert await asyncio.gather(*(sent(poster, endpoint) for _ in range(3))) == [204] * 3
+async def test_an_idle_connection_is_closed(client: WebhookClient, endpoint: Endpoint) -> None:
+    """Idle connections are closed after the keep-alive time."""
+    assert await asyncio.gather(*(sent(client, endpoint) for _ in range(3))) == [204] * 3
     assert endpoint.made == 3
-
-    async def one_is_left() -> bool:
-        assert await sent(poster, endpoint) == 204
-        return len(endpoint.open) == 1
-
-    await eventually(one_is_left)
     await eventually(lambda: not endpoint.open)
 
 
-async def test_closing_leaves_no_connection(poster: Poster, endpoint: Endpoint) -> None:
-    """Neither one that is kept nor one that is let go of afterwards."""
-    answers = [await post(poster, endpoint) for _ in range(2)]
-    await answers[0].let_go()
-    await poster.close()
-    await answers[1].let_go()
+async def test_closing_leaves_no_connection(client: WebhookClient, endpoint: Endpoint) -> None:
+    """Closing the client closes idle connections, and those released later."""
+    assert await asyncio.gather(*(sent(client, endpoint) for _ in range(2))) == [204] * 2
+    endpoint.response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no"
+    response = await post(client, endpoint)
+    await client.close()
+    await response.release()
     await eventually(lambda: not endpoint.open)
     assert endpoint.made == 2
 
 
-async def test_of_endpoints_that_are_not_remembered_no_connection_is_kept(
-    poster: Poster, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one that was used least recently is forgotten first."""
-    monkeypatch.setattr(posting, "REMEMBERED", 1)
-    held = await post(poster, endpoint)
-    assert await sent(poster, endpoint) == 204
-    async with listening() as other:
-        assert await sent(poster, other) == 204
-        await eventually(lambda: len(endpoint.open) == 1)
-        await held.let_go()
-        await eventually(lambda: not endpoint.open)
-        assert len(other.open) == 1
-    assert await sent(poster, endpoint) == 204
-    assert endpoint.made == 3
+async def test_no_more_connections_are_kept_than_allowed(endpoint: Endpoint) -> None:
+    """The number of idle connections is limited, to save file descriptors."""
+    client = WebhookClient(WITHIN, utc_now, allow_private=True, max_kept=1)
+    try:
+        assert await sent(client, endpoint) == 204
+        async with listening() as other:
+            assert await sent(client, other) == 204
+            await eventually(lambda: len(endpoint.open) + len(other.open) == 1)
+            assert await asyncio.gather(*(sent(client, endpoint) for _ in range(3))) == [204] * 3
+            await eventually(lambda: len(endpoint.open) <= 1)
+    finally:
+        await client.close()
 
 
 @pytest.mark.parametrize(
-    ("answer", "kept"),
+    ("response", "kept"),
     [
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", True, id="short"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", True, id="chunked"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + bytes(20_000), False, id="long"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000), False, id="long"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", False, id="to be closed"),
         pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", False, id="of HTTP 1.0"),
         pytest.param(
@@ -142,34 +135,36 @@ async def test_of_endpoints_that_are_not_remembered_no_connection_is_kept(
         ),
     ],
 )
-async def test_what_an_answer_costs(poster: Poster, endpoint: Endpoint, answer: bytes, kept: bool) -> None:
-    """A short body is read to keep the connection; where that would take long, or cannot be, it is closed."""
-    endpoint.answer = answer
+async def test_a_connection_is_kept_if_the_body_is_short(
+    client: WebhookClient, endpoint: Endpoint, response: bytes, kept: bool
+) -> None:
+    """A short body is read to keep the connection; for a long or endless one it is closed."""
+    endpoint.response = response
     for _ in range(2):
-        await sent(poster, endpoint)
+        await sent(client, endpoint)
     assert endpoint.made == (1 if kept else 2)
     await eventually(lambda: len(endpoint.open) == int(kept))
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["on a new connection", "on a kept connection"])
-async def test_an_attempt_ends_in_time(poster: Poster, endpoint: Endpoint, kept: bool) -> None:
-    """However far it came, and the connection with it: what came later would be taken for the next one's answer."""
+async def test_an_attempt_ends_in_time(client: WebhookClient, endpoint: Endpoint, kept: bool) -> None:
+    """A timed-out attempt closes its connection, so that a late response is not taken for the next one."""
     if kept:
-        assert await sent(poster, endpoint) == 204
-    endpoint.answer = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await sent(client, endpoint) == 204
+    endpoint.response = b"HTTP/1.1 100 Continue\r\n\r\n"
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(TimeoutError):
-        await post(poster, endpoint)
+        await post(client, endpoint)
     assert WITHIN - 0.01 <= loop.time() - began < 5 * WITHIN
     await eventually(lambda: not endpoint.open)
     assert endpoint.made == 1
 
 
-async def test_an_attempt_that_is_cut_off_takes_its_connection_along(poster: Poster, endpoint: Endpoint) -> None:
-    """When the notifier stops."""
-    endpoint.answer = b""
-    task = asyncio.create_task(post(poster, endpoint))
+async def test_a_cut_off_attempt_closes_its_connection(client: WebhookClient, endpoint: Endpoint) -> None:
+    """A cancelled attempt closes its connection."""
+    endpoint.response = b""
+    task = asyncio.create_task(post(client, endpoint))
     await eventually(lambda: endpoint.made == 1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

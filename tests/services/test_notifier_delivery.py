@@ -1,4 +1,4 @@
-"""From the command on the bus to the endpoint, and what is recorded of it."""
+"""From the command on the bus to the endpoint and the recorded result."""
 
 import asyncio
 import base64
@@ -21,6 +21,7 @@ from tests.notifications import (
     BODY,
     NOTIFICATION,
     SECRET,
+    Behaviour,
     Notifier,
     Receiver,
     answering,
@@ -40,7 +41,7 @@ async def _service(mongodb_url: str) -> AsyncIterator[Notifier]:
 
 
 async def test_the_body_arrives_as_it_was_sealed(service: Notifier, endpoint: Receiver) -> None:
-    """What the token service sealed is what is posted, byte by byte, with the documented headers."""
+    """The encrypted body is posted byte for byte, with the documented headers."""
     api = await api_to(service.deps, endpoint.url("/hook?tenant=7"))
     event = token_event(api)
     await service.publish(event)
@@ -57,7 +58,7 @@ async def test_the_body_arrives_as_it_was_sealed(service: Notifier, endpoint: Re
 
 
 async def test_a_delivered_webhook_leaves_no_body(service: Notifier, endpoint: Receiver) -> None:
-    """Once it has arrived, the sealed tokens are gone, and the attempt is kept."""
+    """After delivery the encrypted body is deleted and the attempt kept."""
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
     delivery = await service.reached(event.id, DeliveryState.DELIVERED)
@@ -68,7 +69,7 @@ async def test_a_delivered_webhook_leaves_no_body(service: Notifier, endpoint: R
 
 
 async def test_the_same_command_twice_is_one_webhook(service: Notifier, endpoint: Receiver) -> None:
-    """Intake is idempotent on the event id."""
+    """A repeated command has no effect."""
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
     await service.publish(event)
@@ -78,8 +79,8 @@ async def test_the_same_command_twice_is_one_webhook(service: Notifier, endpoint
 
 
 @pytest.mark.parametrize("behaviour", [dripping, pouring])
-async def test_a_2xx_counts_whatever_its_body_does(service: Notifier, endpoint: Receiver, behaviour: object) -> None:
-    """Any 2xx is success; a body that never ends is not waited for."""
+async def test_a_2xx_counts_whatever_its_body_does(service: Notifier, endpoint: Receiver, behaviour: Behaviour) -> None:
+    """Any 2xx is success, without waiting for an endless body."""
     endpoint.behave(behaviour)
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
@@ -89,7 +90,7 @@ async def test_a_2xx_counts_whatever_its_body_does(service: Notifier, endpoint: 
 
 
 async def test_every_delivery_announces_its_end(service: Notifier, endpoint: Receiver) -> None:
-    """`notification.delivered` carries ids, the status and the trace of the token request; never a token."""
+    """`notification.delivered` has ids, status and the token request's trace; never a token."""
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
     delivery = await service.reached(event.id, DeliveryState.DELIVERED)
@@ -103,7 +104,7 @@ async def test_every_delivery_announces_its_end(service: Notifier, endpoint: Rec
 async def test_an_api_without_a_secret_gets_an_empty_header_and_no_signature(
     service: Notifier, endpoint: Receiver
 ) -> None:
-    """As Tyk sends it; a signature that anybody could make would prove nothing."""
+    """Without a shared secret the header is empty, as in Tyk, and there is no signature."""
     event = token_event(await api_to(service.deps, endpoint.url(), secret=""))
     await service.publish(event)
     await service.reached(event.id, DeliveryState.DELIVERED)
@@ -113,13 +114,15 @@ async def test_an_api_without_a_secret_gets_an_empty_header_and_no_signature(
 
 
 async def test_a_secret_that_no_header_can_carry_is_a_failure(service: Notifier, endpoint: Receiver) -> None:
-    """It is said so on record; it does not end up as a header of its own, and stops nobody else's webhooks."""
+    """A secret that is no valid header value is a recorded failure; it cannot inject headers, and other
+    webhooks go on.
+    """
     api = await api_to(service.deps, endpoint.url())
     assert api.oauth is not None
     assert api.oauth.notifications is not None
     broken = api.oauth.notifications.model_copy(update={"shared_secret": SecretStr("two\r\nX-Lines: 1")})
     changed = api.model_copy(update={"oauth": api.oauth.model_copy(update={"notifications": broken})})
-    assert await service.deps.store.apis.replace(api, changed, service.deps.origin("tests"))
+    assert await service.deps.store.apis.replace(api, changed, service.deps.event_context("tests"))
     event = token_event(api)
     await service.publish(event)
     (attempt,) = (await service.tried(event.id, 1)).attempts
@@ -128,7 +131,7 @@ async def test_a_secret_that_no_header_can_carry_is_a_failure(service: Notifier,
 
 
 async def test_an_endpoint_sets_no_cookies(service: Notifier, endpoint: Receiver) -> None:
-    """Webhooks of different tenants know nothing of one another."""
+    """Cookies are not kept between webhooks."""
     endpoint.behave(answering(204, Set_Cookie="session=1; Path=/"))
     api = await api_to(service.deps, endpoint.url())
     for _ in range(2):
@@ -141,7 +144,7 @@ async def test_an_endpoint_sets_no_cookies(service: Notifier, endpoint: Receiver
 async def test_proxies_of_the_environment_are_not_used(
     service: Notifier, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has tokens in it goes where the definition says, and nowhere else."""
+    """Proxy settings of the environment are ignored, so tokens go to the registered URL only."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
     event = token_event(await api_to(service.deps, endpoint.url()))
@@ -150,7 +153,7 @@ async def test_proxies_of_the_environment_are_not_used(
 
 
 async def test_a_kept_connection_that_was_closed_is_no_failure(service: Notifier) -> None:
-    """An endpoint that gives up an idle connection just when a webhook comes gets it on a new one, at once."""
+    """If an idle connection was just closed, the webhook is sent on a new one at once."""
     async with forgetful() as (port, connections):
         api = await api_to(service.deps, f"http://127.0.0.1:{port}/")
         for _ in range(3):
@@ -162,8 +165,8 @@ async def test_a_kept_connection_that_was_closed_is_no_failure(service: Notifier
 
 
 @pytest.mark.parametrize("pause", [0, 0.05], ids=["at once", "later"])
-async def test_what_nobody_asked_for_is_no_answer_to_the_next(service: Notifier, pause: float) -> None:
-    """An endpoint that says more than it was asked does not decide what becomes of the webhook after."""
+async def test_unrequested_data_is_no_response_to_the_next(service: Notifier, pause: float) -> None:
+    """Extra data after a response does not count for the next webhook."""
     async with talking([(0, ANSWER + OTHER * (not pause)), *([(pause, OTHER)] if pause else ())]) as (
         port,
         connections,
@@ -177,8 +180,8 @@ async def test_what_nobody_asked_for_is_no_answer_to_the_next(service: Notifier,
             await asyncio.sleep(2 * pause)
 
 
-async def test_an_interim_answer_is_not_the_answer(service: Notifier) -> None:
-    """1xx says that one is to come (RFC 9110 §15.2)."""
+async def test_an_interim_response_is_not_the_response(service: Notifier) -> None:
+    """A 1xx response is not final (RFC 9110 §15.2)."""
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     async with talking([(0, b"HTTP/1.1 100 Continue\r\n\r\n" + early), (0.05, early + ANSWER)]) as (port, connections):
         api = await api_to(service.deps, f"http://127.0.0.1:{port}/")
@@ -191,8 +194,8 @@ async def test_an_interim_answer_is_not_the_answer(service: Notifier) -> None:
 
 
 async def test_a_name_is_asked_by_its_name(service: Notifier, endpoint: Receiver) -> None:
-    """`Host` is the URL's, the path with what follows it is the request line's, and each header stands there once."""
-    event = token_event(await api_to(service.deps, endpoint.url("/hook", host="localhost") + "?tenant=a%20b#top"))
+    """`Host` is the URL's host, the request line has path and query, and no header repeats."""
+    event = token_event(await api_to(service.deps, endpoint.url("/hook", host="localhost") + "?tenant=a%20b"))
     await service.publish(event)
     await service.reached(event.id, DeliveryState.DELIVERED)
     (webhook,) = endpoint.webhooks
@@ -206,8 +209,10 @@ OTHER = b"HTTP/1.1 500 Other\r\nContent-Length: 0\r\n\r\n"
 
 
 @asynccontextmanager
-async def talking(answer: Sequence[tuple[float, bytes]]) -> AsyncIterator[tuple[int, list[int]]]:
-    """A server that says the same to every request, in parts with pauses before; how many each connection had."""
+async def talking(response: Sequence[tuple[float, bytes]]) -> AsyncIterator[tuple[int, list[int]]]:
+    """A server with the same response for every request, in parts with pauses. Yields its request counts by
+    connection.
+    """
     connections: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,7 +223,7 @@ async def talking(answer: Sequence[tuple[float, bytes]]) -> AsyncIterator[tuple[
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
                 await reader.readexactly(int(length.split(b":")[1]))
                 connections[number] += 1
-                for pause, part in answer:
+                for pause, part in response:
                     await asyncio.sleep(pause)
                     writer.write(part)
         writer.close()
@@ -229,7 +234,7 @@ async def talking(answer: Sequence[tuple[float, bytes]]) -> AsyncIterator[tuple[
 
 @asynccontextmanager
 async def forgetful() -> AsyncIterator[tuple[int, list[int]]]:
-    """A server that answers the first request of each connection, and drops the second; how many each had."""
+    """A server that drops the second request of each connection. Yields its request counts by connection."""
     connections: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -249,9 +254,9 @@ async def forgetful() -> AsyncIterator[tuple[int, list[int]]]:
 
 
 async def test_a_deleted_api_gets_no_webhook(service: Notifier, endpoint: Receiver) -> None:
-    """Nobody wants it any more: the delivery is kept as discarded, without its body."""
+    """Deliveries of a deleted API are discarded, without body."""
     api = await api_to(service.deps, endpoint.url())
-    await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+    await service.deps.store.apis.delete(api, service.deps.event_context("tests"))
     event = token_event(api)
     await service.publish(event)
     delivery = await service.reached(event.id, DeliveryState.DISCARDED)
@@ -262,7 +267,7 @@ async def test_a_deleted_api_gets_no_webhook(service: Notifier, endpoint: Receiv
 async def test_a_body_sealed_with_an_older_key_is_opened(
     mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """After a rotation the keys of before still open what waits."""
+    """After a key rotation the old keys still decrypt waiting bodies."""
     keys = ",".join(base64.b64encode(key).decode() for key in (bytes(range(32)), NOTIFIER_KEY))
     async with notifier(mongodb_url, database_name, notifier_private_keys=keys) as service:
         api = await api_to(service.deps, endpoint.url())
@@ -273,11 +278,11 @@ async def test_a_body_sealed_with_an_older_key_is_opened(
 
 
 async def test_a_body_that_cannot_be_opened_is_kept(service: Notifier, endpoint: Receiver) -> None:
-    """Sealed to a key that is not here: a failed attempt that says so, nothing sent, nothing lost."""
+    """If the key is missing, nothing is sent, and the attempt is recorded as failed."""
     event = token_event(await api_to(service.deps, endpoint.url()), key=bytes(range(32)))
     await service.publish(event)
     delivery = await service.tried(event.id, 1)
-    assert delivery.attempts[0].error == "sealed to a key that is not here"
+    assert delivery.attempts[0].error == "sealed to a key that this process does not have"
     assert delivery.sealed is not None
     assert endpoint.webhooks == []
 
@@ -292,22 +297,22 @@ async def test_a_body_that_cannot_be_opened_is_kept(service: Notifier, endpoint:
         pytest.param(None, id="not-base64"),
     ],
 )
-async def test_what_is_no_command_is_parked(service: Notifier, endpoint: Receiver, body: bytes | None) -> None:
-    """A poisoned message is put aside at once, and what comes after it is delivered."""
+async def test_a_malformed_command_is_dead_lettered(service: Notifier, endpoint: Receiver, body: bytes | None) -> None:
+    """A malformed command is dead-lettered at once, and the next one is delivered."""
     assert isinstance(service.deps.bus, LocalBus)
-    before = await service.deps.bus.parked("notifier")
+    before = await service.deps.bus.dead_letters("notifier")
     event = token_event(await api_to(service.deps, endpoint.url()))
     poison = event.message._replace(id="poison", body=body or event.message.body[:-2] + b'*"}')
     await service.deps.bus.publish([poison])
     await service.publish(event)
     await service.reached(event.id, DeliveryState.DELIVERED)
-    assert await service.deps.bus.parked("notifier") == before + 1
+    assert await service.deps.bus.dead_letters("notifier") == before + 1
 
 
 async def test_no_log_line_has_a_secret(
     service: Notifier, endpoint: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Failures are told with ids and causes; bodies, tokens and the shared secret stay out."""
+    """Failures are logged with ids and causes, without body, token or shared secret."""
     endpoint.behave(answering(500))
     event = token_event(await api_to(service.deps, endpoint.url()))
     await service.publish(event)
@@ -324,7 +329,7 @@ async def test_no_log_line_has_a_secret(
     ["", "nonsense", base64.b64encode(bytes(31)).decode(), base64.b64encode(bytes(32)).decode() + ",x"],
 )
 def test_a_wrong_key_stops_the_start_with_one_line(keys: str) -> None:
-    """It names the setting and what is expected, and does not repeat the value."""
+    """A bad key stops the start with one line that names the setting and not the value."""
     with pytest.raises(WrongSetting) as wrong:
         settings(NotifierSettings, "mongodb://127.0.0.1/", "x", notifier_private_keys=keys)
     line = str(wrong.value)

@@ -1,4 +1,4 @@
-"""One endpoint never stands in the way of another."""
+"""One webhook endpoint never delays another."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -8,9 +8,9 @@ from aiohttp import web
 
 from contracts.apis import Api
 from contracts.webhooks import Delivery, DeliveryState
-from libs.events import new_event_id
-from libs.sealing import Sealer, public_key_of
-from services.notifier.intake import PREFETCH
+from libs.encryption import Sealer, public_key_of
+from libs.event_encoding import new_event_id
+from services.notifier.consumer import PREFETCH
 from tests.builders import NOTIFIER_KEY
 from tests.eventually import eventually
 from tests.notifications import BODY, Receiver, api_to, hanging, notifier, token_event
@@ -18,11 +18,11 @@ from tests.notifications import BODY, Receiver, api_to, hanging, notifier, token
 
 @pytest.fixture(autouse=True)
 def _stop_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.notifier.lifespan.STOP_WITHIN", 0.1)
+    monkeypatch.setattr("services.notifier.app.STOP_SECONDS", 0.1)
 
 
-async def test_a_black_hole_delays_nobody(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
-    """With far more for a silent endpoint than may be under way, another's webhooks go out as ever."""
+async def test_a_black_hole_delays_no_other_endpoint(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
+    """With more webhooks for a silent endpoint than may be in progress, another endpoint's are not delayed."""
     endpoint.behave(hanging, "/hole")
     async with notifier(mongodb_url, database_name, webhook_timeout=30, total_concurrency=64) as service:
         hole = await api_to(service.deps, endpoint.url("/hole"))
@@ -38,10 +38,10 @@ async def test_a_black_hole_delays_nobody(mongodb_url: str, database_name: str, 
         assert len(endpoint.ids("/well")) == 20
 
 
-async def test_what_is_over_its_share_waits_in_mongodb(
+async def test_deliveries_over_the_share_wait_in_mongodb(
     mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """Not in memory: it is due and free, so that any other notifier may take it."""
+    """Deliveries above an endpoint's share wait in MongoDB, due and free for any notifier."""
     endpoint.behave(hanging)
     async with notifier(mongodb_url, database_name, webhook_timeout=30, per_endpoint_concurrency=3) as service:
         api = await api_to(service.deps, endpoint.url())
@@ -53,7 +53,7 @@ async def test_what_is_over_its_share_waits_in_mongodb(
 
 
 async def test_the_metrics_say_how_many_are_under_way(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
-    """From the moment that a place is taken until it is given back; beside them, how each ended."""
+    """Metrics count deliveries in progress, and their results."""
     released = asyncio.Event()
 
     async def held(_: web.Request) -> web.Response:
@@ -72,23 +72,23 @@ async def test_the_metrics_say_how_many_are_under_way(mongodb_url: str, database
         events = [token_event(api) for _ in range(3)]
         await service.publish(*events)
         await eventually(lambda: endpoint.under_way == 3)
-        assert await metric("tokenwire_webhooks_under_way") == 3
+        assert await metric("tokenwire_webhooks_in_flight") == 3
         released.set()
         for event in events:
             await service.reached(event.id, DeliveryState.DELIVERED)
 
         async def none_is_left() -> bool:
-            return await metric("tokenwire_webhooks_under_way") == 0 and await metric(delivered) == before + 3
+            return await metric("tokenwire_webhooks_in_flight") == 0 and await metric(delivered) == before + 3
 
         await eventually(none_is_left)
 
 
-async def test_what_a_quick_endpoint_gets_needs_no_place_in_mongodb(
+async def test_webhooks_of_a_fast_endpoint_are_sent_directly(
     mongodb_url: str, database_name: str, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commands come as fast as their webhooks go: however many there are, none is put aside and claimed later."""
-    monkeypatch.setattr("services.notifier.intake.HELD", 60.0)  # however busy the machine is
-    monkeypatch.setattr("services.notifier.lanes.QUICK_MS", 60_000)
+    """For a fast endpoint commands are sent directly: none has to be stored as waiting and claimed later."""
+    monkeypatch.setattr("services.notifier.consumer.MAX_ACK_DELAY_SECONDS", 60.0)  # however busy the machine is
+    monkeypatch.setattr("services.notifier.endpoints.FAST_RESPONSE_MS", 60_000)
     async with notifier(mongodb_url, database_name) as service:
         api = await api_to(service.deps, endpoint.url())
         events = [token_event(api) for _ in range(3 * PREFETCH)]
@@ -98,10 +98,10 @@ async def test_what_a_quick_endpoint_gets_needs_no_place_in_mongodb(
     assert {delivery.version for delivery in deliveries} == {stored_and_delivered}
 
 
-async def test_an_endpoint_that_is_silent_from_now_on_holds_up_others_for_a_moment(
+async def test_an_endpoint_that_stops_responding_delays_others_only_briefly(
     mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """With more commands for it than are handled at once, none of which waits any longer than that; the next get by."""
+    """If an endpoint turns silent, other webhooks are delayed for a moment at most."""
     async with notifier(mongodb_url, database_name, webhook_timeout=30) as service:
         silent = await api_to(service.deps, endpoint.url("/silent"))
         well = await api_to(service.deps, endpoint.url("/well"))
@@ -113,8 +113,10 @@ async def test_an_endpoint_that_is_silent_from_now_on_holds_up_others_for_a_mome
         assert endpoint.under_way > 0
 
 
-async def test_a_dead_endpoint_is_left_alone(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
-    """After the first attempts have timed out, only single probes reach it."""
+async def test_an_endpoint_that_is_down_gets_no_attempts(
+    mongodb_url: str, database_name: str, endpoint: Receiver
+) -> None:
+    """After timed-out attempts a dead endpoint gets single probes only (circuit breaker)."""
     endpoint.behave(hanging)
     async with notifier(mongodb_url, database_name, webhook_timeout=0.3, per_endpoint_concurrency=8) as service:
         api = await api_to(service.deps, endpoint.url())
@@ -128,7 +130,7 @@ async def test_a_dead_endpoint_is_left_alone(mongodb_url: str, database_name: st
 async def test_an_endpoint_has_no_more_than_its_share_at_once(
     mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """Everything arrives, so many at a time."""
+    """An endpoint gets no more than its share of concurrent requests; all webhooks arrive."""
 
     async def slow(_: web.Request) -> web.Response:
         await asyncio.sleep(0.01)
@@ -145,10 +147,10 @@ async def test_an_endpoint_has_no_more_than_its_share_at_once(
     assert endpoint.most_under_way == 4
 
 
-async def test_an_api_that_cannot_be_opened_keeps_only_its_own_webhooks_back(
+async def test_an_api_that_cannot_be_decrypted_delays_only_its_own_webhooks(
     mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """Its key is not in the ring: what is due for it waits, and goes out once the key is back."""
+    """If an API's key is missing, only its webhooks wait, and are sent when the key is back."""
     async with notifier(mongodb_url, database_name) as service:
         deps = service.deps
         closed, well = await api_to(deps, endpoint.url("/closed")), await api_to(deps, endpoint.url("/well"))
@@ -168,7 +170,7 @@ async def test_an_api_that_cannot_be_opened_keeps_only_its_own_webhooks_back(
 
 
 def delivery_of(api: Api, now: datetime) -> Delivery:
-    """Due now, with a body that the notifier can open."""
+    """A delivery that is due now, with a body that the notifier can decrypt."""
     event_id = new_event_id(now)
     return Delivery(
         delivery_id=event_id,

@@ -1,4 +1,4 @@
-"""What happens when a webhook does not arrive: the ladder, on a clock that the tests move."""
+"""Retries of failed webhooks: the retry schedule, on a clock that the tests control."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -7,8 +7,8 @@ from email.utils import format_datetime
 import pytest
 
 from contracts.webhooks import Delivery, DeliveryState
-from services.notifier.claims import LOOK_AGAIN
-from services.notifier.schedule import RUNGS, Ladder
+from services.notifier.retry import DELAYS, RetrySchedule
+from services.notifier.scheduler import MIN_POLL_INTERVAL
 from tests.clock import Clock
 from tests.eventually import eventually
 from tests.notifications import (
@@ -41,21 +41,23 @@ async def _service(mongodb_url: str, database_name: str, clock: Clock) -> AsyncI
 
 
 async def tried_once(service: Notifier, url: str, clock: Clock) -> Delivery:
-    """A new delivery to this URL, after its first attempt, whatever came of it."""
+    """A new delivery to this URL after its first attempt."""
     event = token_event(await api_to(service.deps, url), clock.now())
     await service.publish(event)
     return await service.tried(event.id, 1)
 
 
-async def test_a_failing_endpoint_is_tried_on_every_rung(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """Nine attempts over more than a day, each announced, the same id and body each time; then it is exhausted."""
+async def test_a_failing_endpoint_gets_every_scheduled_attempt(
+    service: Notifier, endpoint: Receiver, clock: Clock
+) -> None:
+    """Nine attempts over more than a day, each with an event and the same id and body; then exhausted."""
     endpoint.behave(answering(500))
     delivery = await tried_once(service, endpoint.url(), clock)
-    for attempts, rung in enumerate(RUNGS, start=2):
+    for attempts, delay in enumerate(DELAYS, start=2):
         assert delivery.state is DeliveryState.PENDING
         assert delivery.next_attempt_at is not None
         pause = delivery.next_attempt_at - clock.now()
-        assert rung * 0.8 <= pause <= rung * 1.2
+        assert delay * 0.8 <= pause <= delay * 1.2
         await clock.move_to(delivery.next_attempt_at)
         delivery = await service.tried(delivery.delivery_id, attempts)
         assert delivery.attempts[-1].at == clock.now()
@@ -70,19 +72,19 @@ async def test_a_failing_endpoint_is_tried_on_every_rung(service: Notifier, endp
 
 
 async def test_nothing_is_tried_before_its_time(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """A millisecond early is early; another delivery that is sent meanwhile shows that the notifier looked."""
+    """No attempt is a millisecond early; a delivery to another endpoint shows that the notifier did look."""
     endpoint.behave(answering(500), "/a")
     early = await tried_once(service, endpoint.url("/a"), clock)
     assert early.next_attempt_at is not None
     await clock.move_to(early.next_attempt_at - MOMENT)
     await tried_once(service, endpoint.url("/a"), clock)
     assert (await service.delivery(early.delivery_id)).attempt_count == 1
-    await clock.move(LOOK_AGAIN)
+    await clock.move(MIN_POLL_INTERVAL)
     await service.tried(early.delivery_id, 2)
 
 
 async def test_an_endpoint_that_recovers_gets_its_webhook(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """The next attempt after a failure delivers, and every attempt is on record."""
+    """After a failure the next attempt delivers, and all attempts are recorded."""
     endpoint.behave(answering(503))
     delivery = await tried_once(service, endpoint.url(), clock)
     endpoint.behave(answering(200))
@@ -101,13 +103,13 @@ async def test_an_endpoint_that_recovers_gets_its_webhook(service: Notifier, end
         pytest.param(answering(308, Location="/elsewhere"), 308, "redirects are not followed", id="permanent-redirect"),
         pytest.param(answering(400), 400, None, id="refusal"),
         pytest.param(answering(500), 500, None, id="failure"),
-        pytest.param(resetting, None, "the connection was closed before an answer", id="reset"),
+        pytest.param(resetting, None, "the connection was closed before a response", id="reset"),
     ],
 )
 async def test_whatever_is_no_2xx_is_a_failure(
     service: Notifier, endpoint: Receiver, clock: Clock, behaviour: Behaviour, status: int | None, error: str | None
 ) -> None:
-    """One request, never to another place, and what came of it on record."""
+    """Any other status is a failure, without following redirects, and recorded."""
     endpoint.behave(behaviour)
     delivery = await tried_once(service, endpoint.url(), clock)
     assert delivery.state is DeliveryState.PENDING
@@ -119,15 +121,15 @@ async def test_whatever_is_no_2xx_is_a_failure(
 
 
 async def test_silence_is_a_failure(mongodb_url: str, database_name: str, endpoint: Receiver, clock: Clock) -> None:
-    """An endpoint that does not answer in time has not answered."""
+    """No response within the time-out is a failure."""
     endpoint.behave(hanging)
     async with notifier(mongodb_url, database_name, now=clock.now, sleep=clock.sleep, webhook_timeout=0.4) as service:
         delivery = await tried_once(service, endpoint.url(), clock)
         (attempt,) = delivery.attempts
-        assert (attempt.status, attempt.error) == (None, "no answer within 0.4 s")
+        assert (attempt.status, attempt.error) == (None, "no response within 0.4 s")
         assert attempt.latency_ms >= 400
         (event,) = await service.heard.about(delivery)
-        assert event["data"]["error"] == "no answer within 0.4 s"
+        assert event["data"]["error"] == "no response within 0.4 s"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ async def test_silence_is_a_failure(mongodb_url: str, database_name: str, endpoi
 async def test_an_endpoint_that_cannot_be_reached_is_a_failure(
     service: Notifier, endpoint: Receiver, clock: Clock, url: str, error: str
 ) -> None:
-    """There is no status, and the error says what is wrong in words."""
+    """A connection error is recorded without status and with a readable error."""
     delivery = await tried_once(service, url.format(closed=free_port(), open=endpoint.port), clock)
     (attempt,) = delivery.attempts
     assert attempt.status is None
@@ -149,7 +151,7 @@ async def test_an_endpoint_that_cannot_be_reached_is_a_failure(
 
 
 async def test_410_stops(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """Gone is gone: no further attempt by itself, the body kept for an operator who knows better."""
+    """After 410 there is no automatic retry; the body is kept for a manual one."""
     endpoint.behave(answering(410))
     delivery = await tried_once(service, endpoint.url(), clock)
     assert (delivery.state, delivery.next_attempt_at) == (DeliveryState.EXHAUSTED, None)
@@ -160,7 +162,7 @@ async def test_410_stops(service: Notifier, endpoint: Receiver, clock: Clock) ->
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 async def test_retry_after_is_honoured(service: Notifier, endpoint: Receiver, clock: Clock, form: str) -> None:
-    """Later than planned, where the endpoint asks for it: in seconds, or until a date."""
+    """Retry-After in seconds or as a date delays the next attempt."""
     asked = clock.now() + timedelta(minutes=20)
     value = "1200" if form == "seconds" else format_datetime(asked, usegmt=True)
     endpoint.behave(answering(429, Retry_After=value))
@@ -169,25 +171,25 @@ async def test_retry_after_is_honoured(service: Notifier, endpoint: Receiver, cl
 
 
 async def test_retry_after_cannot_hurry_or_stop_us(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """Not sooner than planned, and not later than the longest rung."""
+    """Retry-After cannot shorten the delay, or extend it beyond the longest one."""
     endpoint.behave(answering(503, Retry_After="1"), "/soon")
     delivery = await tried_once(service, endpoint.url("/soon"), clock)
     assert delivery.next_attempt_at is not None
-    assert delivery.next_attempt_at - clock.now() >= RUNGS[0] * 0.8
+    assert delivery.next_attempt_at - clock.now() >= DELAYS[0] * 0.8
     endpoint.behave(answering(503, Retry_After="999999999"), "/never")
     delivery = await tried_once(service, endpoint.url("/never"), clock)
-    assert delivery.next_attempt_at == clock.now() + max(RUNGS)
+    assert delivery.next_attempt_at == clock.now() + max(DELAYS)
 
 
-async def test_an_api_that_moves_takes_its_retries_along(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """URL and secret are those of the moment of the attempt."""
+async def test_retries_follow_a_changed_url(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
+    """A retry uses the API's current URL and secret."""
     endpoint.behave(answering(500), "/old")
     api = await api_to(service.deps, endpoint.url("/old"))
     event = token_event(api, clock.now())
     await service.publish(event)
     delivery = await service.tried(event.id, 1)
     moved = api.model_copy(update={"oauth": (await api_to(service.deps, endpoint.url("/new"), "new secret")).oauth})
-    assert await service.deps.store.apis.replace(api, moved, service.deps.origin("tests"))
+    assert await service.deps.store.apis.replace(api, moved, service.deps.event_context("tests"))
     assert delivery.next_attempt_at is not None
     await clock.move_to(delivery.next_attempt_at)
     await service.reached(event.id, DeliveryState.DELIVERED)
@@ -195,14 +197,14 @@ async def test_an_api_that_moves_takes_its_retries_along(service: Notifier, endp
     assert endpoint.webhooks[-1].headers["X-Tyk-Shared-Secret"] == "new secret"
 
 
-async def test_an_api_that_goes_takes_its_retries_along(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """What waits for an API that is deleted meanwhile is discarded when its time comes."""
+async def test_retries_end_when_their_api_is_deleted(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
+    """Retries of a deleted API are discarded when due."""
     endpoint.behave(answering(500))
     api = await api_to(service.deps, endpoint.url())
     event = token_event(api, clock.now())
     await service.publish(event)
     delivery = await service.tried(event.id, 1)
-    await service.deps.store.apis.delete(api, service.deps.origin("tests"))
+    await service.deps.store.apis.delete(api, service.deps.event_context("tests"))
     assert delivery.next_attempt_at is not None
     await clock.move_to(delivery.next_attempt_at)
     delivery = await service.reached(event.id, DeliveryState.DISCARDED)
@@ -211,7 +213,7 @@ async def test_an_api_that_goes_takes_its_retries_along(service: Notifier, endpo
 
 
 async def test_a_lease_that_ran_out_is_taken_over(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """What a notifier had under way when it was killed is sent by another as soon as its lease has ended."""
+    """When a killed notifier's lease ends, another notifier sends the delivery."""
     api = await api_to(service.deps, endpoint.url())
     lease = clock.now() + timedelta(seconds=30)
     left = stored(api, clock.now(), lease_until=lease)
@@ -219,19 +221,19 @@ async def test_a_lease_that_ran_out_is_taken_over(service: Notifier, endpoint: R
     await clock.move_to(lease - MOMENT)
     await tried_once(service, endpoint.url("/other"), clock)
     assert endpoint.ids() == []
-    await clock.move(LOOK_AGAIN)
+    await clock.move(MIN_POLL_INTERVAL)
     delivery = await service.reached(left.delivery_id, DeliveryState.DELIVERED)
-    assert (delivery.attempt_count, delivery.rung) == (1, 0)
+    assert (delivery.attempt_count, delivery.retries) == (1, 0)
 
 
-async def test_what_an_outage_kept_from_its_attempts_ends(
+async def test_a_delivery_held_back_too_long_is_exhausted(
     mongodb_url: str, database_name: str, endpoint: Receiver, clock: Clock
 ) -> None:
-    """A delivery that an open breaker held back for longer than any ladder is exhausted, and kept."""
-    ladder = Ladder((timedelta(hours=1),))
-    async with notifier(mongodb_url, database_name, now=clock.now, sleep=clock.sleep, ladder=ladder) as service:
+    """A delivery held back by the circuit breaker beyond its maximum age is exhausted, and kept."""
+    schedule = RetrySchedule((timedelta(hours=1),))
+    async with notifier(mongodb_url, database_name, now=clock.now, sleep=clock.sleep, schedule=schedule) as service:
         api = await api_to(service.deps, endpoint.url())
-        end = clock.now() + ladder.patience
+        end = clock.now() + schedule.max_age
         held = stored(api, clock.now(), lease_until=end, give_up_at=end)
         await service.deps.store.deliveries.add(held)
         await clock.move_to(end)
@@ -242,8 +244,10 @@ async def test_what_an_outage_kept_from_its_attempts_ends(
     assert endpoint.webhooks == []
 
 
-async def test_a_dead_endpoint_is_probed_and_then_served(service: Notifier, endpoint: Receiver, clock: Clock) -> None:
-    """While it is down its deliveries wait without using up rungs; once it is back all of them arrive."""
+async def test_an_endpoint_that_was_down_is_probed_and_then_served(
+    service: Notifier, endpoint: Receiver, clock: Clock
+) -> None:
+    """While an endpoint is down its deliveries wait without using up attempts; then all arrive."""
     endpoint.behave(answering(500))
     api = await api_to(service.deps, endpoint.url())
     events = [token_event(api, clock.now()) for _ in range(40)]

@@ -1,4 +1,4 @@
-"""Several notifiers, and notifiers that stop: nothing is sent twice, nothing is left behind."""
+"""Several notifiers, and stopping ones: nothing is sent twice or left behind."""
 
 import asyncio
 from collections import Counter
@@ -15,8 +15,8 @@ from tests.notifications import Receiver, answering, api_to, hanging, notifier, 
 from tests.provision.mongodb import Database
 
 
-async def test_two_notifiers_share_what_is_due(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
-    """A backlog in MongoDB is sent by whoever is free, each delivery once."""
+async def test_two_notifiers_share_due_deliveries(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
+    """Two notifiers share the due deliveries; each is sent once."""
     async with (
         notifier(mongodb_url, database_name, per_endpoint_concurrency=8) as one,
         notifier(mongodb_url, database_name, per_endpoint_concurrency=8) as other,
@@ -31,7 +31,7 @@ async def test_two_notifiers_share_what_is_due(mongodb_url: str, database_name: 
 
 
 async def test_two_notifiers_share_a_queue(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
-    """Commands go to whichever instance is free, and each of them is one webhook."""
+    """Two notifiers share the queue; each command is one webhook."""
     broker = LocalBroker()
     async with (
         notifier(mongodb_url, database_name, broker=broker) as one,
@@ -45,14 +45,12 @@ async def test_two_notifiers_share_a_queue(mongodb_url: str, database_name: str,
     assert sorted(endpoint.ids()) == sorted(event.id for event in events)
 
 
-async def test_a_notifier_that_stops_lets_what_it_sends_end(
-    mongodb_url: str, database_name: str, endpoint: Receiver
-) -> None:
-    """The attempt under way gets its answer, and the answer is recorded."""
-    answer = asyncio.Event()
+async def test_a_stopping_notifier_finishes_attempts(mongodb_url: str, database_name: str, endpoint: Receiver) -> None:
+    """A stopping notifier waits for its attempt and records the result."""
+    response = asyncio.Event()
 
     async def slow(_: web.Request) -> web.Response:
-        await answer.wait()
+        await response.wait()
         return web.Response(status=204)
 
     endpoint.behave(slow)
@@ -60,18 +58,18 @@ async def test_a_notifier_that_stops_lets_what_it_sends_end(
         event = token_event(await api_to(service.deps, endpoint.url()))
         await service.publish(event)
         await eventually(lambda: endpoint.under_way == 1)
-        asyncio.get_running_loop().call_later(0.3, answer.set)
+        asyncio.get_running_loop().call_later(0.3, response.set)
     async with notifier(mongodb_url, database_name) as after:
         delivery = await after.delivery(event.id)
         assert (delivery.state, delivery.attempt_count) == (DeliveryState.DELIVERED, 1)
     assert endpoint.ids() == [event.id]
 
 
-async def test_a_notifier_that_stops_gives_back_what_does_not_end(
+async def test_a_stopping_notifier_releases_unfinished_attempts(
     mongodb_url: str, database_name: str, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is cut off is nobody's, has used no rung, and is sent by the next notifier at once."""
-    monkeypatch.setattr("services.notifier.lifespan.STOP_WITHIN", 0.1)
+    """An attempt that does not finish is released without counting, and sent by the next notifier at once."""
+    monkeypatch.setattr("services.notifier.app.STOP_SECONDS", 0.1)
     endpoint.behave(hanging)
     async with notifier(mongodb_url, database_name) as service:
         event = token_event(await api_to(service.deps, endpoint.url()))
@@ -81,17 +79,17 @@ async def test_a_notifier_that_stops_gives_back_what_does_not_end(
     endpoint.behave(answering(204))
     async with notifier(mongodb_url, database_name) as after:
         delivery = await after.reached(event.id, DeliveryState.DELIVERED)
-    assert (delivery.attempt_count, delivery.rung) == (1, 0)
+    assert (delivery.attempt_count, delivery.retries) == (1, 0)
 
 
 async def test_mongodb_away_loses_nothing(
     mongodb: Database, mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """Commands that come while MongoDB is down, and results that cannot be recorded, wait until it is back."""
-    answer = asyncio.Event()
+    """While MongoDB is down, commands and results wait; nothing is lost."""
+    response = asyncio.Event()
 
     async def slow(_: web.Request) -> web.Response:
-        await answer.wait()
+        await response.wait()
         return web.Response(status=204)
 
     endpoint.behave(slow)
@@ -102,7 +100,7 @@ async def test_mongodb_away_loses_nothing(
         await eventually(lambda: endpoint.under_way == 1)
         await mongodb.stop()
         try:
-            answer.set()
+            response.set()
             publishing = asyncio.create_task(service.deps.bus.publish([coming.message]))
             await eventually(lambda: endpoint.under_way == 0)
         finally:
@@ -113,10 +111,10 @@ async def test_mongodb_away_loses_nothing(
     assert sorted(endpoint.ids()) == sorted([under_way.id, coming.id])
 
 
-async def test_what_is_due_later_is_found_without_being_told(
+async def test_a_later_delivery_is_found_without_a_message(
     mongodb_url: str, database_name: str, endpoint: Receiver
 ) -> None:
-    """MongoDB is the truth: what another process has put there is sent when it is due."""
+    """A delivery stored by another process is sent when due, without any message."""
     async with notifier(mongodb_url, database_name) as service:
         api = await api_to(service.deps, endpoint.url())
         due = utc_now() + timedelta(seconds=0.5)

@@ -1,7 +1,7 @@
-"""MongoDB or RabbitMQ are away: what is answered meanwhile, and that nothing is lost or half-done afterwards."""
+"""Without MongoDB or RabbitMQ: responses during the outage, and nothing lost or half-done afterwards."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from contracts.grants import GrantState
 from libs.bus.port import BusUnavailable, Delivery, Exchange, Mode, Subscription
 from libs.bus.rabbit import RabbitBus
 from services.embedded import EmbeddedMongo
-from tests.builders import Answer, settle
+from tests.builders import Response, settle
 from tests.eventually import eventually
 from tests.services.system import Party, System, Tokens, open_system, refused, tokens_of
 from tests.wire import wire
@@ -22,26 +22,28 @@ CREDENTIALS = {"grant_type": "client_credentials"}
 
 
 async def is_ready(system: System) -> bool:
-    return (await system.call("GET", "/readyz")).status == 200
+    """Whether everything is ready, including the bus."""
+    response = await system.call("GET", "/readyz")
+    return (response.status, response.body["status"]) == (200, "ok")
 
 
 # MongoDB
 
 
-def unavailable(answer: Answer) -> bool:
-    """Whether this is 503 with the time to come back, in the envelope of its path."""
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "2"), answer.raw
-    assert answer.headers["Cache-Control"] == "no-store"
-    if "Status" in answer.body:
-        return answer.message == "the database is not available"
-    assert set(answer.body) == {"error", "error_description"}
-    return bool(answer.body["error"] == "temporarily_unavailable")
+def unavailable(response: Response) -> bool:
+    """Whether this is 503 with Retry-After, in its path's format."""
+    assert (response.status, response.headers["Retry-After"]) == (503, "2"), response.raw
+    assert response.headers["Cache-Control"] == "no-store"
+    if "Status" in response.body:
+        return response.message == "the database is not available"
+    assert set(response.body) == {"error", "error_description"}
+    return bool(response.body["error"] == "temporarily_unavailable")
 
 
-async def test_without_mongodb_every_endpoint_says_when_to_come_back(tmp_path: Path) -> None:
-    """503 with Retry-After (row 77: revocation too), soon, also for who comes while others wait; then all goes on.
+async def test_without_mongodb_every_endpoint_sends_retry_after(tmp_path: Path) -> None:
+    """Every endpoint responds 503 with Retry-After (row 77: revocation too), soon, also under load; then all recovers.
 
-    Codes and refresh tokens that were presented meanwhile are as good as before: nothing was half-written.
+    Codes and refresh tokens sent meanwhile are still valid: nothing was half-written.
     """
     async with EmbeddedMongo(tmp_path) as mongo, open_system(mongo.url) as system:
         party = await system.party()
@@ -50,13 +52,13 @@ async def test_without_mongodb_every_endpoint_says_when_to_come_back(tmp_path: P
         base = f"/api/apis/oauth/{party.id}"
         mongo.kill()
 
-        async def after(seconds: float, answer: Any) -> Answer:
+        async def after(seconds: float, response: Awaitable[Response]) -> Response:
             await asyncio.sleep(seconds)
-            return await answer
+            return await response
 
-        # The first write waits about eight seconds in case this is a change of primary; nobody waits for two such.
+        # The first write waits about eight seconds in case the primary changes; no request must wait for two such.
         async with asyncio.timeout(16):
-            answers = await asyncio.gather(
+            responses = await asyncio.gather(
                 party.token(CREDENTIALS),
                 after(1, party.token(CREDENTIALS)),
                 after(3, party.token(CREDENTIALS)),
@@ -75,8 +77,9 @@ async def test_without_mongodb_every_endpoint_says_when_to_come_back(tmp_path: P
                 system.call("GET", "/.well-known/oauth-authorization-server/nowhere"),
             )
             ready, alive = await asyncio.gather(system.call("GET", "/readyz"), system.call("GET", "/healthz"))
-        assert all(unavailable(answer) for answer in answers)
-        assert (ready.status, ready.body["bus"], ready.body["mongodb"] != "ok") == (503, "ok", True)
+        assert all(unavailable(response) for response in responses)
+        assert (ready.status, ready.body["status"]) == (503, "unavailable")
+        assert (ready.body["bus"], ready.body["mongodb"] != "ok") == ("ok", True)
         assert alive.status == 200
 
         await mongo.restart()
@@ -89,17 +92,17 @@ async def test_without_mongodb_every_endpoint_says_when_to_come_back(tmp_path: P
         assert (await party.token(CREDENTIALS)).status == 200
 
 
-async def test_what_was_answered_before_a_crash_is_there_after_it(tmp_path: Path) -> None:
-    """SIGKILL of mongod under load: every token that a client got works, every event is published, no 5xx but 503."""
+async def test_issued_tokens_survive_a_crash(tmp_path: Path) -> None:
+    """SIGKILL of mongod under load: every issued token works, every event is published, and no 5xx but 503."""
     async with EmbeddedMongo(tmp_path) as mongo, open_system(mongo.url) as system:
         party = await system.party()
         started = asyncio.Event()
-        answers: list[Answer] = []
+        responses: list[Response] = []
 
         async def keep_asking() -> None:
             while not mongo_is_gone.is_set():
-                answers.append(await party.token(CREDENTIALS))
-                if len(answers) > 40:
+                responses.append(await party.token(CREDENTIALS))
+                if len(responses) > 40:
                     started.set()
 
         mongo_is_gone = asyncio.Event()
@@ -111,10 +114,10 @@ async def test_what_was_answered_before_a_crash_is_there_after_it(tmp_path: Path
         await asyncio.gather(*askers)
         await eventually(lambda: is_ready(system))
 
-        assert {answer.status for answer in answers} <= {200, 503}
-        issued = [tokens_of(answer) for answer in answers if answer.status == 200]
+        assert {response.status for response in responses} <= {200, 503}
+        issued = [tokens_of(response) for response in responses if response.status == 200]
         assert len(issued) > 40
-        system.clock.advance(3)  # from now on the sweeper takes what the crash kept from being cleared
+        system.clock.advance(3)  # from now on the sweeper publishes what the crash left
         for tokens in issued:
             assert (await party.verify(tokens.access)).status == 200
         grants = {(await system.grant_of(tokens.access)).grant_id for tokens in issued}
@@ -132,7 +135,7 @@ async def test_what_was_answered_before_a_crash_is_there_after_it(tmp_path: Path
 
 @asynccontextmanager
 async def subscriber(amqp_url: str) -> AsyncIterator[list[dict[str, Any]]]:
-    """The grants' events as a downstream system has them, in order of arrival."""
+    """A subscriber to the grants' events, in order of arrival."""
     events: list[dict[str, Any]] = []
     bus = RabbitBus(amqp_url, instance_name="downstream")
 
@@ -145,13 +148,13 @@ async def subscriber(amqp_url: str) -> AsyncIterator[list[dict[str, Any]]]:
     bus.subscribe(Subscription("downstream", Exchange.EVENTS, keys, hear, Mode.BROADCAST))
     await bus.open()
     try:
-        await eventually(lambda: _answers(bus))
+        await eventually(lambda: _responses(bus))
         yield events
     finally:
         await bus.close()
 
 
-async def _answers(bus: RabbitBus) -> bool:
+async def _responses(bus: RabbitBus) -> bool:
     try:
         await bus.ping()
     except BusUnavailable:
@@ -160,7 +163,7 @@ async def _answers(bus: RabbitBus) -> bool:
 
 
 async def a_whole_life(party: Party) -> Tokens:
-    """Code, exchange, refresh, revocation and a further refresh: five events of one grant."""
+    """Code, exchange, refresh, refresh and revocation: five events of one grant."""
     first = await party.tokens()
     second = await party.refreshed(first.refresh)
     assert (await party.revoke(second.access)).status == 200
@@ -171,7 +174,7 @@ LIFE = ["code.issued", "token.new", "token.refresh", "token.revoked", "token.ref
 
 
 async def test_without_rabbitmq_tokens_are_issued_and_their_events_wait(mongodb_url: str, amqp_url: str) -> None:
-    """Row 115: nothing fails but `readyz`, which names the bus; when it is back all events come, once and in order."""
+    """Row 115: without RabbitMQ tokens are issued and `readyz` is degraded; afterwards all events come in order."""
     there = URL(amqp_url)
     async with wire(there.port or 5672) as way, subscriber(amqp_url) as heard:
         bus = RabbitBus(str(there.with_port(way.port)), instance_name="cut-off")
@@ -181,7 +184,7 @@ async def test_without_rabbitmq_tokens_are_issued_and_their_events_wait(mongodb_
             await eventually(lambda: len(heard) == len(LIFE))
 
             await way.cut()
-            await eventually(lambda: not_ready_for(system, "bus"))
+            await eventually(lambda: degraded_by(system, "bus"))
             lives = []
             for _ in range(3):
                 system.clock.advance(1)
@@ -193,7 +196,7 @@ async def test_without_rabbitmq_tokens_are_issued_and_their_events_wait(mongodb_
             assert (await party.verify(lives[0].access)).status == 403
             assert len(heard) == len(LIFE)
 
-            system.clock.advance(3)  # from now on the sweeper takes them
+            system.clock.advance(3)  # from now on the sweeper publishes them
             await way.mend()
             grants = [(await system.grant_of(tokens.access)).grant_id for tokens in (before, *lives)]
             revoked = 1 + len(lives) + len(own)
@@ -208,21 +211,21 @@ async def test_without_rabbitmq_tokens_are_issued_and_their_events_wait(mongodb_
             await eventually(lambda: nothing_pending(system))
 
 
-async def not_ready_for(system: System, name: str) -> bool:
-    """Whether `readyz` is red because of this alone."""
-    answer = await system.call("GET", "/readyz")
-    assert answer.status == 503
-    assert [part for part, state in answer.body.items() if state != "ok" and part != "status"] == [name]
+async def degraded_by(system: System, name: str) -> bool:
+    """Whether the system is ready with `readyz` naming only this."""
+    response = await system.call("GET", "/readyz")
+    assert (response.status, response.body["status"]) == (200, "degraded")
+    assert [part for part, state in response.body.items() if state != "ok" and part != "status"] == [name]
     return (await system.call("GET", "/healthz")).status == 200
 
 
 async def nothing_pending(system: System) -> bool:
-    """Whether every event was cleared from its record."""
+    """Whether every event has been cleared from its record."""
     return (await system.deps.store.grants.backlog())[0] == 0
 
 
 async def test_a_start_without_rabbitmq_serves(mongodb_url: str, amqp_url: str, database_name: str) -> None:
-    """What another process made is found, tokens are issued, and revocation counts; the bus is only late."""
+    """A service started without RabbitMQ issues, finds and revokes tokens; only events are late."""
     there = URL(amqp_url)
     async with open_system(mongodb_url, database_name) as maker:
         party = await maker.party()
@@ -230,7 +233,7 @@ async def test_a_start_without_rabbitmq_serves(mongodb_url: str, amqp_url: str, 
         await way.cut()
         bus = RabbitBus(str(there.with_port(way.port)), instance_name="late")
         async with open_system(mongodb_url, database_name, bus=bus, wait=False) as system:
-            await eventually(lambda: not_ready_for(system, "bus"))
+            await eventually(lambda: degraded_by(system, "bus"))
             asking = system.knows(party)
             tokens = await asking.tokens()
             assert (await asking.verify(tokens.access)).status == 200

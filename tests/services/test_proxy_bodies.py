@@ -1,4 +1,6 @@
-"""Bodies through the proxy: both ways as they come, whole or visibly not, and no faster than they are taken."""
+"""Bodies are streamed through the proxy in both directions, with backpressure, and a truncated one never looks
+complete.
+"""
 
 import asyncio
 import gzip
@@ -29,9 +31,9 @@ class Echoed:
 
     def __init__(self, behind: Upstream) -> None:
         self.bodies: list[bytes] = []
-        behind.answering = self.answer
+        behind.answering = self.response
 
-    async def answer(self, asked: Asked) -> None:
+    async def response(self, asked: Asked) -> None:
         self.bodies.append(await asked.body())
         await asked.send(OK)
 
@@ -56,10 +58,10 @@ class Echoed:
 async def test_a_body_arrives_framed_as_it_was(
     api: Protected, behind: Upstream, lines: list[str], sent: bytes, arrived: bytes
 ) -> None:
-    """By its length or in chunks; trailers end at the gateway, which nobody may use to say what a header may not."""
+    """A body keeps its framing, by length or chunked; trailers are dropped, because they could smuggle headers."""
     echoed = Echoed(behind)
-    answer = await api.raw("POST", "x", *lines, body=sent)
-    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    response = await api.raw("POST", "x", *lines, body=sent)
+    assert response.startswith(b"HTTP/1.1 200 "), response
     assert echoed.bodies == [arrived]
     framing = [behind.latest.all(name) for name in ("Content-Length", "Transfer-Encoding")]
     assert framing == ([[], ["chunked"]] if CHUNKED in lines else [[str(len(sent))], []])
@@ -67,21 +69,24 @@ async def test_a_body_arrives_framed_as_it_was(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "nonsense"])
-async def test_a_packed_body_stays_packed(api: Protected, behind: Upstream, encoding: str) -> None:
-    """Content-Encoding is end-to-end, in both directions."""
+async def test_a_compressed_body_is_forwarded_compressed(api: Protected, behind: Upstream, encoding: str) -> None:
+    """Content-Encoding is end-to-end in both directions."""
     packed = gzip.compress(b"x" * 1000)
     echoed = Echoed(behind)
-    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (encoding.encode(), len(packed))
+    response = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (
+        encoding.encode(),
+        len(packed),
+    )
     length = f"Content-Length: {len(packed)}"
     await api.raw("POST", "x", f"Content-Encoding: {encoding}", length, body=packed)
     assert echoed.bodies == [packed]
     assert behind.latest.one("Content-Encoding") == encoding
-    behind.answering = saying(answer + packed)
+    behind.answering = saying(response + packed)
     assert (await api.raw("GET", "x")).partition(b"\r\n\r\n")[2] == packed
 
 
-async def test_a_body_goes_on_while_it_is_being_sent(api: Protected, behind: Upstream) -> None:
-    """The upstream has the first piece before the caller has the second, and may answer before the last."""
+async def test_a_body_is_forwarded_while_it_is_received(api: Protected, behind: Upstream) -> None:
+    """The upstream gets the first piece before the caller sends the second, and may respond early."""
 
     async def echo(asked: Asked) -> None:
         await asked.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -100,7 +105,7 @@ async def test_a_body_goes_on_while_it_is_being_sent(api: Protected, behind: Ups
 
 
 async def test_a_body_is_asked_for_when_an_upstream_takes_it(api: Protected, behind: Upstream) -> None:
-    """`Expect: 100-continue`: a refused call, and one whose upstream is away, are answered without the body."""
+    """`Expect: 100-continue`: if the call is refused or the upstream is down, the body is never requested."""
     echoed = Echoed(behind)
     expecting = ("Expect: 100-continue", "Content-Length: 4")
     async with api.connection() as (reader, writer), asyncio.timeout(10):
@@ -124,8 +129,8 @@ async def test_a_body_is_asked_for_when_an_upstream_takes_it(api: Protected, beh
 async def test_a_malformed_body_is_the_caller_s_fault(
     api: Protected, behind: Upstream, monkeypatch: pytest.MonkeyPatch, malformed: bytes
 ) -> None:
-    """What follows a malformed chunk is no body, so it never comes: 408, and the upstream has nothing whole."""
-    monkeypatch.setattr("services.gateway.upstream.CALLER_WITHIN", 0.5)
+    """A malformed chunk gets 408, and the upstream never sees a complete body."""
+    monkeypatch.setattr("services.gateway.upstream.CALLER_IDLE_TIMEOUT", 0.5)
     echoed = Echoed(behind)
     async with api.connection() as (reader, writer), asyncio.timeout(10):
         writer.write(api.head("POST", "x", CHUNKED) + b"2\r\nab\r\n")
@@ -138,32 +143,32 @@ async def test_a_malformed_body_is_the_caller_s_fault(
 async def test_a_body_that_stops_coming_is_not_waited_for(
     api: Protected, behind: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """408, and the upstream's connection is cut."""
-    monkeypatch.setattr("services.gateway.upstream.CALLER_WITHIN", 0.2)
+    """A stalled body gets 408, and the upstream's connection is closed."""
+    monkeypatch.setattr("services.gateway.upstream.CALLER_IDLE_TIMEOUT", 0.2)
     echoed = Echoed(behind)
     async with api.connection() as (reader, writer), asyncio.timeout(10):
         writer.write(api.head("POST", "x", "Content-Length: 4") + b"bo")
-        answer = await reader.readuntil(b"}\n")
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert answer.endswith(b'{"error":"The body did not come in time"}\n')
+        response = await reader.readuntil(b"}\n")
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert response.endswith(b'{"error":"The request body did not arrive in time"}\n')
     await eventually(lambda: behind.latest.writer.is_closing())
     assert echoed.bodies == []
 
 
 @pytest.mark.parametrize("lines", [["Content-Length: 10"], [CHUNKED]], ids=["length", "chunked"])
 async def test_a_body_that_ends_early_never_looks_whole(api: Protected, behind: Upstream, lines: list[str]) -> None:
-    """The caller goes in the middle of it: the upstream's connection is cut."""
+    """If the caller disconnects during the body, the upstream's connection is closed."""
     echoed = Echoed(behind)
     cut = asyncio.Event()
 
-    async def answer(asked: Asked) -> None:
+    async def response(asked: Asked) -> None:
         try:
-            await echoed.answer(asked)
+            await echoed.response(asked)
         except (EOFError, ConnectionError):
             cut.set()
             raise
 
-    behind.answering = answer
+    behind.answering = response
     async with api.connection() as (_, writer):
         writer.write(api.head("POST", "x", *lines) + b"2\r\nab\r\n")
         await eventually(lambda: behind.asked and behind.latest.taken)
@@ -172,8 +177,8 @@ async def test_a_body_that_ends_early_never_looks_whole(api: Protected, behind: 
     assert echoed.bodies == []
 
 
-async def test_an_answer_may_come_before_the_body_is_read(api: Protected, behind: Upstream) -> None:
-    """413 after the first piece reaches the caller, who is still sending."""
+async def test_a_response_may_come_before_the_body_is_read(api: Protected, behind: Upstream) -> None:
+    """An upstream's 413 reaches a caller that is still sending."""
 
     async def refuse(asked: Asked) -> None:
         await anext(asked.pieces())
@@ -204,31 +209,31 @@ async def test_an_answer_may_come_before_the_body_is_read(api: Protected, behind
         pytest.param(b"X: until-the-end", b"abc", b"3\r\nabc\r\n0\r\n\r\n", id="until-the-end"),
     ],
 )
-async def test_an_answer_s_body_arrives_whole(
+async def test_a_response_s_body_arrives_whole(
     api: Protected, behind: Upstream, head: bytes, body: bytes, arrived: bytes
 ) -> None:
-    """Framed by its length, or in chunks where the upstream does not say it; trailers end at the gateway."""
+    """A response body keeps its length, or is chunked if it has none; trailers are dropped."""
     answering = saying(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
 
-    async def answer(asked: Asked) -> None:
+    async def response(asked: Asked) -> None:
         await answering(asked)
         asked.writer.close()
 
-    behind.answering = answer
+    behind.answering = response
     assert (await api.raw("GET", "x")).partition(b"\r\n\r\n")[2] == arrived
 
 
-async def test_an_answer_comes_as_it_is_made(api: Protected, behind: Upstream) -> None:
-    """Headers at once, and each piece when it is there: server-sent events, long polls."""
+async def test_a_response_is_streamed(api: Protected, behind: Upstream) -> None:
+    """Headers and pieces of a response are forwarded at once, for server-sent events and long polls."""
     going_on = asyncio.Event()
 
-    async def answer(asked: Asked) -> None:
+    async def response(asked: Asked) -> None:
         await asked.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         await going_on.wait()
         await asked.send(b"6\r\ndata:1\r\n")
         await asked.gone()
 
-    behind.answering = answer
+    behind.answering = response
     async with api.connection() as (reader, writer), asyncio.timeout(10):
         writer.write(api.head("GET", "x"))
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
@@ -245,18 +250,18 @@ async def test_an_answer_comes_as_it_is_made(api: Protected, behind: Upstream) -
         pytest.param(b"X: until-the-end", id="until-the-end"),
     ],
 )
-async def test_an_answer_that_breaks_off_is_never_ended_cleanly(
+async def test_a_response_that_breaks_off_is_never_ended_cleanly(
     api: Protected, behind: Upstream, head: bytes, reset: bool
 ) -> None:
-    """The caller's connection is cut: no last chunk, and fewer bytes than were announced."""
+    """If the upstream breaks off, the caller's connection is closed without a last chunk or the full length."""
     going_on = asyncio.Event()
 
-    async def answer(asked: Asked) -> None:
+    async def response(asked: Asked) -> None:
         await asked.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n5\r\nabcde")
         await going_on.wait()
         asked.reset() if reset else asked.writer.close()
 
-    behind.answering = answer
+    behind.answering = response
     async with api.connection() as (reader, writer), asyncio.timeout(10):
         writer.write(api.head("GET", "x", "Connection: close"))
         await reader.readuntil(b"\r\n\r\n")
@@ -266,14 +271,14 @@ async def test_an_answer_that_breaks_off_is_never_ended_cleanly(
         except ConnectionResetError:
             return
         if head.startswith(b"X") and not reset:
-            assert rest.endswith(b"0\r\n\r\n")  # that is how such an answer ends
+            assert rest.endswith(b"0\r\n\r\n")  # the normal end of such a response
         else:
             assert not rest.endswith(b"0\r\n\r\n")
             assert len(rest) < 20
 
 
 async def test_a_slow_caller_makes_the_upstream_wait(api: Protected, behind: Upstream) -> None:
-    """What nobody takes is not read: of an endless answer a few megabytes at most are under way."""
+    """If the caller does not read, the upstream is not read: a few megabytes at most are buffered."""
     sent = 0
 
     async def pour(asked: Asked) -> None:
@@ -292,7 +297,7 @@ async def test_a_slow_caller_makes_the_upstream_wait(api: Protected, behind: Ups
 
 
 async def test_a_slow_upstream_makes_the_caller_wait(api: Protected, behind: Upstream) -> None:
-    """The same in the other direction."""
+    """The same for request bodies."""
     sent = 0
     done = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Scripts in browsers, at the protected API: the definition says what they may, in place of the upstream."""
+"""CORS at the protected API: the definition's settings replace the upstream's."""
 
 from collections.abc import AsyncIterator
 
@@ -20,34 +20,36 @@ async def _behind() -> AsyncIterator[Upstream]:
 async def test_a_preflight_is_answered_without_a_token_and_without_the_upstream(
     system: System, behind: Upstream
 ) -> None:
-    """A browser sends no credentials with it; the call itself is checked as any other."""
+    """A preflight is answered without a token or the upstream; the call itself is checked."""
     api = await protected(system, behind.url, **{CORS: SETTINGS})
-    answer = await system.call("OPTIONS", api.at("x"), headers=PREFLIGHT)
-    assert (answer.status, answer.raw) == (204, b"")
-    assert protocol(answer.headers)["Access-Control-Allow-Origin"] == ORIGIN
+    response = await system.call("OPTIONS", api.at("x"), headers=PREFLIGHT)
+    assert (response.status, response.raw) == (204, b"")
+    assert protocol(response.headers)["Access-Control-Allow-Origin"] == ORIGIN
     assert behind.asked == []
     refused = await system.call("OPTIONS", api.at("x"), headers={"Origin": ORIGIN})
     assert refused.status == 400, "it asks for no other method, so it is a call"
 
 
 async def test_the_upstream_may_be_asked_instead(system: System, behind: Upstream) -> None:
-    """`optionsPassthrough`: without a token, and its answer is passed on as it is."""
+    """With `optionsPassthrough` the upstream answers the preflight, without a token."""
     api = await protected(system, behind.url, **{CORS: {**SETTINGS, "optionsPassthrough": True}})
     own = b"Access-Control-Allow-Origin: https://own.example.test"
     behind.answering = saying(b"HTTP/1.1 204 No Content\r\n" + own + b"\r\n\r\n")
-    answer = await system.call("OPTIONS", api.at("x"), headers=PREFLIGHT)
-    assert answer.status == 204
-    assert protocol(answer.headers) == {"Access-Control-Allow-Origin": "https://own.example.test"}
+    response = await system.call("OPTIONS", api.at("x"), headers=PREFLIGHT)
+    assert response.status == 204
+    assert protocol(response.headers) == {"Access-Control-Allow-Origin": "https://own.example.test"}
 
 
-async def test_a_script_may_read_answers_and_refusals(system: System, behind: Upstream) -> None:
-    """The definition's word stands in place of the upstream's; what the upstream varies by stays."""
+async def test_a_script_may_read_responses_and_refusals(system: System, behind: Upstream) -> None:
+    """Responses and refusals have the definition's CORS headers in place of the upstream's; the upstream's Vary is
+    kept.
+    """
     api = await protected(system, behind.url, **{CORS: SETTINGS})
     behind.answering = saying(ANSWER + b"Vary: Accept\r\n\r\nx")
-    answer = await api("GET", "x", headers={"Origin": ORIGIN})
-    assert (answer.status, answer.raw) == (200, b"x")
-    assert answer.headers.getall("Access-Control-Allow-Origin") == [ORIGIN]
-    assert sorted(answer.headers.getall("Vary")) == ["Accept", "Origin"]
+    response = await api("GET", "x", headers={"Origin": ORIGIN})
+    assert (response.status, response.raw) == (200, b"x")
+    assert response.headers.getall("Access-Control-Allow-Origin") == [ORIGIN]
+    assert sorted(response.headers.getall("Vary")) == ["Accept", "Origin"]
     refused = await system.call("GET", api.at("x"), headers={"Origin": ORIGIN})
     assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (400, ORIGIN)
     foreign = await api("GET", "x", headers={"Origin": "https://other.example.test"})
@@ -55,9 +57,9 @@ async def test_a_script_may_read_answers_and_refusals(system: System, behind: Up
 
 
 async def test_without_a_word_of_the_definition_the_upstream_decides(system: System, behind: Upstream) -> None:
-    """As it is."""
+    """Without CORS settings the upstream's headers pass unchanged."""
     api = await protected(system, behind.url)
     behind.answering = saying(ANSWER + b"\r\nx")
-    answer = await api("GET", "x", headers={"Origin": ORIGIN})
-    assert protocol(answer.headers) == {"Access-Control-Allow-Origin": "*"}
+    response = await api("GET", "x", headers={"Origin": ORIGIN})
+    assert protocol(response.headers) == {"Access-Control-Allow-Origin": "*"}
     assert (await system.call("OPTIONS", api.at("x"), headers=PREFLIGHT)).status == 400

@@ -1,4 +1,4 @@
-"""Where a call goes: the path and query below the listen path, as they came, after the upstream's own."""
+"""The upstream's path: its base path followed by what comes after the listen path, byte for byte."""
 
 from collections.abc import AsyncIterator
 
@@ -42,20 +42,20 @@ async def _behind() -> AsyncIterator[Upstream]:
     ],
 )
 @pytest.mark.parametrize("by", ["listen path", "id"])
-async def test_the_rest_of_the_path_goes_on_byte_for_byte(
+async def test_the_rest_of_the_path_is_forwarded_byte_for_byte(
     system: System, behind: Upstream, by: str, base: str, path: str, target: str
 ) -> None:
-    """The listen path is stripped, or the API's id where the call names it by that (product.md section 2)."""
+    """The listen path (or the API's id) is stripped and the rest is unchanged."""
     api = await protected(system, behind.url + base)
     place = api.party.api.listen_path if by == "listen path" else f"/{api.party.api.api_id}/"
     below = Protected(_Placed(api, place), api.token)  # type: ignore[arg-type]
-    answer = await below.raw("GET", path)
-    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    response = await below.raw("GET", path)
+    assert response.startswith(b"HTTP/1.1 200 "), response
     assert behind.latest.target == target
 
 
 class _Placed:
-    """A party whose paths begin right after the place."""
+    """A party whose paths begin right after the listen path."""
 
     def __init__(self, api: Protected, place: str) -> None:
         self.system = api.party.system
@@ -66,7 +66,7 @@ class _Placed:
 
 
 async def test_the_listen_path_stays_where_it_is_not_stripped(system: System, behind: Upstream) -> None:
-    """`strip: false`: an upstream that knows its own public path."""
+    """With `strip: false` the listen path stays."""
     api = await protected(system, f"{behind.url}/base", **{STRIP: False})
     assert (await api("GET", "x/y?z=1")).status == 200
     assert behind.latest.target == f"/base{api.at('x/y?z=1')}"
@@ -88,27 +88,29 @@ async def test_the_listen_path_stays_where_it_is_not_stripped(system: System, be
 async def test_no_path_climbs_out_of_the_upstream_s_own(
     system: System, behind: Upstream, path: str, strip: bool
 ) -> None:
-    """`/a/b/../b/x` is under `/a/b/` for everybody; behind the base path of an upstream it would be above it."""
+    """Paths that could leave the upstream's base path are refused: `/b/../b/x` stays below `/a/` here, but not
+    there.
+    """
     name = unique("inner")
     changes = {STRIP: strip, PLACE: f"/{unique('outer')}/{name}/"}
     api = await protected(system, f"{behind.url}/base", **changes)
     path = path.replace("{}", name)
-    answer = await api.raw("GET", path)
+    response = await api.raw("GET", path)
     if strip:
-        assert answer.startswith(b"HTTP/1.1 400 "), answer
-        assert b'"error":' in answer
+        assert response.startswith(b"HTTP/1.1 400 "), response
+        assert b'"error":' in response
         assert behind.asked == []
     else:
-        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert response.startswith(b"HTTP/1.1 200 "), response
         assert behind.latest.target == "/base" + api.at(path)
 
 
 @pytest.mark.parametrize("path", ["/../..", "/../../../{}", "/x/../../../../{}/x"])
 async def test_nor_does_one_by_way_of_the_root(system: System, behind: Upstream, path: str) -> None:
-    """More dots than there are segments lead to the root and not further for some, and out for others."""
+    """The same for more `..` than segments, which servers resolve differently."""
     api = await protected(system, f"{behind.url}/base", **{STRIP: False})
-    answer = await api.raw("GET", path[1:].replace("{}", api.party.api.listen_path.strip("/")))
-    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    response = await api.raw("GET", path[1:].replace("{}", api.party.api.listen_path.strip("/")))
+    assert response.startswith(b"HTTP/1.1 400 "), response
     assert behind.asked == []
 
 
@@ -123,7 +125,7 @@ async def test_nor_does_one_by_way_of_the_root(system: System, behind: Upstream,
 async def test_the_target_of_a_request_has_several_forms(
     system: System, behind: Upstream, target: str, status: int
 ) -> None:
-    """RFC 9112 §3.2: the absolute form is taken by its path; what is no target of ours is refused."""
+    """RFC 9112 §3.2: the absolute form is accepted; other forms are refused."""
     api = await protected(system, behind.url)
     written = target.replace("<path>", api.party.api.listen_path)
     head = api.head("OPTIONS", "", "Connection: close").replace(api.at("").encode(), written.encode(), 1)
@@ -133,8 +135,8 @@ async def test_the_target_of_a_request_has_several_forms(
     assert [asked.target for asked in behind.asked] == (["/x?y"] if status == 200 else [])
 
 
-async def test_nobody_is_connected_through(system: System, behind: Upstream) -> None:
-    """CONNECT asks for a tunnel to anywhere (RFC 9110 §9.3.6): there is none."""
+async def test_connect_is_refused(system: System, behind: Upstream) -> None:
+    """CONNECT is refused (RFC 9110 §9.3.6)."""
     api = await protected(system, behind.url)
     for target in (f"127.0.0.1:{behind.port}", api.at("x")):
         async with api.connection() as (reader, writer):
@@ -146,15 +148,15 @@ async def test_nobody_is_connected_through(system: System, behind: Upstream) -> 
 @pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "MKCOL", "REPORT", "PURGE", "QUERY"]
 )
-async def test_every_method_goes_on(system: System, behind: Upstream, method: str) -> None:
-    """With its body, where it has one."""
+async def test_every_method_is_forwarded(system: System, behind: Upstream, method: str) -> None:
+    """Every method passes, with its body."""
     bodies: list[bytes] = []
 
-    async def answer(asked: object) -> None:
+    async def response(asked: object) -> None:
         bodies.append(await behind.latest.body())
         await behind.latest.send(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    behind.answering = answer
+    behind.answering = response
     api = await protected(system, behind.url)
     assert (await api.raw(method, "x", "Content-Length: 4", body=b"body")).startswith(b"HTTP/1.1 204 ")
     assert (await api.raw(method, "x")).startswith(b"HTTP/1.1 204 ")
@@ -162,7 +164,7 @@ async def test_every_method_goes_on(system: System, behind: Upstream, method: st
     assert bodies == [b"body", b""]
 
 
-# What is not the upstream's
+# Tokenwire's own paths
 
 
 @pytest.mark.parametrize(
@@ -185,48 +187,46 @@ async def test_every_method_goes_on(system: System, behind: Upstream, method: st
 async def test_the_way_through_hides_nothing_of_tokenwire_s_own(
     system: System, behind: Upstream, method: str, path: str, status: int
 ) -> None:
-    """What a service or the operators are answered stays as it is, whatever the upstream would say."""
+    """Paths of services and operators are never forwarded to an upstream."""
     api = await protected(system, behind.url)
     headers = api.bearer
-    answer = await system.call(method, path.replace("<path>", api.party.api.listen_path), headers=headers)
-    assert answer.status == status
+    response = await system.call(method, path.replace("<path>", api.party.api.listen_path), headers=headers)
+    assert response.status == status
     assert behind.asked == []
 
 
 @pytest.mark.parametrize("path", ["oauth/token/17", "oauth", "oauth/introspect", "verify", "healthz", "api/apis"])
-async def test_what_only_resembles_tokenwire_s_own_is_the_upstream_s(
-    system: System, behind: Upstream, path: str
-) -> None:
-    """Below a listen path only the OAuth endpoints are not."""
+async def test_similar_paths_belong_to_the_upstream(system: System, behind: Upstream, path: str) -> None:
+    """Below a listen path only the OAuth endpoints are Tokenwire's."""
     api = await protected(system, behind.url)
     assert (await api("GET", path)).status == 200
     assert behind.latest.target == f"/{path}"
 
 
 async def test_an_api_without_tokens_is_open(system: System, behind: Upstream) -> None:
-    """Keyless: whatever `Authorization` says is the upstream's affair, and nobody is named."""
+    """A keyless API forwards `Authorization` unchanged and sets no identity."""
     definition = keyless()
     definition["x-tyk-api-gateway"]["upstream"]["url"] = behind.url
     party = await system.party(definition)
-    answer = await system.call("GET", party.at("x"), headers={"Authorization": "Basic eDp5"})
-    assert answer.status == 200
+    response = await system.call("GET", party.at("x"), headers={"Authorization": "Basic eDp5"})
+    assert response.status == 200
     assert behind.latest.one("Authorization") == "Basic eDp5"
     assert behind.latest.one("X-Tokenwire-Api-Id") == party.api.api_id
     assert behind.latest.all("X-Tokenwire-Client-Id") == []
 
 
 async def test_an_edited_upstream_is_asked_at_once(system: System, behind: Upstream) -> None:
-    """The API's definition counts as it is now."""
+    """An edited upstream URL applies at once."""
     api = await protected(system, "http://127.0.0.1:1/")
     assert (await api("GET", "x")).status == 502
     before = api.party.api
-    at = system.deps.origin("tests")
+    ctx = system.deps.event_context("tests")
     after = before.model_copy(update={"upstream_url": behind.url})
-    assert await system.deps.store.apis.replace(before, after, at)
+    assert await system.deps.store.apis.replace(before, after, ctx)
     assert (await api("GET", "x")).status == 200
 
 
 async def test_where_no_api_is_is_404(system: System) -> None:
-    """In the gateway's words."""
-    answer = await system.call("GET", "/nothing-here/x")
-    assert (answer.status, answer.body) == (404, {"error": "There is no such API"})
+    """An unknown path gets the gateway's 404."""
+    response = await system.call("GET", "/nothing-here/x")
+    assert (response.status, response.body) == (404, {"error": "There is no such API"})

@@ -1,9 +1,10 @@
-"""WebSockets through the proxy: the token first, then whatever the two ends say to each other, as they say it."""
+"""WebSockets through the proxy: the token is checked, then frames pass unchanged."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,7 +17,7 @@ from tests.services.upstreams import Protected, Upstream, protected, saying, ups
 
 
 class Talker:
-    """An upstream that talks; it remembers how each talk ended."""
+    """A WebSocket upstream that records how each conversation ended."""
 
     def __init__(self) -> None:
         self.talks: list[web.WebSocketResponse] = []
@@ -71,7 +72,7 @@ async def _api(system: System, talker: Talker) -> Protected:
 
 
 @asynccontextmanager
-async def talking(api: Protected, **options: object) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+async def talking(api: Protected, **options: Any) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     """A WebSocket through the gateway."""
     async with (
         aiohttp.ClientSession() as http,
@@ -80,7 +81,7 @@ async def talking(api: Protected, **options: object) -> AsyncIterator[aiohttp.Cl
             headers=api.bearer,
             autoping=False,
             max_msg_size=0,
-            **options,  # type: ignore[arg-type]
+            **options,
         ) as talk,
         asyncio.timeout(20),
     ):
@@ -89,7 +90,7 @@ async def talking(api: Protected, **options: object) -> AsyncIterator[aiohttp.Cl
 
 @pytest.mark.parametrize("compress", [0, 15], ids=["plain", "permessage-deflate"])
 async def test_messages_of_every_kind_go_both_ways(api: Protected, talker: Talker, compress: int) -> None:
-    """Text, binary, ping and pong, empty ones too, with or without compression between the two ends."""
+    """Text, binary, ping and pong, empty ones too, with or without compression."""
     async with talking(api, compress=compress) as talk:
         assert talk.compress == compress
         for text in ("hello", "", "ü" * 1000):
@@ -99,14 +100,14 @@ async def test_messages_of_every_kind_go_both_ways(api: Protected, talker: Talke
             await talk.send_bytes(data)
             assert await talk.receive_bytes() == data
         await talk.ping(b"there?")
-        answer = await talk.receive()
-        assert (answer.type, answer.data) == (WSMsgType.PONG, b"there?")
+        response = await talk.receive()
+        assert (response.type, response.data) == (WSMsgType.PONG, b"there?")
         await talk.pong(b"unasked")
         await eventually(lambda: talker.heard[-1].type is WSMsgType.PONG and talker.heard[-1].data == b"unasked")
 
 
 async def test_a_message_may_have_any_size(api: Protected) -> None:
-    """Nothing is put together on the way, so nothing is too large for it."""
+    """Messages of any size pass, because they are not assembled."""
     async with talking(api) as talk:
         data = os.urandom(1024) * 20 * 1024
         await talk.send_bytes(data)
@@ -115,13 +116,13 @@ async def test_a_message_may_have_any_size(api: Protected) -> None:
 
 @pytest.mark.parametrize(("offered", "chosen"), [(["news", "chat"], "news"), (["other"], None), ([], None)])
 async def test_the_upstream_chooses_the_subprotocol(api: Protected, offered: list[str], chosen: str | None) -> None:
-    """Of those that the caller offers (RFC 6455 §1.9)."""
+    """The upstream selects the subprotocol (RFC 6455 §1.9)."""
     async with talking(api, protocols=offered) as talk:
         assert talk.protocol == chosen
 
 
-async def test_the_upstream_hears_whose_talk_it_is(api: Protected, talker: Talker) -> None:
-    """The handshake is a call like any other: named, without the token, under the upstream's own path."""
+async def test_the_upstream_gets_identity_headers(api: Protected, talker: Talker) -> None:
+    """The handshake has identity headers, no token, and the upstream's path."""
     async with talking(api):
         (request,) = talker.requests
         assert request.path == "/base/talk"
@@ -130,38 +131,38 @@ async def test_the_upstream_hears_whose_talk_it_is(api: Protected, talker: Talke
 
 
 async def test_a_caller_s_close_reaches_the_upstream(api: Protected, talker: Talker) -> None:
-    """With its code and its reason."""
+    """The caller's close code and reason reach the upstream."""
     async with talking(api) as talk:
         await talk.close(code=4001, message=b"bye")
     await eventually(lambda: talker.talks[0].close_code == 4001)
 
 
 async def test_an_upstream_s_close_reaches_the_caller(api: Protected) -> None:
-    """With its code and its reason."""
+    """The upstream's close code and reason reach the caller."""
     async with talking(api) as talk:
         await talk.send_str("leave")
         message = await talk.receive()
         assert (message.type, message.data, message.extra) == (WSMsgType.CLOSE, 4002, "enough")
 
 
-async def test_an_upstream_that_dies_takes_the_talk_along(api: Protected) -> None:
-    """Without a Close frame, so the caller sees 1006 and knows that it was not the end."""
+async def test_the_tunnel_closes_when_the_upstream_is_lost(api: Protected) -> None:
+    """If the upstream dies, the caller sees 1006: no Close frame is invented."""
     async with talking(api) as talk:
         await talk.send_str("die")
         assert (await talk.receive()).type in {WSMsgType.CLOSED, WSMsgType.ERROR}
         assert talk.close_code == 1006
 
 
-async def test_what_an_upstream_says_at_once_is_heard_also_when_it_leaves_at_once(system: System) -> None:
-    """Agreed, said and gone in one breath: the caller gets all of it, and its connection ends."""
+async def test_data_sent_just_before_closing_arrives(system: System) -> None:
+    """Data that an upstream sends immediately before closing reaches the caller."""
     said = b"\x81\x02hi\x88\x02\x03\xe8"
 
-    async def answer(_: object) -> None:
+    async def response(_: object) -> None:
         agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         await behind.latest.send(agreed + said)
         raise EOFError
 
-    async with upstream(answer) as behind:
+    async with upstream(response) as behind:
         api = await protected(system, behind.url)
         for _ in range(20):
             async with api.connection() as (reader, writer), asyncio.timeout(5):
@@ -169,8 +170,8 @@ async def test_what_an_upstream_says_at_once_is_heard_also_when_it_leaves_at_onc
                 assert (await reader.read()).endswith(b"\r\n\r\n" + said)
 
 
-async def test_a_caller_that_dies_takes_the_talk_along(api: Protected, talker: Talker) -> None:
-    """The upstream's connection ends."""
+async def test_the_tunnel_closes_when_the_caller_is_lost(api: Protected, talker: Talker) -> None:
+    """If the caller dies, the upstream's connection ends."""
     async with api.connection() as (reader, writer):
         handshake = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
         writer.write(api.head("GET", "talk", *handshake, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="))
@@ -179,8 +180,8 @@ async def test_a_caller_that_dies_takes_the_talk_along(api: Protected, talker: T
     await eventually(lambda: talker.talks[0].close_code == 1006)
 
 
-async def test_frames_right_behind_the_handshake_are_not_lost(api: Protected) -> None:
-    """An impatient caller sends before the upstream has agreed."""
+async def test_frames_directly_after_the_handshake_are_not_lost(api: Protected) -> None:
+    """Frames sent right after the handshake are not lost."""
     async with api.connection() as (reader, writer), asyncio.timeout(10):
         handshake = ("Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13")
         head = api.head("GET", "talk", *handshake, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
@@ -194,15 +195,17 @@ async def test_frames_right_behind_the_handshake_are_not_lost(api: Protected) ->
     [(False, 400, b"Authorization field missing"), (True, 426, b"upgrade later")],
     ids=["no-token", "upstream-refuses"],
 )
-async def test_a_handshake_that_is_refused_is_an_answer(system: System, bearer: bool, status: int, body: bytes) -> None:
-    """The token is checked first; and an upstream's refusal arrives with its body."""
+async def test_a_handshake_that_is_refused_is_a_response(
+    system: System, bearer: bool, status: int, body: bytes
+) -> None:
+    """A refused handshake is a normal response: the gateway's for a bad token, the upstream's with its body."""
     refusal = b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 13\r\n\r\nupgrade later"
     async with upstream(saying(refusal)) as behind:
         api = await protected(system, behind.url)
         lines = ("Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
-        answer = await api.raw("GET", "x", *lines, bearer=bearer)
-        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
-        assert body in answer
+        response = await api.raw("GET", "x", *lines, bearer=bearer)
+        assert response.startswith(f"HTTP/1.1 {status} ".encode())
+        assert body in response
         assert len(behind.asked) == int(bearer)
         if bearer:
             told = behind.latest
@@ -211,7 +214,7 @@ async def test_a_handshake_that_is_refused_is_an_answer(system: System, bearer: 
 
 @pytest.mark.parametrize("protocol", ["h2c", "tcp", "TLS/1.0", "websocket, h2c"])
 async def test_no_other_protocol_is_switched_to(system: System, protocol: str) -> None:
-    """Whatever is said after another switch would pass unchecked; so the call goes on as if none had been asked for."""
+    """An upgrade to another protocol is not forwarded, because it would bypass all checks."""
     async with upstream() as behind:
         api = await protected(system, behind.url)
         assert (await api.raw("GET", "x", f"Upgrade: {protocol}", "Connection: upgrade")).startswith(b"HTTP/1.1 200 ")
@@ -219,7 +222,7 @@ async def test_no_other_protocol_is_switched_to(system: System, protocol: str) -
 
 
 async def test_a_slow_end_makes_the_other_wait(system: System) -> None:
-    """Of an endless stream of frames a few megabytes at most are under way."""
+    """A slow reader stops the other end: a few megabytes at most are buffered."""
     sent = 0
 
     async def pour(asked: object) -> None:
@@ -245,8 +248,8 @@ def stands_still(seen: list[int], now: int) -> bool:
     return now > 0 and len(seen) > 15 and len(set(seen[-15:])) == 1
 
 
-async def test_a_gateway_that_stops_says_that_it_goes_away(mongodb_url: str, talker: Talker) -> None:
-    """1001 to both ends, between two frames, and both connections end."""
+async def test_a_stopping_gateway_sends_going_away(mongodb_url: str, talker: Talker) -> None:
+    """A stopping gateway sends 1001 to both ends, between frames."""
     async with open_system(mongodb_url) as system:
         api = await protected(system, talker.url)
         async with talking(api) as talk:
@@ -259,10 +262,10 @@ async def test_a_gateway_that_stops_says_that_it_goes_away(mongodb_url: str, tal
         await eventually(lambda: talker.talks[0].close_code == 1001)
 
 
-async def test_a_frame_under_way_is_ended_before_the_goodbye(mongodb_url: str) -> None:
-    """Nothing is said in the middle of a frame, nor after the goodbye."""
+async def test_a_frame_in_progress_ends_before_the_close_frame(mongodb_url: str) -> None:
+    """A frame in progress is completed before the Close frame, and nothing follows it."""
 
-    async def answer(_: object) -> None:
+    async def response(_: object) -> None:
         told: Upstream = behind
         await told.latest.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         await told.latest.send(b"\x82\x04ab")
@@ -271,7 +274,7 @@ async def test_a_frame_under_way_is_ended_before_the_goodbye(mongodb_url: str) -
         await told.latest.gone()
         raise EOFError
 
-    async with open_system(mongodb_url) as system, upstream(answer) as behind:
+    async with open_system(mongodb_url) as system, upstream(response) as behind:
         api = await protected(system, behind.url)
         async with api.connection() as (reader, writer), asyncio.timeout(20):
             writer.write(api.head("GET", "x", "Upgrade: websocket", "Connection: upgrade"))

@@ -1,4 +1,4 @@
-"""Races over two instances, each with its own connections and caches, on one MongoDB and one RabbitMQ."""
+"""Races between two instances with separate connections and caches, on one MongoDB and one RabbitMQ."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ import pytest
 
 from contracts.grants import GrantState, RevocationReason
 from libs.bus.rabbit import RabbitBus
-from tests.builders import Answer, settle
+from tests.builders import Response, settle
 from tests.eventually import eventually
 from tests.provision.rabbitmq import Broker
 from tests.services.system import (
@@ -31,24 +31,24 @@ ROUNDS = range(4)
 
 @dataclass(frozen=True)
 class Pair:
-    """Two instances of every service, with one clock."""
+    """Two instances of every service with one clock."""
 
     one: System
     two: System
 
     def asked_by_turns(self, party: Party, times: int = N) -> list[Party]:
-        """The client, asking now this instance, now that."""
+        """The client, alternating between the instances."""
         return [
             system.knows(party) for system, _ in zip(itertools.cycle((self.one, self.two)), range(times), strict=False)
         ]
 
     async def nowhere_admitted(self, party: Party, access_token: str) -> bool:
-        """Whether both gateways refuse the token, once they have heard of what was done."""
+        """Whether both gateways refuse the token, after pending events are handled."""
         await self.settle()
         return all([(await asked.verify(access_token)).status == 403 for asked in self.asked_by_turns(party, 2)])
 
     async def settle(self) -> None:
-        """Everything announced was handled by whoever had to."""
+        """Wait until everything announced has been handled."""
         for system in (self.one, self.two, self.one):
             await settle(system.deps)
 
@@ -63,15 +63,17 @@ async def _pair(mongodb_url: str, rabbitmq: Broker) -> AsyncIterator[Pair]:
         yield Pair(one, two)
 
 
-async def at_once(requests: Sequence[Awaitable[Answer]]) -> list[Answer]:
-    """The answers to requests that are sent together; none of them is a server's fault."""
-    answers = await asyncio.gather(*requests)
-    assert all(answer.status < 500 for answer in answers), [answer.body for answer in answers if answer.status >= 500]
-    return answers
+async def at_once(requests: Sequence[Awaitable[Response]]) -> list[Response]:
+    """Send these requests concurrently; none may get a 5xx."""
+    responses = await asyncio.gather(*requests)
+    assert all(response.status < 500 for response in responses), [
+        response.body for response in responses if response.status >= 500
+    ]
+    return responses
 
 
 async def events_of(pair: Pair, grant_id: str, count: int) -> list[str]:
-    """The types of a grant's events, in order of sequence, once so many of them and everything else have arrived."""
+    """The types of a grant's events by sequence, after this many have arrived."""
 
     def heard() -> list[str]:
         events = {event["id"]: event for event in pair.one.heard.events if event["subject"] == grant_id}
@@ -86,13 +88,13 @@ async def events_of(pair: Pair, grant_id: str, count: int) -> list[str]:
 
 @pytest.mark.parametrize("round", ROUNDS)
 async def test_of_many_exchanges_of_one_code_one_succeeds(pair: Pair, round: int) -> None:
-    """Rows 103 and 104: one 200, all others `invalid_grant`, and the winner's tokens live, every time."""
+    """Rows 103, 104: exactly one exchange succeeds, the others get `invalid_grant`, and the tokens stay valid."""
     party = await pair.one.party(public=round % 2 == 1)
     code = await party.code()
-    answers = await at_once([asked.exchange(code) for asked in pair.asked_by_turns(party)])
-    winners = [answer for answer in answers if answer.status == 200]
+    responses = await at_once([asked.exchange(code) for asked in pair.asked_by_turns(party)])
+    winners = [response for response in responses if response.status == 200]
     assert len(winners) == 1
-    assert all(refused(answer, "invalid_grant") for answer in answers if answer.status != 200)
+    assert all(refused(response, "invalid_grant") for response in responses if response.status != 200)
     tokens = tokens_of(winners[0])
     for asked in pair.asked_by_turns(party, 2):
         assert (await asked.verify(tokens.access)).status == 200
@@ -103,12 +105,12 @@ async def test_of_many_exchanges_of_one_code_one_succeeds(pair: Pair, round: int
 
 @pytest.mark.parametrize("round", ROUNDS)
 async def test_many_refreshes_get_one_successor(pair: Pair, round: int) -> None:
-    """Row 106: with recovery all succeed, with the very same pair, and there is one new generation."""
+    """Row 106: with recovery all refreshes return the same pair, of one new generation."""
     party = await pair.one.party()
     first = await party.tokens()
-    answers = await at_once([asked.refresh(first.refresh) for asked in pair.asked_by_turns(party)])
-    pairs = {(answer.body["access_token"], answer.body["refresh_token"]) for answer in answers}
-    assert [answer.status for answer in answers] == [200] * N
+    responses = await at_once([asked.refresh(first.refresh) for asked in pair.asked_by_turns(party)])
+    pairs = {(response.body["access_token"], response.body["refresh_token"]) for response in responses}
+    assert [response.status for response in responses] == [200] * N
     assert len(pairs) == 1
     grant = await pair.two.grant_of(first.access)
     assert (grant.generation, grant.state) == (2, GrantState.ACTIVE)
@@ -122,13 +124,13 @@ async def test_many_refreshes_get_one_successor(pair: Pair, round: int) -> None:
 
 @pytest.mark.parametrize("round", ROUNDS)
 async def test_of_many_strict_refreshes_one_succeeds(pair: Pair, round: int) -> None:
-    """Row 105: one 200, all others `invalid_grant`; they are reuse, so that the grant ends, once, every time."""
+    """Row 105: exactly one succeeds; the others are reuse, so the grant is revoked, once."""
     party = await pair.one.party(document(refreshReuse="strict"))
     first = await party.tokens()
-    answers = await at_once([asked.refresh(first.refresh) for asked in pair.asked_by_turns(party)])
-    winners = [answer for answer in answers if answer.status == 200]
+    responses = await at_once([asked.refresh(first.refresh) for asked in pair.asked_by_turns(party)])
+    winners = [response for response in responses if response.status == 200]
     assert len(winners) == 1
-    assert all(refused(answer, "invalid_grant") for answer in answers if answer.status != 200)
+    assert all(refused(response, "invalid_grant") for response in responses if response.status != 200)
     assert await pair.nowhere_admitted(party, tokens_of(winners[0]).access)
     grant = await pair.one.grant_of(first.access)
     assert (grant.state, grant.ended_reason, grant.generation) == (
@@ -140,8 +142,8 @@ async def test_of_many_strict_refreshes_one_succeeds(pair: Pair, round: int) -> 
     assert await events_of(pair, grant.grant_id, 4) == expected
 
 
-async def test_refresh_and_revocation_leave_nothing_alive(pair: Pair) -> None:
-    """Row 107: whichever of the two came first, afterwards no token of the grant is good anywhere."""
+async def test_refresh_and_revocation_leave_no_valid_token(pair: Pair) -> None:
+    """Row 107: after a concurrent refresh and revocation no token of the grant works."""
     party = await pair.one.party()
     here, there = pair.one.knows(party), pair.two.knows(party)
     for _ in range(20):
@@ -156,7 +158,7 @@ async def test_refresh_and_revocation_leave_nothing_alive(pair: Pair) -> None:
 
 
 async def test_refresh_and_revocation_of_the_access_token_end_the_old_one(pair: Pair) -> None:
-    """Either way the named token is dead; one that takes its place is another, and good."""
+    """After a concurrent refresh and revocation of the access token, that token is refused; its successor works."""
     party = await pair.one.party()
     here, there = pair.one.knows(party), pair.two.knows(party)
     for _ in range(10):
@@ -168,7 +170,7 @@ async def test_refresh_and_revocation_of_the_access_token_end_the_old_one(pair: 
 
 
 async def test_an_old_token_and_the_newest_at_once_end_the_grant(pair: Pair) -> None:
-    """Row 109: reuse is found whichever comes first; there are never two live families."""
+    """Row 109: reuse is found in either order, and there are never two live token families."""
     party = await pair.one.party()
     here, there = pair.one.knows(party), pair.two.knows(party)
     for _ in range(10):
@@ -182,11 +184,11 @@ async def test_an_old_token_and_the_newest_at_once_end_the_grant(pair: Pair) -> 
 
 
 @pytest.mark.parametrize("how", ["deletion", "revoke_all"])
-async def test_exchanges_while_the_client_goes_leave_nothing_alive(pair: Pair, how: str) -> None:
-    """Row 108: an instance that has not heard of it yet may still exchange; the reaction ends what it made."""
+async def test_exchanges_during_a_client_s_deletion_leave_no_valid_token(pair: Pair, how: str) -> None:
+    """Row 108: an exchange at an instance that has not heard of the deletion may succeed; the reaction revokes it."""
     party = await pair.one.party()
     codes = [await party.code() for _ in range(N)]
-    # Both instances know the client by now.
+    # Both instances have cached the client.
     for asked in pair.asked_by_turns(party, 2):
         assert (await asked.exchange("tw_ac_x")).status == 400
     path = (
@@ -196,8 +198,8 @@ async def test_exchanges_while_the_client_goes_leave_nothing_alive(pair: Pair, h
     )
     end = pair.one.operator("DELETE" if how == "deletion" else "POST", path)
     exchanges = [asked.exchange(code) for asked, code in zip(pair.asked_by_turns(party), codes, strict=True)]
-    ended, *answers = await at_once([*exchanges[: N // 2], end, *exchanges[N // 2 :]][::-1])
-    issued = [tokens_of(answer).access for answer in [ended, *answers] if "access_token" in answer.body]
+    ended, *responses = await at_once([*exchanges[: N // 2], end, *exchanges[N // 2 :]][::-1])
+    issued = [tokens_of(response).access for response in [ended, *responses] if "access_token" in response.body]
 
     async def all_ended() -> bool:
         states = [(await pair.one.grant_of(code)).state for code in codes]
@@ -208,8 +210,8 @@ async def test_exchanges_while_the_client_goes_leave_nothing_alive(pair: Pair, h
     assert all([await pair.nowhere_admitted(party, token) for token in issued])
 
 
-async def test_what_is_revoked_here_is_refused_there_within_a_second(pair: Pair) -> None:
-    """Row 113: at once where it was revoked; a gateway that has the grant in memory hears of it by the bus."""
+async def test_a_revocation_reaches_other_instances_within_a_second(pair: Pair) -> None:
+    """Row 113: refused at once where it was revoked; at gateways with a cached grant when the bus tells them."""
     party = await pair.one.party()
     here, there = pair.one.knows(party), pair.two.knows(party)
     for _ in range(10):
@@ -221,43 +223,43 @@ async def test_what_is_revoked_here_is_refused_there_within_a_second(pair: Pair)
 
 
 async def test_wrong_verifiers_at_once_count_each(pair: Pair) -> None:
-    """Three burn the code, however many come together; none of them is a success or a server error."""
+    """Three concurrent wrong verifiers revoke the code, without a success or 5xx."""
     party = await pair.one.party(public=True)
     code = await party.code()
     wrong = [asked.exchange(code, code_verifier=CHALLENGE) for asked in pair.asked_by_turns(party)]
-    assert all(refused(answer, "invalid_grant") for answer in await at_once(wrong))
+    assert all(refused(response, "invalid_grant") for response in await at_once(wrong))
     grant = await pair.one.grant_of(code)
     assert grant.code is not None
     assert grant.code.failures == 3
     assert refused(await party.exchange(code), "invalid_grant")
 
 
-async def test_a_rotation_refuses_nobody_while_it_overlaps(pair: Pair) -> None:
-    """Row 111: old and new secret are right on every instance from the answer to the rotation on."""
+async def test_a_rotation_refuses_neither_secret_during_the_overlap(pair: Pair) -> None:
+    """Row 111: from the response to the rotation on, both secrets work at every instance."""
     party = await pair.one.party()
     secrets = [party.secret]
     form = {"grant_type": "client_credentials"}
 
-    async def ask(system: System, secret: str) -> Answer:
+    async def ask(system: System, secret: str) -> Response:
         return await Party(system, party.api, party.client, secret).token(form)
 
     for _ in range(5):
         path = f"/api/apis/oauth/{party.api.api_id}/{party.id}/rotate"
         rotation = pair.one.operator("PUT", path, json={"overlap": 600})
-        rotated, *answers = await at_once([rotation, *(ask(pair.two, secrets[-1]) for _ in range(8))])
-        assert [answer.status for answer in answers] == [200] * 8
+        rotated, *responses = await at_once([rotation, *(ask(pair.two, secrets[-1]) for _ in range(8))])
+        assert [response.status for response in responses] == [200] * 8
         secrets.append(rotated.body["secret"])
         both = [ask(system, secret) for system in (pair.two, pair.one) for secret in secrets[-2:]]
-        assert [answer.status for answer in await at_once(both)] == [200] * 4
+        assert [response.status for response in await at_once(both)] == [200] * 4
 
 
 async def test_concurrent_clients_get_their_own_tokens(pair: Pair) -> None:
-    """Row 117: requests that share a round trip to the database do not share its outcome."""
+    """Row 117: requests batched into one database round trip get their own results."""
     parties = [await pair.one.party() for _ in range(16)]
     form = {"grant_type": "client_credentials"}
     asked = [system.knows(party) for party in parties for system in (pair.one, pair.two)] * 2
-    answers = await at_once([party.token(form) for party in asked])
-    tokens = [tokens_of(answer).access for answer in answers]
+    responses = await at_once([party.token(form) for party in asked])
+    tokens = [tokens_of(response).access for response in responses]
     assert len(set(tokens)) == len(asked)
     verified = await at_once([party.verify(token) for party, token in zip(asked, tokens, strict=True)])
-    assert [answer.headers["X-Tokenwire-Client-Id"] for answer in verified] == [party.id for party in asked]
+    assert [response.headers["X-Tokenwire-Client-Id"] for response in verified] == [party.id for party in asked]

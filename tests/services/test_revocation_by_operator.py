@@ -1,4 +1,4 @@
-"""/api/apis/oauth/{client_id}/revoke, /revoke_all and …/tokens: what operators end, and what they see."""
+"""/api/apis/oauth/{client_id}/revoke, /revoke_all and …/tokens: what operators can revoke and list."""
 
 import asyncio
 from typing import Any
@@ -8,21 +8,21 @@ import pytest
 from contracts.clients import ClientDeletion
 from contracts.grants import GrantState, RevocationReason
 from contracts.operators import Permission
-from tests.builders import Answer, make_operator, settle
+from tests.builders import Response, make_operator, settle
 from tests.services.system import Party, System, refused, tokens_of
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-async def revoke(party: Party, token: str, path: str = "revoke", **form: str) -> Answer:
+async def revoke(party: Party, token: str, path: str = "revoke", **form: str) -> Response:
     return await party.system.operator("POST", f"/api/apis/oauth/{party.id}/{path}", data={"token": token, **form})
 
 
 async def listed(party: Party, query: str = "") -> Any:
     path = f"/api/apis/oauth/{party.api.api_id}/{party.id}/tokens{query}"
-    answer = await party.system.operator("GET", path)
-    assert answer.status == 200, answer.body
-    return answer.body
+    response = await party.system.operator("GET", path)
+    assert response.status == 200, response.body
+    return response.body
 
 
 async def public_ids(party: Party) -> list[str]:
@@ -33,9 +33,9 @@ async def admitted(party: Party, access_token: str) -> bool:
     return (await party.verify(access_token)).status == 200
 
 
-def done(answer: Answer, message: str = "token revoked successfully") -> bool:
-    assert answer.status == 200, answer.body
-    assert answer.body == {"Status": "OK", "Message": message, "Meta": None}
+def done(response: Response, message: str = "token revoked successfully") -> bool:
+    assert response.status == 200, response.body
+    assert response.body == {"Status": "OK", "Message": message, "Meta": None}
     return True
 
 
@@ -45,7 +45,7 @@ def done(answer: Answer, message: str = "token revoked successfully") -> bool:
 @pytest.mark.parametrize("path", ["revoke", "revoke/"])
 @pytest.mark.parametrize("hint", ["access_token", "refresh_token", "nonsense"])
 async def test_an_access_token_is_revoked_alone(system: System, path: str, hint: str) -> None:
-    """As the documented request does it, with the client's credentials beside; the refresh token lives on."""
+    """Tyk's documented request, which has the client's credentials too; the refresh token stays valid."""
     party = await system.party()
     tokens = await party.tokens()
     credentials = {"client_id": party.id, "client_secret": party.secret}
@@ -54,8 +54,8 @@ async def test_an_access_token_is_revoked_alone(system: System, path: str, hint:
     assert await admitted(party, (await party.refreshed(tokens.refresh)).access)
 
 
-async def test_a_refresh_token_ends_the_grant(system: System) -> None:
-    """For the reason `operator`."""
+async def test_a_refresh_token_revokes_the_grant(system: System) -> None:
+    """The grant is revoked for the reason `operator`."""
     party = await system.party()
     tokens = await party.tokens()
     assert done(await revoke(party, tokens.refresh))
@@ -64,8 +64,8 @@ async def test_a_refresh_token_ends_the_grant(system: System) -> None:
     assert (grant.state, grant.ended_reason) == (GrantState.REVOKED, RevocationReason.OPERATOR)
 
 
-async def test_the_id_of_a_listed_token_revokes_it(system: System) -> None:
-    """Operators never see tokens: `code` of the list is what they have."""
+async def test_the_public_id_of_a_listed_token_revokes_it(system: System) -> None:
+    """Operators never see token values; `code` of the list is the public id."""
     party = await system.party()
     tokens, spared = await party.tokens(), await party.tokens()
     grant = await system.grant_of(tokens.access)
@@ -80,8 +80,8 @@ async def test_the_id_of_a_listed_token_revokes_it(system: System) -> None:
     assert (revoked["data"]["token_id"], revoked["data"]["reason"]) == (code, "operator")
 
 
-async def test_the_id_of_a_token_that_was_refreshed_away_ends_nothing(system: System) -> None:
-    """The generation is part of the id; its successor is another token."""
+async def test_the_public_id_of_a_superseded_token_revokes_nothing(system: System) -> None:
+    """The id contains the generation, so it does not name the token's successor."""
     party = await system.party()
     first = await party.tokens()
     (code,) = await public_ids(party)
@@ -92,14 +92,14 @@ async def test_the_id_of_a_token_that_was_refreshed_away_ends_nothing(system: Sy
 
 @pytest.mark.parametrize("by", ["access", "refresh", "id"])
 async def test_another_client_s_token_is_refused(system: System, by: str) -> None:
-    """tyk-compat.md, defect 2: the token must be the named client's; 400 says so, and it lives."""
+    """400, unlike Tyk: the token must belong to the client in the path; it stays valid."""
     party = await system.party()
     other = await system.client_of(party.api)
     tokens = await party.tokens()
     (code,) = await public_ids(party)
     value = {"access": tokens.access, "refresh": tokens.refresh, "id": code}[by]
-    answer = await revoke(other, value)
-    assert (answer.status, answer.message) == (400, "this token belongs to another client")
+    response = await revoke(other, value)
+    assert (response.status, response.message) == (400, "this token belongs to another client")
     assert await admitted(party, tokens.access)
     assert (await party.refresh(tokens.refresh)).status == 200
 
@@ -107,8 +107,8 @@ async def test_another_client_s_token_is_refused(system: System, by: str) -> Non
 @pytest.mark.parametrize(
     "token", ["x", "tw_at_" + "A" * 76, "A" * 22 + ".1", "A" * 22 + ".99999999999", "é", "..", "$ne"]
 )
-async def test_what_never_was_is_answered_with_200(system: System, token: str) -> None:
-    """Its purpose is achieved."""
+async def test_an_unknown_token_is_answered_with_200(system: System, token: str) -> None:
+    """The purpose of the request is already achieved."""
     assert done(await revoke(await system.party(), token))
 
 
@@ -124,11 +124,11 @@ async def test_what_never_was_is_answered_with_200(system: System, token: str) -
 async def test_credentials_that_contradict_the_path_are_refused(
     system: System, path: str, form: dict[str, str], message: str
 ) -> None:
-    """tyk-compat.md, defect 2: they may be left out, and must be right where they are not."""
+    """The client's credentials may be omitted, unlike in Tyk; if they are sent, they must be right."""
     party = await system.party()
     tokens = await party.tokens()
-    answer = await revoke(party, tokens.access, path, **form)
-    assert (answer.status, answer.message) == (400, message)
+    response = await revoke(party, tokens.access, path, **form)
+    assert (response.status, response.message) == (400, message)
     assert await admitted(party, tokens.access)
 
 
@@ -148,36 +148,36 @@ async def test_credentials_that_contradict_the_path_are_refused(
 async def test_a_malformed_body_revokes_nothing(
     system: System, path: str, body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    """What cannot be read may contradict the path; the answer is in the Dashboard's envelope."""
+    """400 in the Dashboard's envelope: an unreadable body might contradict the path."""
     party = await system.party()
     tokens = await party.tokens()
-    answer = await system.operator("POST", f"/api/apis/oauth/{party.id}/{path}", data=body, headers=headers)
-    assert answer.status == status
-    assert answer.message
+    response = await system.operator("POST", f"/api/apis/oauth/{party.id}/{path}", data=body, headers=headers)
+    assert response.status == status
+    assert response.message
     assert await admitted(party, tokens.access)
 
 
 async def test_a_token_in_the_query_is_refused(system: System) -> None:
-    """It would be in logs."""
+    """400, since URLs are logged."""
     party = await system.party()
-    answer = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke?token=x")
-    assert (answer.status, "query" in answer.message) == (400, True)
+    response = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke?token=x")
+    assert (response.status, "query" in response.message) == (400, True)
 
 
 @pytest.mark.parametrize("body", [None, b"", b"token="])
-async def test_a_missing_token_is_said(system: System, body: bytes | None) -> None:
-    """In Tyk's words."""
+async def test_a_missing_token_is_400(system: System, body: bytes | None) -> None:
+    """With the message that Tyk sends."""
     party = await system.party()
-    answer = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke", data=body, headers=FORM)
-    assert (answer.status, answer.message) == (400, "token is required")
+    response = await system.operator("POST", f"/api/apis/oauth/{party.id}/revoke", data=body, headers=FORM)
+    assert (response.status, response.message) == (400, "token is required")
 
 
 @pytest.mark.parametrize("client_id", ["nobody", "$ne", "a.b", "x" * 500, "%00", "%ff"])
 @pytest.mark.parametrize(("method", "path"), [("POST", "revoke"), ("POST", "revoke_all"), ("GET", "tokens")])
 async def test_an_unknown_client_is_404(system: System, method: str, path: str, client_id: str) -> None:
-    """Also where the id could be none."""
-    answer = await system.operator(method, f"/api/apis/oauth/{client_id}/{path}")
-    assert (answer.status, answer.message) == (404, "OAuth Client ID not found")
+    """Also for an id with characters that no client id has."""
+    response = await system.operator(method, f"/api/apis/oauth/{client_id}/{path}")
+    assert (response.status, response.message) == (404, "OAuth Client ID not found")
 
 
 # revoke_all
@@ -185,13 +185,13 @@ async def test_an_unknown_client_is_404(system: System, method: str, path: str, 
 
 @pytest.mark.parametrize("path", ["revoke_all", "revoke_all/"])
 @pytest.mark.parametrize("with_body", [True, False])
-async def test_revoke_all_ends_every_grant_and_starts_anew(system: System, path: str, with_body: bool) -> None:
-    """A body is not needed; codes and tokens are dead at once, and the list is empty before the sweep is through."""
+async def test_revoke_all_revokes_every_grant_and_allows_new_ones(system: System, path: str, with_body: bool) -> None:
+    """Without a body. Codes and tokens are invalid, and the list empty, before the grants are revoked one by one."""
     party = await system.party()
     tokens, code = await party.tokens(), await party.code()
     form = {"client_id": party.id, "client_secret": party.secret} if with_body else None
-    answer = await system.operator("POST", f"/api/apis/oauth/{party.id}/{path}", data=form)
-    assert done(answer, "tokens revoked successfully")
+    response = await system.operator("POST", f"/api/apis/oauth/{party.id}/{path}", data=form)
+    assert done(response, "tokens revoked successfully")
     assert await listed(party) == []
     assert not await admitted(party, tokens.access)
     assert refused(await party.refresh(tokens.refresh), "invalid_grant")
@@ -204,14 +204,14 @@ async def test_revoke_all_ends_every_grant_and_starts_anew(system: System, path:
     assert (await system.grant_of(tokens.access)).ended_reason is RevocationReason.REVOKE_ALL
 
 
-# Who may
+# Permissions
 
 
 @pytest.mark.parametrize("permission", list(Permission))
-async def test_only_revoke_lets_an_operator_revoke_and_only_read_lets_one_list(
+async def test_revoking_needs_the_permission_revoke_and_listing_needs_read(
     system: System, permission: Permission
 ) -> None:
-    """Issue 2, item 3; `admin` includes both."""
+    """`admin` includes both permissions."""
     party = await system.party()
     tokens = await party.tokens()
     caller = system.call.with_key(await make_operator(system.deps, permission))
@@ -221,26 +221,26 @@ async def test_only_revoke_lets_an_operator_revoke_and_only_read_lets_one_list(
     for path in (f"{base}/tokens", f"/api/apis/oauth/{party.api.api_id}/{party.id}/tokens"):
         assert (await caller("GET", path)).status == (200 if may_list else 403)
     for path in ("revoke", "revoke_all"):
-        answer = await caller("POST", f"{base}/{path}", data={"token": tokens.access})
-        assert answer.status == (200 if may_revoke else 403)
+        response = await caller("POST", f"{base}/{path}", data={"token": tokens.access})
+        assert response.status == (200 if may_revoke else 403)
     assert await admitted(party, tokens.access) is not may_revoke
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "revoke"), ("POST", "revoke_all"), ("GET", "tokens")])
-async def test_without_a_key_nothing_is_said(system: System, method: str, path: str) -> None:
-    """401, for a known and for an unknown client alike; the client's own credentials are no key."""
+async def test_without_an_operator_key_it_is_401(system: System, method: str, path: str) -> None:
+    """For known and unknown clients; the client's own credentials are not an operator key."""
     party = await system.party()
     for client_id in (party.id, "nobody"):
         for headers in ({}, party.basic, {"Authorization": "wrong"}):
-            answer = await system.call(method, f"/api/apis/oauth/{client_id}/{path}", headers=headers)
-            assert (answer.status, answer.message) == (401, "Not authorised")
+            response = await system.call(method, f"/api/apis/oauth/{client_id}/{path}", headers=headers)
+            assert (response.status, response.message) == (401, "Not authorised")
 
 
-# The list
+# Token lists
 
 
-async def test_a_listed_token_is_an_id_and_when_it_expires(system: System) -> None:
-    """`code` and `expires` in Unix seconds, and whose it is; never a token."""
+async def test_the_list_has_public_ids_and_expiry(system: System) -> None:
+    """`code` is the public id, `expires` is in Unix seconds; token values are never listed."""
     party = await system.party()
     tokens = await party.tokens(subject="alice", scope="a b")
     grant = await system.grant_of(tokens.access)
@@ -259,8 +259,8 @@ async def test_a_listed_token_is_an_id_and_when_it_expires(system: System) -> No
     assert refreshed.access not in str(await listed(party))
 
 
-async def test_only_live_access_tokens_are_listed(system: System) -> None:
-    """Not codes, not what was revoked or has expired, not other clients'; a grant with a dead one has none to list."""
+async def test_only_valid_access_tokens_are_listed(system: System) -> None:
+    """No codes, no revoked or expired tokens, and none of other clients."""
     party = await system.party()
     other = await system.client_of(party.api)
     await party.code()
@@ -276,24 +276,24 @@ async def test_only_live_access_tokens_are_listed(system: System) -> None:
 
 
 @pytest.mark.parametrize("path", ["/{api}/{client}/tokens", "/{api}/{client}/tokens/", "/{client}/tokens"])
-async def test_every_spelling_of_the_path_answers(system: System, path: str) -> None:
-    """With the API's id and without."""
+async def test_every_spelling_of_the_path_is_routed(system: System, path: str) -> None:
+    """The path works with and without the API's id."""
     party = await system.party()
     await party.tokens()
-    answer = await system.operator("GET", "/api/apis/oauth" + path.format(api=party.api.api_id, client=party.id))
-    assert len(answer.body) == 1
+    response = await system.operator("GET", "/api/apis/oauth" + path.format(api=party.api.api_id, client=party.id))
+    assert len(response.body) == 1
 
 
 async def test_the_api_of_the_path_must_be_the_client_s(system: System) -> None:
-    """404 under another one."""
+    """404 if the path names another API than the client's."""
     party, other = await system.party(), await system.party()
     for api_id in (other.api.api_id, "nowhere"):
-        answer = await system.operator("GET", f"/api/apis/oauth/{api_id}/{party.id}/tokens")
-        assert (answer.status, answer.message) == (404, "OAuth Client ID not found")
+        response = await system.operator("GET", f"/api/apis/oauth/{api_id}/{party.id}/tokens")
+        assert (response.status, response.message) == (404, "OAuth Client ID not found")
 
 
 async def test_a_client_without_tokens_has_an_empty_list(system: System) -> None:
-    """As an array, and as no pages."""
+    """An empty array, and with `page` zero pages."""
     party = await system.party()
     assert await listed(party) == []
     page = {"page_num": 1, "page_total": 0, "page_size": 100}
@@ -301,12 +301,12 @@ async def test_a_client_without_tokens_has_an_empty_list(system: System) -> None
 
 
 async def test_pages_are_a_hundred_by_expiry(system: System) -> None:
-    """Tyk's words; every token on exactly one page, the soonest to expire first; a number that is none is page 1."""
+    """Tyk's paging: every token on one page, first to expire first; an invalid page number means page 1."""
     party = await system.party()
     form = {"grant_type": "client_credentials"}
     for _ in range(3):
-        for answer in await asyncio.gather(*(party.token(form) for _ in range(35))):
-            assert tokens_of(answer)
+        for response in await asyncio.gather(*(party.token(form) for _ in range(35))):
+            assert tokens_of(response)
         system.clock.advance(1)
     everything = await listed(party)
     assert [token["expires"] for token in everything] == sorted(token["expires"] for token in everything)
@@ -322,9 +322,9 @@ async def test_pages_are_a_hundred_by_expiry(system: System) -> None:
 
 
 async def test_a_deleted_client_has_no_list(system: System) -> None:
-    """404, as for one that never was."""
+    """404, as for a client that never existed."""
     party = await system.party()
-    at = system.deps.origin("tests")
-    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, at)
-    answer = await system.operator("GET", f"/api/apis/oauth/{party.id}/tokens")
-    assert (answer.status, answer.message) == (404, "OAuth Client ID not found")
+    ctx = system.deps.event_context("tests")
+    assert await system.deps.store.clients.delete(party.client, ClientDeletion.CLIENT_DELETED, ctx)
+    response = await system.operator("GET", f"/api/apis/oauth/{party.id}/tokens")
+    assert (response.status, response.message) == (404, "OAuth Client ID not found")

@@ -1,4 +1,4 @@
-"""The authorization code grant (RFC 6749 §4.1.3, RFC 7636): one use, bound to client, redirect URI and verifier."""
+"""The authorization code grant (RFC 6749 §4.1.3, RFC 7636): a code works once, with its redirect URI and verifier."""
 
 import base64
 import hashlib
@@ -13,8 +13,8 @@ PKCE = {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
 OTHER = "https://app.example.test/other"
 
 
-async def alive(system: System, tokens: Tokens) -> bool:
-    """Whether the gateway admits the access token; where it does not, the grant must be over, too."""
+async def is_active(system: System, tokens: Tokens) -> bool:
+    """Whether the gateway accepts the access token; if it does not, the grant must be revoked, too."""
     grant = await system.grant_of(tokens.access)
     party_path = (await system.deps.store.apis.get(grant.api_id)).listen_path  # type: ignore[union-attr]
     admitted = (await system.verify(party_path, Authorization=f"Bearer {tokens.access}")).status == 200
@@ -25,47 +25,47 @@ async def alive(system: System, tokens: Tokens) -> bool:
 # One use
 
 
-async def test_a_used_code_that_comes_again_soon_is_a_retry(system: System) -> None:
-    """Row 104: within two seconds of its first use a code gets `invalid_grant`, and the tokens live."""
+async def test_a_code_used_again_within_two_seconds_is_a_retry(system: System) -> None:
+    """Row 104: within two seconds of its first use a code gets `invalid_grant`, and the tokens stay valid."""
     party = await system.party()
     code = await party.code()
     tokens = tokens_of(await party.exchange(code))
     system.clock.advance(2)
     assert refused(await party.exchange(code), "invalid_grant")
-    assert await alive(system, tokens)
+    assert await is_active(system, tokens)
 
 
 @pytest.mark.parametrize("later", [2.001, 61, 86_400], ids=["just-later", "after-its-lifetime", "a-day-later"])
-async def test_a_replay_ends_the_grant(system: System, later: float) -> None:
-    """Row 52: a code replayed later is theft (RFC 6749 §4.1.2); access and refresh token die with it."""
+async def test_a_code_used_twice_revokes_the_grant(system: System, later: float) -> None:
+    """Row 52: a code used again later is taken for stolen; access and refresh token are revoked (RFC 6749 §4.1.2)."""
     party = await system.party(document(accessTokenLifetime=172_800))
     code = await party.code()
     tokens = tokens_of(await party.exchange(code))
     system.clock.advance(later)
     assert refused(await party.exchange(code), "invalid_grant")
-    assert not await alive(system, tokens)
+    assert not await is_active(system, tokens)
     assert refused(await party.refresh(tokens.refresh), "invalid_grant")
     assert (await system.grant_of(code)).ended_reason is RevocationReason.CODE_REPLAY
 
 
-async def test_a_replay_after_refreshes_ends_the_newest_tokens(system: System) -> None:
-    """The code is the root of the grant, however many tokens have followed."""
+async def test_a_code_used_again_after_refreshes_revokes_the_newest_tokens(system: System) -> None:
+    """A replayed code revokes whatever tokens the grant has by then."""
     party = await system.party()
     code = await party.code()
     newest = await party.refreshed(tokens_of(await party.exchange(code)).refresh)
     system.clock.advance(60)
     assert refused(await party.exchange(code), "invalid_grant")
-    assert not await alive(system, newest)
+    assert not await is_active(system, newest)
 
 
-@pytest.mark.parametrize("stranger", ["other-client", "wrong-secret", "wrong-redirect-uri", "no-redirect-uri"])
-async def test_a_stranger_s_replay_is_harmless(system: System, stranger: str) -> None:
-    """Row 53: whoever cannot use the code cannot kill the grant with it, either."""
+@pytest.mark.parametrize("outsider", ["other-client", "wrong-secret", "wrong-redirect-uri", "no-redirect-uri"])
+async def test_a_replay_by_another_client_revokes_nothing(system: System, outsider: str) -> None:
+    """Row 53: a client that could not have used the code cannot revoke the grant with it, either."""
     party = await system.party()
     code = await party.code()
     tokens = tokens_of(await party.exchange(code))
     system.clock.advance(60)
-    match stranger:
+    match outsider:
         case "other-client":
             assert refused(await (await system.client_of(party.api)).exchange(code), "invalid_grant")
         case "wrong-secret":
@@ -74,27 +74,27 @@ async def test_a_stranger_s_replay_is_harmless(system: System, stranger: str) ->
             assert refused(await party.exchange(code, redirect_uri=OTHER), "invalid_grant")
         case _:
             assert refused(await party.exchange(code, redirect_uri=ABSENT), "invalid_grant")
-    assert await alive(system, tokens)
+    assert await is_active(system, tokens)
 
 
 @pytest.mark.parametrize("verifier", [ABSENT, "x" * 43, CHALLENGE])
-async def test_a_replay_without_the_verifier_is_harmless(system: System, verifier: str) -> None:
-    """A public client's id is no secret, so its replay counts only with the verifier."""
+async def test_a_replay_without_the_verifier_revokes_nothing(system: System, verifier: str) -> None:
+    """For a public client a replay counts only with the verifier."""
     party = await system.party(public=True)
     code = await party.code()
     tokens = tokens_of(await party.exchange(code))
     system.clock.advance(60)
     assert refused(await party.exchange(code, code_verifier=verifier), "invalid_grant")
-    assert await alive(system, tokens)
+    assert await is_active(system, tokens)
     assert refused(await party.exchange(code), "invalid_grant")
-    assert not await alive(system, tokens)
+    assert not await is_active(system, tokens)
 
 
-# Whose it is
+# Client binding
 
 
-async def test_another_client_s_code_stays_good_for_its_own(system: System) -> None:
-    """Row 54: presented by another client first, the code is refused there and works here."""
+async def test_a_code_presented_by_another_client_stays_valid(system: System) -> None:
+    """Row 54: the other client is refused, and the code still works for the client it was issued to."""
     party = await system.party()
     code = await party.code()
     assert refused(await (await system.client_of(party.api)).exchange(code), "invalid_grant")
@@ -102,8 +102,8 @@ async def test_another_client_s_code_stays_good_for_its_own(system: System) -> N
     assert (await party.exchange(code)).status == 200
 
 
-async def test_a_code_is_of_one_kind(system: System) -> None:
-    """Row 69: no token is a code, and no code is a token."""
+async def test_codes_and_tokens_are_not_interchangeable(system: System) -> None:
+    """Row 69: a token is refused as a code, and a code is refused as a token."""
     party = await system.party()
     code, tokens = await party.code(), await party.tokens()
     for other in (tokens.access, tokens.refresh):
@@ -114,7 +114,7 @@ async def test_a_code_is_of_one_kind(system: System) -> None:
 
 @pytest.mark.parametrize("change", ["last", "first", "middle", "shorter", "longer", "padded"])
 async def test_a_changed_code_is_refused(system: System, change: str) -> None:
-    """Row 70: one changed character anywhere, and it is nobody's code; the right one still works."""
+    """Row 70: a code with one changed character is refused, and the right one still works."""
     party = await system.party()
     code = await party.code()
     changed = {
@@ -129,12 +129,12 @@ async def test_a_changed_code_is_refused(system: System, change: str) -> None:
     assert (await party.exchange(code)).status == 200
 
 
-# How long
+# Lifetime
 
 
 @pytest.mark.parametrize(("lifetime", "own"), [(60, {}), (600, {"codeLifetime": 600}), (1, {"codeLifetime": 1})])
 async def test_a_code_expires(system: System, lifetime: int, own: dict[str, int]) -> None:
-    """Row 56: sixty seconds unless the API says otherwise; at the end of its lifetime it is dead, and nothing else."""
+    """Row 56: after sixty seconds by default a code is refused; nothing is revoked."""
     party = await system.party(document(**own))
     kept, late = await party.code(), await party.code()
     system.clock.advance(lifetime - 0.001)
@@ -144,7 +144,7 @@ async def test_a_code_expires(system: System, lifetime: int, own: dict[str, int]
     assert (await system.grant_of(late)).state is GrantState.PENDING
 
 
-# Where it was sent
+# Redirect URI
 
 
 @pytest.mark.parametrize(
@@ -159,24 +159,24 @@ async def test_a_code_expires(system: System, lifetime: int, own: dict[str, int]
     ],
 )
 async def test_the_redirect_uri_must_be_repeated(system: System, sent: str, status: int) -> None:
-    """RFC 6749 §4.1.3: if it was in the authorization request, "their values MUST be identical"."""
+    """RFC 6749 §4.1.3: if the authorization request had a redirect URI, "their values MUST be identical"."""
     party = await system.party(redirect_uris=(CALLBACK, OTHER))
-    answer = await party.exchange(await party.code(), redirect_uri=sent)
-    assert answer.status == 200 if status == 200 else refused(answer, "invalid_grant", status)
+    response = await party.exchange(await party.code(), redirect_uri=sent)
+    assert response.status == 200 if status == 200 else refused(response, "invalid_grant", status)
 
 
 @pytest.mark.parametrize(("sent", "status"), [(ABSENT, 200), (CALLBACK, 200), (OTHER, 400)])
-async def test_a_redirect_uri_that_was_not_asked_for_need_not_be_repeated(
+async def test_a_redirect_uri_that_was_not_requested_need_not_be_repeated(
     system: System, sent: str, status: int
 ) -> None:
-    """Row 28: where the only registered one was used, it may be left out, and must not be another."""
+    """Row 28: if the only registered URI was used, `redirect_uri` may be omitted, but not be another one."""
     party = await system.party()
-    answer = await party.exchange(await party.code(redirect_uri=ABSENT), redirect_uri=sent)
-    assert answer.status == 200 if status == 200 else refused(answer, "invalid_grant", status)
+    response = await party.exchange(await party.code(redirect_uri=ABSENT), redirect_uri=sent)
+    assert response.status == 200 if status == 200 else refused(response, "invalid_grant", status)
 
 
-async def test_a_refused_exchange_uses_nothing_up(system: System) -> None:
-    """A wrong redirect URI leaves the code as it was."""
+async def test_a_refused_exchange_leaves_the_code_valid(system: System) -> None:
+    """After an exchange with a wrong redirect URI the code still works."""
     party = await system.party()
     code = await party.code()
     before = await system.grant_of(code)
@@ -190,8 +190,8 @@ async def test_a_refused_exchange_uses_nothing_up(system: System) -> None:
 
 
 @pytest.mark.parametrize("public", [True, False], ids=["public", "confidential"])
-async def test_the_right_verifier_opens_the_code(system: System, public: bool) -> None:
-    """RFC 7636 §4.6, also for a client with a secret that chose to use it."""
+async def test_the_right_verifier_is_accepted(system: System, public: bool) -> None:
+    """RFC 7636 §4.6, also for a confidential client."""
     party = await system.party(public=public)
     assert (await party.exchange(await party.code(**PKCE), code_verifier=VERIFIER)).status == 200
 
@@ -211,15 +211,15 @@ async def test_the_right_verifier_opens_the_code(system: System, public: bool) -
     ],
 )
 async def test_a_wrong_verifier_is_refused(system: System, verifier: str) -> None:
-    """400 `invalid_grant`, and the right verifier still opens the code afterwards."""
+    """400 `invalid_grant`; the right verifier works afterwards."""
     party = await system.party(public=True)
     code = await party.code()
     assert refused(await party.exchange(code, code_verifier=verifier), "invalid_grant")
     assert (await party.exchange(code)).status == 200
 
 
-async def test_three_wrong_verifiers_burn_the_code(system: System) -> None:
-    """Row 47: after the third the right one is too late; no tokens ever existed, so nothing is revoked."""
+async def test_three_wrong_verifiers_invalidate_the_code(system: System) -> None:
+    """Row 47: after three wrong ones the right verifier is refused, too; there are no tokens to revoke."""
     party = await system.party(public=True)
     code = await party.code()
     for _ in range(3):
@@ -228,19 +228,19 @@ async def test_three_wrong_verifiers_burn_the_code(system: System) -> None:
     assert (await system.grant_of(code)).state is GrantState.PENDING
 
 
-async def test_only_who_is_authenticated_can_burn_a_code(system: System) -> None:
-    """Row 47: wrong verifiers of strangers do not count."""
+async def test_only_an_authenticated_client_can_invalidate_a_code(system: System) -> None:
+    """Row 47: wrong verifiers of unauthenticated clients are not counted."""
     party = await system.party()
     code = await party.code(**PKCE)
-    stranger = await system.client_of(party.api)
+    outsider = await system.client_of(party.api)
     for _ in range(4):
-        assert refused(await stranger.exchange(code, code_verifier="x" * 43), "invalid_grant")
+        assert refused(await outsider.exchange(code, code_verifier="x" * 43), "invalid_grant")
         assert refused(await party.exchange(code, code_verifier="x" * 43, redirect_uri=OTHER), "invalid_grant")
     assert (await party.exchange(code, code_verifier=VERIFIER)).status == 200
 
 
 async def test_a_verifier_without_a_challenge_is_a_downgrade(system: System) -> None:
-    """Row 49, RFC 9700 §4.8.2: somebody took the challenge out of the authorization request."""
+    """Row 49, RFC 9700 §2.1.1: the challenge may have been stripped from the authorization request."""
     party = await system.party()
     code = await party.code()
     assert refused(await party.exchange(code, code_verifier=VERIFIER), "invalid_grant")
@@ -249,39 +249,39 @@ async def test_a_verifier_without_a_challenge_is_a_downgrade(system: System) -> 
 
 @pytest.mark.parametrize("length", [43, 128])
 async def test_verifiers_of_every_allowed_length_work(system: System, length: int) -> None:
-    """RFC 7636 §4.1: 43 to 128 characters, of `-`, `.`, `_` and `~` too."""
+    """RFC 7636 §4.1: 43 to 128 unreserved characters."""
     party, verifier = await system.party(public=True), ("a-._~" * 26)[:length]
     digest = hashlib.sha256(verifier.encode()).digest()
     challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-    answer = await party.exchange(await party.code(code_challenge=challenge), code_verifier=verifier)
-    assert answer.status == 200
+    response = await party.exchange(await party.code(code_challenge=challenge), code_verifier=verifier)
+    assert response.status == 200
 
 
 async def test_a_client_made_public_cannot_use_a_code_without_a_challenge(system: System) -> None:
-    """A code that was issued while the client had a secret proves nothing about who holds it now."""
+    """Without secret and challenge, nothing proves that the holder of the code is the client."""
     party = await system.party()
     code = await party.code()
-    public = await system.deps.store.clients.rotate(party.client, (), system.deps.origin("tests"))
+    public = await system.deps.store.clients.rotate(party.client, (), system.deps.event_context("tests"))
     assert public is not None
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "client_id": party.id}
     assert refused(await system.call("POST", party.at("oauth/token"), data=form), "invalid_grant")
 
 
-# What it gives
+# Tokens
 
 
-async def test_the_scope_is_the_one_that_was_consented(system: System) -> None:
-    """Row 57: a scope at the token endpoint changes nothing; the answer says which one was granted."""
+async def test_the_scope_is_the_one_the_user_consented_to(system: System) -> None:
+    """Row 57: `scope` in the token request changes nothing; the response names the granted scope."""
     party = await system.party()
-    tokens = await party.tokens(scope="orders:read")
-    assert tokens.body["scope"] == "orders:read"
-    widened = tokens_of(await party.exchange(await party.code(scope="orders:read"), scope="orders:read admin"))
-    assert widened.body["scope"] == "orders:read"
+    tokens = await party.tokens(scope="read")
+    assert tokens.body["scope"] == "read"
+    widened = tokens_of(await party.exchange(await party.code(scope="read"), scope="read admin"))
+    assert widened.body["scope"] == "read"
     assert "scope" not in (await party.tokens()).body
 
 
 async def test_tokens_never_outlive_the_grant(system: System) -> None:
-    """The absolute lifetime of the grant cuts the first tokens' lifetimes, too; it runs from the code on."""
+    """The grant's lifetime counts from the code and limits the first tokens' lifetimes, too."""
     party = await system.party(document(grantLifetime=100, accessTokenLifetime=3600))
     code = await party.code()
     system.clock.advance(40)
@@ -293,7 +293,7 @@ async def test_tokens_never_outlive_the_grant(system: System) -> None:
 
 
 async def test_the_exchange_is_one_write(system: System) -> None:
-    """The grant that had a code has tokens: the same document, one version on, and digests only."""
+    """The same document, one version later, has the tokens, and only their digests."""
     party = await system.party()
     code = await party.code(subject="alice")
     pending = await system.grant_of(code)

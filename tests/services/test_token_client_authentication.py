@@ -1,4 +1,4 @@
-"""Client authentication at the token endpoint (RFC 6749 §2.3): what proves a client, and what does not."""
+"""Client authentication at the token endpoint (RFC 6749 §2.3)."""
 
 import base64
 from datetime import timedelta
@@ -8,31 +8,31 @@ import pytest
 
 from contracts.clients import ClientDeletion
 from libs import client_secrets
-from tests.builders import Answer, make_api, make_client, settle
-from tests.services.system import VERIFIER, Party, System, basic, raw, refused, unencoded_basic
+from tests.builders import CALLBACK, Response, make_api, make_client, settle
+from tests.services.system import VERIFIER, Party, System, basic, raw, refused, tokens_of, unencoded_basic
 
 CREDENTIALS = {"grant_type": "client_credentials"}
 AWKWARD = "p:a%s+s w&o=r/d?é漢" + "x" * 12
-"""Whatever App. B is for: a colon, a percent sign, a plus sign, a space, and what is not ASCII."""
+"""What appendix B is about: colon, percent, plus, space and non-ASCII."""
 
 
-async def ask(party: Party, header: str | None, form: dict[str, str] = CREDENTIALS) -> Answer:
+async def ask(party: Party, header: str | None, form: dict[str, str] = CREDENTIALS) -> Response:
     headers = {} if header is None else {"Authorization": header}
     return await party.system.call("POST", party.at("oauth/token"), data=form, headers=headers)
 
 
 async def awkward(system: System) -> Party:
-    """A client whose secret the operator chose."""
-    api, at = await make_api(system.deps), system.deps.origin("tests")
+    """A client with this operator-chosen secret."""
+    api, ctx = await make_api(system.deps), system.deps.event_context("tests")
     client, _ = await make_client(system.deps, api)
-    kept = (client_secrets.digested(system.deps.keys, client.client_id, AWKWARD, at.now, sealed=True),)
-    changed = await system.deps.store.clients.rotate(client, kept, at)
+    kept = (client_secrets.protect(system.deps.keys, client.client_id, AWKWARD, ctx.now, retrievable=True),)
+    changed = await system.deps.store.clients.rotate(client, kept, ctx)
     assert changed is not None
     return Party(system, api, changed, AWKWARD)
 
 
 async def test_credentials_are_form_encoded_before_they_are_base64(system: System) -> None:
-    """RFC 6749 §2.3.1 and Appendix B (row 14): such a secret works encoded, in the header and in the body."""
+    """RFC 6749 §2.3.1, appendix B (row 14): a form-encoded secret works, in header and body."""
     party = await awkward(system)
     assert (await ask(party, basic(party.id, AWKWARD))).status == 200
     assert (await ask(party, unencoded_basic(party.id, quote(AWKWARD, safe="")))).status == 200
@@ -42,14 +42,14 @@ async def test_credentials_are_form_encoded_before_they_are_base64(system: Syste
 
 
 async def test_the_same_secret_without_the_encoding_is_wrong(system: System) -> None:
-    """Row 14: `%s` and `+` mean something else un-encoded; the secret is not guessed at."""
+    """Row 14: without the encoding it is a different secret."""
     party = await awkward(system)
     assert refused(await ask(party, unencoded_basic(party.id, AWKWARD)), "invalid_client", 401)
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 async def test_the_scheme_is_read_in_any_case(system: System, scheme: str) -> None:
-    """RFC 9110 §11.1: the name of the scheme is case-insensitive."""
+    """RFC 9110 §11.1: the scheme's name is case-insensitive."""
     party = await system.party()
     assert (await ask(party, basic(party.id, party.secret).replace("Basic", scheme))).status == 200
 
@@ -77,8 +77,8 @@ async def test_the_scheme_is_read_in_any_case(system: System, scheme: str) -> No
         pytest.param(lambda party: None, id="none"),
     ],
 )
-async def test_what_proves_nothing_is_invalid_client(system: System, header: object) -> None:
-    """Every failure of authentication is 401 `invalid_client` with a Basic challenge (RFC 6749 §5.2)."""
+async def test_failed_authentication_is_invalid_client(system: System, header: object) -> None:
+    """Every failure is 401 `invalid_client` with a Basic challenge (RFC 6749 §5.2)."""
     party = await system.party()
     assert refused(await ask(party, header(party)), "invalid_client", 401)  # type: ignore[operator]
 
@@ -90,8 +90,8 @@ async def test_a_header_larger_than_the_server_takes_is_400(system: System) -> N
     assert b" 400 " in (await raw(system.call, start + b"A" * 20_000))[:20]
 
 
-async def test_an_unknown_client_and_a_wrong_secret_look_alike(system: System) -> None:
-    """Rows 8 and 9: the same status, body and headers, so that client ids cannot be found out."""
+async def test_an_unknown_client_and_a_wrong_secret_are_indistinguishable(system: System) -> None:
+    """Rows 8 and 9: status, body and headers are the same, so ids cannot be enumerated."""
     party = await system.party()
     unknown, wrong = await ask(party, basic("nobody", "x" * 43)), await ask(party, basic(party.id, "x" * 43))
     assert unknown.raw == wrong.raw
@@ -112,11 +112,11 @@ async def test_an_unknown_client_and_a_wrong_secret_look_alike(system: System) -
     ],
 )
 async def test_header_and_body_must_agree(system: System, form: dict[str, str], status: int) -> None:
-    """The documented examples send both; what agrees passes, what differs is refused although the header is right."""
+    """Tyk's examples send both: equal credentials pass, different ones are refused."""
     party = await system.party()
     form = {name: value.replace("<id>", party.id).replace("<secret>", party.secret) for name, value in form.items()}
-    answer = await ask(party, party.basic["Authorization"], {**CREDENTIALS, **form})
-    assert answer.status == 200 if status == 200 else refused(answer, "invalid_request", status)
+    response = await ask(party, party.basic["Authorization"], {**CREDENTIALS, **form})
+    assert response.status == 200 if status == 200 else refused(response, "invalid_request", status)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ async def test_header_and_body_must_agree(system: System, form: dict[str, str], 
     ],
 )
 async def test_credentials_in_the_body_are_checked_alike(system: System, form: dict[str, str], error: str) -> None:
-    """Whatever is missing or wrong in the body is the same 401 as in the header."""
+    """Missing or wrong credentials in the body get the same 401 as in the header."""
     party = await system.party()
     form = {name: value.replace("<id>", party.id).replace("<secret>", party.secret) for name, value in form.items()}
     assert refused(await ask(party, None, {**CREDENTIALS, **form}), error, 401)
 
 
 async def test_a_client_of_another_api_is_unknown_here(system: System) -> None:
-    """A client belongs to one API; elsewhere its right secret is as good as none."""
+    """A client of another API is unknown, even with the right secret."""
     here, there = await system.party(), await system.party()
     assert refused(await ask(here, there.basic["Authorization"]), "invalid_client", 401)
 
@@ -147,7 +147,7 @@ async def test_a_client_of_another_api_is_unknown_here(system: System) -> None:
 
 
 async def test_a_public_client_uses_the_code_grant_with_pkce_and_refreshes(system: System) -> None:
-    """Without a secret, the verifier proves the code and the refresh token proves itself."""
+    """A public client proves a code by its verifier; a refresh token proves itself."""
     party = await system.party(public=True)
     tokens = await party.tokens()
     assert (await party.refreshed(tokens.refresh)).access != tokens.access
@@ -161,13 +161,13 @@ async def test_a_public_client_uses_the_code_grant_with_pkce_and_refreshes(syste
     ],
 )
 async def test_a_public_client_may_use_no_other_grant(system: System, form: dict[str, str]) -> None:
-    """What the client alone would have to be trusted for is not for a client that proves nothing."""
+    """Other grants require a client secret."""
     assert refused(await (await system.party(public=True)).token(form), "unauthorized_client")
 
 
 @pytest.mark.parametrize("where", ["header", "body"])
 async def test_a_public_client_has_no_secret_to_send(system: System, where: str) -> None:
-    """Row 17: one that sends a secret is somebody who thinks that it has one."""
+    """Row 17: a public client that sends a secret is refused."""
     party = await system.party(public=True)
     form = {
         "grant_type": "authorization_code",
@@ -183,16 +183,16 @@ async def test_a_public_client_has_no_secret_to_send(system: System, where: str)
     assert (await ask(party, None, form)).status == 200
 
 
-# Secrets change, clients go
+# Rotation and deletion
 
 
 async def test_both_secrets_work_while_a_rotation_overlaps(system: System) -> None:
-    """Row 111: until the overlap ends either secret is right, and from then on only the new one."""
+    """Row 111: during the overlap both secrets work, afterwards only the new one."""
     party = await system.party()
-    at = system.deps.origin("tests")
-    fresh = client_secrets.digested(system.deps.keys, party.id, "n" * 24, at.now, sealed=True)
-    old = party.client.secrets[0].model_copy(update={"expires_at": at.now + timedelta(seconds=30)})
-    assert await system.deps.store.clients.rotate(party.client, (fresh, old), at)
+    ctx = system.deps.event_context("tests")
+    fresh = client_secrets.protect(system.deps.keys, party.id, "n" * 24, ctx.now, retrievable=True)
+    old = party.client.secrets[0].model_copy(update={"expires_at": ctx.now + timedelta(seconds=30)})
+    assert await system.deps.store.clients.rotate(party.client, (fresh, old), ctx)
     assert (await ask(party, basic(party.id, party.secret))).status == 200
     assert (await ask(party, basic(party.id, "n" * 24))).status == 200
     system.clock.advance(30)
@@ -201,14 +201,74 @@ async def test_both_secrets_work_while_a_rotation_overlaps(system: System) -> No
 
 
 async def test_a_deleted_client_is_unknown_at_once(system: System) -> None:
-    """Rows 58 and 68: its credentials, its codes and its refresh tokens are worth nothing any more."""
+    """Rows 58 and 68: credentials, codes and refresh tokens of a deleted client are refused at once."""
     party = await system.party()
     code, tokens = await party.code(), await party.tokens()
     deleted = await system.deps.store.clients.delete(
-        party.client, ClientDeletion.CLIENT_DELETED, system.deps.origin("tests")
+        party.client, ClientDeletion.CLIENT_DELETED, system.deps.event_context("tests")
     )
     assert deleted
     assert refused(await ask(party, party.basic["Authorization"]), "invalid_client", 401)
     assert refused(await party.exchange(code), "invalid_client", 401)
     assert refused(await party.refresh(tokens.refresh), "invalid_client", 401)
     await settle(system.deps)
+
+
+# An empty secret
+
+EMPTY = [
+    pytest.param(True, {}, id="basic"),
+    pytest.param(True, {"client_id": "<id>"}, id="basic-and-id-in-the-body"),
+    pytest.param(False, {"client_id": "<id>", "client_secret": ""}, id="body"),
+    pytest.param(False, {"client_id": "<id>", "secret": ""}, id="body-with-the-alias"),
+]
+
+
+@pytest.mark.parametrize(("in_header", "body"), EMPTY)
+async def test_d6_an_empty_secret_is_none_for_a_public_client(
+    system: System, in_header: bool, body: dict[str, str]
+) -> None:
+    """Go's oauth2 sends `Basic id:` first: for a public client that equals its id alone, at every endpoint."""
+    party = await system.party(public=True)
+    named = {name: value.replace("<id>", party.id) for name, value in body.items()}
+    header = {"Authorization": basic(party.id, "")} if in_header else {}
+
+    async def ask(path: str, **form: str) -> Response:
+        return await system.call("POST", party.at(path), data={**named, **form}, headers=header)
+
+    code = {"grant_type": "authorization_code", "code": await party.code(), "redirect_uri": CALLBACK}
+    first = tokens_of(await ask("oauth/token", **code, code_verifier=VERIFIER))
+    second = tokens_of(await ask("oauth/token", grant_type="refresh_token", refresh_token=first.refresh))
+    assert (await ask("oauth/revoke", token=second.refresh)).status == 200
+    assert (await party.verify(second.access)).status == 403
+    assert refused(await ask("oauth/token", **CREDENTIALS), "unauthorized_client")
+
+
+@pytest.mark.parametrize(("in_header", "body"), EMPTY)
+async def test_d6_an_empty_secret_proves_no_client_that_has_one(
+    system: System, in_header: bool, body: dict[str, str]
+) -> None:
+    """A confidential client with an empty secret is refused as with a wrong one."""
+    party = await system.party()
+    named = {name: value.replace("<id>", party.id) for name, value in body.items()}
+    header = {"Authorization": basic(party.id, "")} if in_header else {}
+    code = {"grant_type": "authorization_code", "code": await party.code(), "redirect_uri": CALLBACK}
+    for form in (CREDENTIALS, code):
+        response = await system.call("POST", party.at("oauth/token"), data={**named, **form}, headers=header)
+        assert refused(response, "invalid_client", 401)
+
+
+@pytest.mark.parametrize("name", ["client_secret", "secret"])
+async def test_d6_an_empty_password_leaves_the_secret_to_the_body(system: System, name: str) -> None:
+    """`Basic id:` with the secret in the form is accepted if the secret is right, else 401."""
+    party = await system.party()
+    header = {"Authorization": basic(party.id, "")}
+
+    async def ask(secret: str, **form: str) -> Response:
+        data = {**CREDENTIALS, name: secret, **form}
+        return await system.call("POST", party.at("oauth/token"), data=data, headers=header)
+
+    assert tokens_of(await ask(party.secret)).access
+    assert tokens_of(await ask(party.secret, client_id=party.id)).access
+    assert refused(await ask("wrong"), "invalid_client", 401)
+    assert refused(await ask(party.secret, client_id="another"), "invalid_request")

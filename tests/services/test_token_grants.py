@@ -1,4 +1,4 @@
-"""The grants that a gateway keeps in memory: a hit costs nothing, and what ended is never served from them."""
+"""The gateway's cache of grants: a hit costs nothing, and a revoked grant is never served from it."""
 
 import asyncio
 import gc
@@ -6,29 +6,34 @@ import sys
 import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
-import orjson
+import bson
 import pytest
+from bson.codec_options import CodecOptions
+from multidict import CIMultiDict
 
 from contracts.grants import Grant
 from libs.bus.local import LocalBroker, LocalBus
-from libs.oauth.tokens import TokenCodec, TokenKind, new_grant_id
+from libs.oauth.token_formats import OpaqueTokens, TokenKind, new_grant_id
 from libs.store.grants import Grants
+from services.gateway.access_rights import Rights
+from services.gateway.calls import Call
 from services.gateway.decision import AccessDecision, Admitted
-from services.gateway.limits import Limiter
-from services.gateway.presented import Call
+from services.gateway.guards.chain import GuardChain
+from services.gateway.rate_limiter import RateLimiter
 from services.gateway.refusals import UNKNOWN_TOKEN, Denial
-from services.gateway.rights import Rights
 from services.gateway.settings import OnFailure
 from services.gateway.token_grants import TokenGrants
-from services.gateway.usage import UsageCounter
+from services.gateway.usage_counter import UsageCounter
 from tests.builders import make_policy, settle
 from tests.eventually import eventually
 from tests.services.system import Party, System, open_system
+from tests.services.test_declared_scopes import declaring
 
 
 class Seconds:
-    """A monotonic clock that a test moves."""
+    """A monotonic clock that a test controls."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -38,7 +43,7 @@ class Seconds:
 
 
 class GatedGrants(Grants):
-    """Grants whose reads, once made, wait for the test before they are answered."""
+    """Grants whose reads wait for the test before they return."""
 
     def __init__(self, inner: Grants) -> None:
         self._inner = inner
@@ -56,22 +61,23 @@ class GatedGrants(Grants):
 
 
 class Held:
-    """The kept grants of a system, apart from its own gateway."""
+    """The grant cache of a system, apart from its gateway."""
 
     def __init__(self, system: System, ttl: float = 5.0, size: int = 100) -> None:
         self.system = system
         self.clock = Seconds()
         self.grants = GatedGrants(system.deps.store.grants)
-        self.tokens = TokenGrants(self.grants, system.deps.codec, ttl, size, self.clock)
+        self.tokens = TokenGrants(self.grants, system.deps.token_format, ttl, size, self.clock)
         deps = system.deps
-        limiter, usage = Limiter(deps.store.counters, OnFailure.ALLOW), UsageCounter(deps.store.usage, deps.now)
-        self.decision = AccessDecision(deps.catalog, self.tokens, Rights(deps.catalog), limiter, usage, deps.now)
+        limiter, usage = RateLimiter(deps.store.counters, OnFailure.ALLOW), UsageCounter(deps.store.usage, deps.now)
+        rights, guards = Rights(deps.catalog), GuardChain(limiter, deps.now)
+        self.decision = AccessDecision(deps.catalog, self.tokens, rights, limiter, usage, deps.now, guards)
         deps.changes.append(self.tokens.changed)
 
     def at_once(self, party: Party, token: str) -> Admitted | Denial | None:
-        """The decision, if it comes without waiting for anything; else None."""
+        """The decision if it needs no waiting; else None."""
         headers = {"Authorization": f"Bearer {token}"}
-        deciding = self.decision.decide(Call("GET", party.at("x"), "", headers, dict))
+        deciding = self.decision.decide(Call("GET", party.at("x"), "", CIMultiDict(headers)))
         try:
             deciding.send(None)
         except StopIteration as decided:
@@ -80,9 +86,9 @@ class Held:
         return None
 
     async def decided(self, party: Party, token: str) -> Admitted | Denial:
-        """The decision, waited for."""
+        """The decision, awaited."""
         headers = {"Authorization": f"Bearer {token}"}
-        return await self.decision.decide(Call("GET", party.at("x"), "", headers, dict))
+        return await self.decision.decide(Call("GET", party.at("x"), "", CIMultiDict(headers)))
 
 
 @pytest.fixture(name="held")
@@ -93,7 +99,7 @@ async def _held(system: System) -> AsyncIterator[Held]:
 
 
 async def test_a_hit_waits_for_nothing(system: System, held: Held) -> None:
-    """No database and no network, with a policy applied."""
+    """A hit needs neither database nor network, even with a policy applied."""
     issuing = await system.party()
     policy = await make_policy(system.deps, issuing.api.api_id)
     party = await system.client_of(issuing.api, policy_ids=(policy.policy_id,))
@@ -106,22 +112,22 @@ async def test_a_hit_waits_for_nothing(system: System, held: Held) -> None:
 
 
 async def test_a_forged_token_costs_no_read(system: System, held: Held) -> None:
-    """Its tag gives it away; so it is with what is no token at all."""
+    """A forged token or other text costs no read, because its tag is wrong."""
     party = await system.party()
     real = (await party.tokens()).access
     await held.decided(party, real)
     reads = held.grants.reads
-    stranger = TokenCodec({1: b"another server's key, 32 bytes.."}, 1, lambda size: bytes(size))
+    outsider = OpaqueTokens({1: b"another server's key, 32 bytes.."}, 1, lambda size: bytes(size))
     for forged in (real[:-1] + ("A" if real[-1] != "A" else "B"), "tw_at_x", "x" * 500):
         assert held.at_once(party, forged) is UNKNOWN_TOKEN
-    minted = stranger.mint(TokenKind.ACCESS, new_grant_id(bytes(16)), 1).value
+    minted = outsider.mint(TokenKind.ACCESS, new_grant_id(bytes(16)), 1).value
     assert held.at_once(party, minted) is UNKNOWN_TOKEN
     assert held.grants.reads == reads
 
 
 @pytest.mark.parametrize("end", ["revoke", "refresh", "revoke_all", "replay"])
-async def test_what_ended_is_refused_at_the_next_call(system: System, held: Held, end: str) -> None:
-    """However it ended; the process that ended it knows before it answers."""
+async def test_an_ended_token_is_refused_at_the_next_call(system: System, held: Held, end: str) -> None:
+    """The process that revoked a grant refuses it at the next call."""
     party = await system.party()
     code = await party.code()
     first = (await party.exchange(code)).body
@@ -140,8 +146,8 @@ async def test_what_ended_is_refused_at_the_next_call(system: System, held: Held
     assert await held.decided(party, token) is UNKNOWN_TOKEN
 
 
-async def test_a_read_under_way_does_not_bring_back_what_ended_meanwhile(system: System, held: Held) -> None:
-    """The read saw the token alive, the revocation came before it was answered: it is not kept."""
+async def test_a_pending_read_does_not_cache_a_revoked_grant(system: System, held: Held) -> None:
+    """A read that saw the token alive before a revocation is not cached."""
     party = await system.party()
     token = (await party.tokens()).access
     held.grants.open.clear()
@@ -154,7 +160,7 @@ async def test_a_read_under_way_does_not_bring_back_what_ended_meanwhile(system:
 
 
 async def test_after_a_gap_nothing_is_trusted(system: System, held: Held) -> None:
-    """Neither what was kept, nor what is being read while the gap is told of."""
+    """After a gap in the bus neither entries nor reads in progress are trusted."""
     party = await system.party()
     token, other = (await party.tokens()).access, (await party.tokens()).access
     await held.decided(party, token)
@@ -171,22 +177,29 @@ async def test_after_a_gap_nothing_is_trusted(system: System, held: Held) -> Non
     assert held.at_once(party, other) is None
 
 
-async def test_without_the_bus_an_entry_is_trusted_for_its_time_only(system: System) -> None:
-    """Five seconds, or what the setting says; then it is read again."""
+@pytest.mark.parametrize(("heard", "trusted"), [(True, 5.0), (False, 0.9)], ids=["heard", "b7-silent"])
+async def test_an_entry_is_trusted_for_its_time_only(system: System, heard: bool, trusted: float) -> None:
+    """An entry is trusted for five seconds or as set, and under one second while the bus is silent; then it is read
+    again.
+    """
     held = Held(system, ttl=5)
-    system.deps.changes.remove(held.tokens.changed)  # deaf from here on
+    pulse = held.tokens.subscription().pulse
+    assert pulse is not None
+    system.deps.changes.remove(held.tokens.changed)  # receives no changes from here on
     party = await system.party()
     token = (await party.tokens()).access
     await held.decided(party, token)
     await party.revoke(token)
-    held.clock.now += 4.9
+    held.clock.now += trusted - 0.1
+    if heard:
+        pulse.heard()
     assert isinstance(await held.decided(party, token), Admitted)
     held.clock.now += 0.2
     assert await held.decided(party, token) is UNKNOWN_TOKEN
 
 
 async def test_an_older_token_of_a_grant_that_is_kept_costs_no_read(system: System, held: Held) -> None:
-    """It was refreshed away: it is dead, and the younger one stays."""
+    """An older token of a cached grant is refused without a read; the newer one stays."""
     party = await system.party()
     tokens = await party.tokens()
     later = await party.refreshed(tokens.refresh)
@@ -197,8 +210,8 @@ async def test_an_older_token_of_a_grant_that_is_kept_costs_no_read(system: Syst
     assert held.grants.reads == reads
 
 
-async def test_what_is_dead_is_remembered(system: System, held: Held) -> None:
-    """A revoked token that is tried again and again is read once."""
+async def test_a_revoked_token_is_cached(system: System, held: Held) -> None:
+    """A revoked token that is tried repeatedly is read once."""
     party = await system.party()
     token = (await party.tokens()).access
     await party.revoke(token)
@@ -208,7 +221,7 @@ async def test_what_is_dead_is_remembered(system: System, held: Held) -> None:
 
 
 async def test_no_more_are_kept_than_there_is_room_for(system: System) -> None:
-    """The one that was asked for least recently goes."""
+    """When the cache is full, the least recently used entry is dropped."""
     held = Held(system, size=3)
     party = await system.party()
     tokens = [(await party.tokens()).access for _ in range(4)]
@@ -222,29 +235,30 @@ async def test_no_more_are_kept_than_there_is_room_for(system: System) -> None:
 
 
 class MadeGrants(Grants):
-    """Grants like one that there is, made anew for each read as MongoDB's answer would be."""
+    """Copies of an existing grant, created for each read as from MongoDB."""
 
     def __init__(self, like: Grant, digests: dict[str, bytes]) -> None:
-        self._like = like.model_dump_json(exclude={"access", "code", "refresh"})
-        self._access = like.model_dump(include={"access"})["access"]
+        self._like = bson.encode(like.model_dump())
         self._digests = digests
 
     async def read(self, grant_id: str) -> Grant | None:
-        access = {**self._access, "digest": self._digests[grant_id]}
-        return Grant.model_validate({**orjson.loads(self._like), "grant_id": grant_id, "access": access})
+        document: dict[str, Any] = bson.decode(self._like, CodecOptions(tz_aware=True))
+        document["grant_id"] = grant_id
+        document["access"]["digest"] = self._digests[grant_id]
+        return Grant.model_validate(document)
 
 
 async def test_a_token_takes_no_more_than_a_kilobyte(system: System) -> None:
-    """As the interpreter counts, with a user and a scope of usual length."""
-    number, codec = 2000, system.deps.codec
-    party = await system.party()
+    """A cached token takes at most a kilobyte with a user and scope of usual length."""
+    number, token_format = 2000, system.deps.token_format
+    party = await system.party(declaring("orders:read", "orders:write"))
     tokens = await party.tokens(subject="somebody@example.test", scope="orders:read orders:write")
     ids = [new_grant_id(index.to_bytes(16, "big")) for index in range(number)]
-    minted = {grant_id: codec.mint(TokenKind.ACCESS, grant_id, 1) for grant_id in ids}
+    minted = {grant_id: token_format.mint(TokenKind.ACCESS, grant_id, 1) for grant_id in ids}
     grants = MadeGrants(
         await system.grant_of(tokens.access), {grant_id: value.digest for grant_id, value in minted.items()}
     )
-    kept = TokenGrants(grants, codec, 5, number)
+    kept = TokenGrants(grants, token_format, 5, number)
     gc.collect()
     tracemalloc.start()
     try:
@@ -258,7 +272,7 @@ async def test_a_token_takes_no_more_than_a_kilobyte(system: System) -> None:
 
 
 async def test_two_instances_know_within_moments(mongodb_url: str, database_name: str) -> None:
-    """What one ends, the other refuses as soon as the bus has told it."""
+    """What one instance revokes, the other refuses when the bus has told it."""
     broker = LocalBroker()
     async with (
         open_system(mongodb_url, database_name, LocalBus(broker)) as one,

@@ -1,11 +1,11 @@
-"""What comes over the bus and is no event: parked with a reason, and whatever it may have been about is read anew."""
+"""An unreadable event is dead-lettered with a reason, and caches it may have concerned are reloaded."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from libs.bus.port import Delivery, Drop, Exchange, Message
-from services.management.recorder import read
+from services.reconciliation.recorder import read
 from tests.builders import settle
 from tests.services.system import System, open_system
 from tests.services.test_consumers_twice import Bus
@@ -27,21 +27,21 @@ async def _system(mongodb_url: str, bus: Bus) -> AsyncIterator[System]:
 
 
 async def heard(bus: Bus, consumer: str, body: bytes) -> None:
-    """The consumer gets a message with this body."""
+    """Deliver a message with this body."""
     message = Message("m", Exchange.EVENTS, "grant.revoked.a", body)
     await bus.subscriptions[consumer].handler(Delivery(message, redelivered=False))
 
 
-@pytest.mark.parametrize("consumer", ["catalog", "token-grants", "revocation", "management", "audit"])
+@pytest.mark.parametrize("consumer", ["catalog", "token-grants", "revocation", "management", "event_log"])
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{}", b'{"subject": 1}', b"[" * 5000])
 async def test_every_consumer_drops_it(system: System, bus: Bus, consumer: str, body: bytes) -> None:
-    """It can never be handled, so it is not tried again, nor taken for a fault of the consumer."""
+    """It is neither retried nor reported as the consumer's fault."""
     with pytest.raises(Drop):
         await heard(bus, consumer, body)
 
 
 async def test_no_record_is_trusted_after_it(system: System, bus: Bus) -> None:
-    """The change that it was about may have been any."""
+    """It could concern any record, so all cached records are reloaded."""
     party = await system.party(name="before")
     await settle(system.deps)
     assert (await system.deps.catalog.client(party.id)) is await system.deps.catalog.client(party.id)
@@ -54,7 +54,7 @@ async def test_no_record_is_trusted_after_it(system: System, bus: Bus) -> None:
 
 
 async def test_no_token_is_trusted_after_it(system: System, bus: Bus) -> None:
-    """Whichever has ended is refused."""
+    """Cached tokens are dropped, so that revoked ones are refused."""
     party = await system.party()
     tokens = await party.tokens()
     await settle(system.deps)
@@ -68,7 +68,7 @@ async def test_no_token_is_trusted_after_it(system: System, bus: Bus) -> None:
 
 @pytest.mark.parametrize("sequence", [b"0", b"x", b"9223372036854775808", b"9" * 5000])
 def test_a_sequence_that_no_record_counts_to_is_none(sequence: bytes) -> None:
-    """It is looked at before the event joins a batch, all of which it would keep from being written."""
+    """An impossible sequence is refused before the event joins a batch, which it would fail."""
     with pytest.raises(Drop):
         read(EVENT % sequence)
     assert read(EVENT % b"0000000002").sequence == 2

@@ -1,4 +1,4 @@
-"""No consumer dies silently: /readyz is red while a subscription has none, and names it."""
+"""A subscription without a consumer makes /readyz degraded, with its name."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,28 +9,28 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
 
-from libs.bus.levels import Levels
-from libs.bus.port import Delivery, Drop, Exchange, Subscription
+from libs.bus.port import Delivery, Drop, Exchange, Outcome, Subscription
+from libs.bus.queue_depth import QueueDepthMetrics
 from libs.bus.rabbit import RabbitBus
 from libs.bus.rabbit.declarations import ensure
 from libs.bus.rabbit.topology import DELIVERY_LIMIT, topology
 from libs.telemetry import exposition
 from services.revocation.app import create_app
 from services.revocation.settings import RevocationSettings
-from tests.builders import Answer, Caller, running, settings
+from tests.builders import Caller, Response, running, settings
 from tests.conformance.recorder import event
 from tests.eventually import eventually
 from tests.provision.rabbitmq import Broker
 
 COMES_BACK_WITHIN = 15.0
-"""Seconds; three of the longest pauses between two attempts, and some for a machine that is busy."""
-STAYS_RED_FOR = 5.0
-"""Seconds; longer than the longest pause."""
+"""In seconds: three of the longest backoffs, plus time for a busy machine."""
+STAYS_SO_FOR = 5.0
+"""In seconds: longer than the longest backoff."""
 
 
 @pytest.fixture
 async def channel(amqp_url: str) -> AsyncIterator[AbstractChannel]:
-    """Somebody else at the broker, who may do anything."""
+    """A channel with full permissions."""
     connection = await aio_pika.connect(amqp_url)
     async with connection, connection.channel() as channel:
         await ensure(connection, topology(), declare=True)
@@ -39,48 +39,52 @@ async def channel(amqp_url: str) -> AsyncIterator[AbstractChannel]:
 
 @asynccontextmanager
 async def revocation(mongodb_url: str, database_name: str, amqp_url: str, *, declare: bool) -> AsyncIterator[Caller]:
-    """The service on the broker, as its stack has it or as it runs without one."""
+    """The revocation service on the broker, with the stack's user or without one."""
     configured = settings(RevocationSettings, mongodb_url, database_name, amqp_url=amqp_url, declare_topology=declare)
     async with running(create_app(configured)) as caller:
         yield caller
 
 
-async def readyz(service: Caller) -> Answer:
+async def readyz(service: Caller) -> Response:
     return await service("GET", "/readyz")
 
 
-async def is_red(service: Caller) -> bool:
-    answer = await readyz(service)
-    return answer.status == 503 and answer.body["bus"] == "no consumer for revocation"
+async def is_degraded(service: Caller) -> bool:
+    response = await readyz(service)
+    return (response.status, response.body["status"], response.body["bus"]) == (
+        200,
+        "degraded",
+        "no consumer for revocation",
+    )
 
 
-async def is_green(service: Caller) -> bool:
-    return (await readyz(service)).status == 200
+async def is_well(service: Caller) -> bool:
+    return bool((await readyz(service)).body["status"] == "ok")
 
 
 async def test_a_consumer_that_cannot_come_back_is_seen(
     mongodb_url: str, database_name: str, amqp_url: str, channel: AbstractChannel
 ) -> None:
-    """A queue that is deleted under a service that may not declare it: red until somebody makes it again."""
+    """If a queue that the service may not declare is deleted, it is degraded until the queue exists again."""
     async with revocation(mongodb_url, database_name, amqp_url, declare=False) as service:
         await channel.queue_delete("tokenwire.revocation")
-        await eventually(lambda: is_red(service))
-        until = asyncio.get_running_loop().time() + STAYS_RED_FOR
+        await eventually(lambda: is_degraded(service))
+        until = asyncio.get_running_loop().time() + STAYS_SO_FOR
         while asyncio.get_running_loop().time() < until:
-            assert await is_red(service)
+            assert await is_degraded(service)
             await asyncio.sleep(0.25)
         assert (await service("GET", "/healthz")).status == 200
 
         connection = await aio_pika.connect(amqp_url)
         async with connection:
             await ensure(connection, topology(), declare=True)
-        await eventually(lambda: is_green(service), COMES_BACK_WITHIN)
+        await eventually(lambda: is_well(service), COMES_BACK_WITHIN)
 
 
-async def test_a_consumer_whose_user_lost_its_rights_is_seen(
+async def test_a_consumer_without_rights_is_reported(
     mongodb_url: str, database_name: str, amqp_url: str, channel: AbstractChannel, rabbitmq: Broker
 ) -> None:
-    """A consumer that the broker cuts off and does not let in again: red, and green when it may."""
+    """If the broker refuses a consumer, the service is degraded until it is allowed again."""
     vhost = urlsplit(amqp_url).path.removeprefix("/")
     name = f"revocation-{vhost}"
 
@@ -92,17 +96,17 @@ async def test_a_consumer_whose_user_lost_its_rights_is_seen(
     parts = urlsplit(amqp_url)
     url = parts._replace(netloc=f"{name}:password@{parts.hostname}:{parts.port}").geturl()
     async with revocation(mongodb_url, database_name, url, declare=False) as service:
-        await allow(r"^tokenwire\.(broadcast\..*|events)$")
+        await allow(r"^tokenwire\.(broadcast\..*|events|ticks)$")
         await asyncio.to_thread(rabbitmq.ctl, "close_all_connections", "-p", vhost, "for a test")
-        await eventually(lambda: is_red(service), COMES_BACK_WITHIN)
+        await eventually(lambda: is_degraded(service), COMES_BACK_WITHIN)
         await allow(".*")
-        await eventually(lambda: is_green(service), COMES_BACK_WITHIN)
+        await eventually(lambda: is_well(service), COMES_BACK_WITHIN)
 
 
 async def test_a_consumer_that_was_cancelled_comes_back(
     mongodb_url: str, database_name: str, amqp_url: str, channel: AbstractChannel
 ) -> None:
-    """A service that declares its queues makes a deleted one again and consumes from it, without being restarted."""
+    """A service that declares its queues recreates a deleted one and consumes it without a restart."""
     async with revocation(mongodb_url, database_name, amqp_url, declare=True) as service:
         await channel.queue_delete("tokenwire.revocation")
 
@@ -118,11 +122,11 @@ async def test_a_consumer_that_was_cancelled_comes_back(
                 return False
 
         await eventually(back, COMES_BACK_WITHIN)
-        await eventually(lambda: is_green(service), COMES_BACK_WITHIN)
+        await eventually(lambda: is_well(service), COMES_BACK_WITHIN)
 
 
-async def test_what_waits_and_what_is_parked_are_metrics(amqp_url: str) -> None:
-    """Each pool that a process consumes has its two gauges; with the broker away there are none."""
+async def test_waiting_messages_and_dead_letters_are_metrics(amqp_url: str) -> None:
+    """Each consumed pool has gauges for waiting messages and dead letters; without the broker there are none."""
 
     async def drop(delivery: Delivery) -> None:
         raise Drop("never")
@@ -131,21 +135,21 @@ async def test_what_waits_and_what_is_parked_are_metrics(amqp_url: str) -> None:
     bus.subscribe(Subscription("revocation", Exchange.EVENTS, ("client.deleted.#",), drop))
     await bus.open()
     await eventually(lambda: takes(bus))
-    await eventually(lambda: parked(bus, 1))
+    await eventually(lambda: dead_lettered(bus, 1))
 
-    await Levels(bus).measure()
+    await QueueDepthMetrics(bus).measure()
     lines = exposition().decode().splitlines()
-    assert 'tokenwire_parked_messages{pool="revocation"} 1.0' in lines
-    assert 'tokenwire_waiting_messages{pool="revocation"} 0.0' in lines
+    assert 'tokenwire_dead_letters{pool="revocation"} 1.0' in lines
+    assert 'tokenwire_queue_messages{pool="revocation"} 0.0' in lines
 
     await bus.close()
-    await Levels(bus).measure()
+    await QueueDepthMetrics(bus).measure()
     assert 'pool="revocation"' not in exposition().decode()
 
 
 async def takes(bus: RabbitBus) -> bool:
-    return await bus.publish([event("client.deleted.api-1")]) == [True]
+    return await bus.publish([event("client.deleted.api-1")]) == [Outcome.CONFIRMED]
 
 
-async def parked(bus: RabbitBus, count: int) -> bool:
-    return await bus.parked("revocation") == count
+async def dead_lettered(bus: RabbitBus, count: int) -> bool:
+    return await bus.dead_letters("revocation") == count

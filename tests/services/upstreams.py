@@ -1,4 +1,4 @@
-"""Upstreams that a test writes by hand, byte by byte, and a party whose API leads to one."""
+"""Upstreams that tests write byte by byte, and an API that leads to one."""
 
 import asyncio
 import struct
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
-from tests.builders import Answer
+from tests.builders import Response
 from tests.services.system import Party, System, document, raw
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -16,14 +16,14 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass
 class Asked:
-    """One request as it arrived at the upstream."""
+    """One request as the upstream received it."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     line: str
     headers: list[tuple[str, str]]
     taken: int = 0
-    """Bytes of the body that were read."""
+    """Bytes of the body read so far."""
 
     @property
     def method(self) -> str:
@@ -34,25 +34,25 @@ class Asked:
         return self.line.split(" ")[1]
 
     def all(self, name: str) -> list[str]:
-        """Every value of the header, in order."""
+        """All values of the header, in order."""
         return [value for header, value in self.headers if header.lower() == name.lower()]
 
     def one(self, name: str) -> str:
-        """The value of a header that is there once."""
+        """The value of a header that must occur once."""
         (value,) = self.all(name)
         return value
 
     async def send(self, data: bytes) -> None:
-        """The bytes, as they are."""
+        """Send these bytes."""
         self.writer.write(data)
         await self.writer.drain()
 
     async def body(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         return b"".join([piece async for piece in self.pieces()])
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises EOFError where it is cut short."""
+        """Yield the body as it arrives. Raises EOFError if it is truncated."""
         if self.all("Transfer-Encoding"):
             while size := int((await self._line()).strip(), 16):
                 yield await self._exactly(size)
@@ -77,13 +77,13 @@ class Asked:
         return piece
 
     def reset(self) -> None:
-        """The connection is no more, without a goodbye (RST)."""
+        """Abort the connection with RST."""
         socket = self.writer.get_extra_info("socket")
         socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def gone(self) -> bool:
-        """Returns when the other side has ended the connection."""
+        """Wait until the other side has closed the connection."""
         try:
             while await self.reader.read(65_536):
                 pass
@@ -92,35 +92,37 @@ class Asked:
         return True
 
 
-Answering = Callable[[Asked], Awaitable[None]]
+Responding = Callable[[Asked], Awaitable[None]]
 
 
 async def ok(asked: Asked) -> None:
-    """200, once the body is there."""
+    """Read the body, then respond 200."""
     await asked.body()
     await asked.send(OK)
 
 
-def saying(data: bytes) -> Answering:
-    """Answers with these bytes, once the body is there."""
+def saying(data: bytes) -> Responding:
+    """Read the body, then respond with these bytes."""
 
-    async def answer(asked: Asked) -> None:
+    async def response(asked: Asked) -> None:
         await asked.body()
         await asked.send(data)
 
-    return answer
+    return response
 
 
 @dataclass
 class Upstream:
-    """A server on this machine that remembers what it was asked."""
+    """A local server that records its requests."""
 
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
-    answering: Answering = ok
+    answering: Responding = ok
     greeting: bytes = b""
-    """What it says before it is asked."""
+    """Sent before any request."""
+    in_progress: int = 0
+    """Requests whose response, and whatever follows it, is not sent yet."""
 
     @property
     def url(self) -> str:
@@ -140,16 +142,20 @@ class Upstream:
                 headers = [(name, value.strip()) for name, _, value in (each.partition(":") for each in lines)]
                 asked = Asked(reader, writer, line, headers)
                 self.asked.append(asked)
-                await self.answering(asked)
+                self.in_progress += 1
+                try:
+                    await self.answering(asked)
+                finally:
+                    self.in_progress -= 1
         except (EOFError, ConnectionError, asyncio.LimitOverrunError):
-            pass  # it went, or what it says is no request
+            pass  # disconnected, or not a request
         finally:
             writer.close()
 
 
 @asynccontextmanager
-async def upstream(answering: Answering = ok) -> AsyncIterator[Upstream]:
-    """An upstream that answers."""
+async def upstream(answering: Responding = ok) -> AsyncIterator[Upstream]:
+    """A running upstream."""
     made, serving = Upstream(answering=answering), set[asyncio.Task[None]]()
 
     def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,7 +176,7 @@ async def upstream(answering: Answering = ok) -> AsyncIterator[Upstream]:
 
 @dataclass(frozen=True)
 class Protected:
-    """A client of an API that leads to an upstream, with a token."""
+    """A client of an API with this upstream, with a token."""
 
     party: Party
     token: str
@@ -183,18 +189,18 @@ class Protected:
     def at(self, path: str) -> str:
         return self.party.at(path)
 
-    async def __call__(self, method: str, path: str, **request: Any) -> Answer:
-        """The answer to a call under the listen path with the token."""
+    async def __call__(self, method: str, path: str, **request: Any) -> Response:
+        """Call a path under the listen path with the token."""
         headers = self.bearer | request.pop("headers", {})
         return await self.party.system.call(method, self.at(path), headers=headers, **request)
 
     def head(self, method: str, path: str, *lines: str, bearer: bool = True) -> bytes:
-        """The head of a request under the listen path, with these header lines and the token."""
+        """The head of such a request with these header lines."""
         token = (f"Authorization: Bearer {self.token}",) if bearer else ()
         return "\r\n".join((f"{method} {self.at(path)} HTTP/1.1", "Host: api.example", *token, *lines, "", "")).encode()
 
     async def raw(self, method: str, path: str, *lines: str, bearer: bool = True, body: bytes = b"") -> bytes:
-        """The bytes that come back for a request that no client would write."""
+        """Send raw bytes; return the response's bytes."""
         head = self.head(method, path, "Connection: close", *lines, bearer=bearer)
         return await raw(self.party.system.call, head + body)
 
@@ -210,6 +216,6 @@ class Protected:
 
 
 async def protected(system: System, url: str, **changes: Any) -> Protected:
-    """An API with this upstream, a client of it and a token."""
+    """Create an API with this upstream, a client and a token."""
     party = await system.party(document(**{"x-tyk-api-gateway__upstream__url": url}, **changes))
     return Protected(party, (await party.tokens(subject="alice", scope="a b")).access)

@@ -1,4 +1,4 @@
-"""Shared counters: what is reserved is never more than the limit, what is given back is free again, once."""
+"""Shared counters: no more than the limit is ever reserved, and what is returned is free again exactly once."""
 
 import asyncio
 import secrets
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from contracts.limits import Limits
-from libs.store.counters import GRACE, HOLD, LONGEST_GRANT, Count, Counters, Exchange, Reservation, Settlement
+from libs.store.counters import GRACE, HOLD, LONGEST_KEPT, Count, Counters, Exchange, Reservation, Settlement
 from libs.store.mongo import Mongo
 from tests.store.lossy import Lossy
 
@@ -20,7 +20,7 @@ QUOTA = Limits(quota_max=10, quota_renewal_rate=100)
 
 @dataclass
 class Bench:
-    """Counters whose server's clock the test moves."""
+    """Counters for which the test controls the server's clock."""
 
     mongo: Mongo
     now: datetime
@@ -30,23 +30,23 @@ class Bench:
 
     @property
     def moment(self) -> int:
-        """The time in milliseconds."""
+        """The server's time in Unix milliseconds."""
         return round(self.now.timestamp() * 1000)
 
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
     async def reserve(
-        self, scope: str, limits: Limits, waiting: int = 1, size: int = 1, slice_id: str = "", *after: Settlement
+        self, scope: str, limits: Limits, waiting: int = 1, size: int = 1, lease_id: str = "", *after: Settlement
     ) -> Count:
-        reservation = Reservation(slice_id or secrets.token_hex(8), limits, waiting, size)
+        reservation = Reservation(lease_id or secrets.token_hex(8), limits, waiting, size)
         count = await self.counters.exchange(Exchange(scope, after, reservation))
         assert count is not None
         return count
 
-    async def settle(self, scope: str, slice_id: str, used: int, unused: int, **uses: int) -> None:
+    async def settle(self, scope: str, lease_id: str, used: int, unused: int, **uses: int) -> None:
         moments = {int(moment.removeprefix("at")): calls for moment, calls in uses.items()}
-        await self.counters.exchange(Exchange(scope, [Settlement(slice_id, used, unused, moments)]))
+        await self.counters.exchange(Exchange(scope, [Settlement(lease_id, used, unused, moments)]))
 
     async def raw(self, scope: str) -> dict[str, Any]:
         found = await self.mongo["counters"].find_one({"_id": scope})
@@ -75,7 +75,7 @@ def _scope() -> str:
 
 
 async def test_slices_shrink_to_one_and_never_exceed_the_limit(bench: Bench, scope: str) -> None:
-    """However much is asked for: a quarter of what is left, then one for who waits, then none."""
+    """However much is requested: a quarter of what is left, then one for a waiting call, then none."""
     given = [(await bench.reserve(scope, Limits(rate=100, per=60), size=1000)).given for _ in range(30)]
     assert given[:6] == [25, 18, 14, 10, 8, 6]
     assert given[-2:] == [0, 0]
@@ -83,20 +83,20 @@ async def test_slices_shrink_to_one_and_never_exceed_the_limit(bench: Bench, sco
     assert sum(given) == 100
 
 
-async def test_those_who_wait_get_all_there_is(bench: Bench, scope: str) -> None:
-    """A quarter is the bound of what nobody waits for."""
+async def test_waiting_calls_may_reserve_all_that_is_left(bench: Bench, scope: str) -> None:
+    """The bound of a quarter applies only to calls that do not wait."""
     assert [(await bench.reserve(scope, TEN, waiting)).given for waiting in (7, 7, 7)] == [7, 3, 0]
 
 
-async def test_ahead_of_need_the_last_ones_are_left_alone(bench: Bench, scope: str) -> None:
-    """Where fewer than four are left, they are for whoever waits first."""
+async def test_the_last_calls_are_not_reserved_ahead(bench: Bench, scope: str) -> None:
+    """If fewer than four are left, they go to the first that wait."""
     await bench.reserve(scope, TEN, waiting=7)
     assert (await bench.reserve(scope, TEN, waiting=0, size=5)).given == 0
     assert (await bench.reserve(scope, TEN, waiting=1)).given == 1
 
 
-async def test_a_slice_that_nobody_settles_counts_as_used(bench: Bench, scope: str) -> None:
-    """For as long as it could be used, and `per` after that: its gateway may have died in use of it."""
+async def test_a_lease_that_is_never_settled_counts_as_used(bench: Bench, scope: str) -> None:
+    """Until its end, and `per` after that: its gateway may have died while using it."""
     await bench.reserve(scope, TEN, waiting=10)
     bench.later(HOLD + 60)
     assert (await bench.reserve(scope, TEN)).given == 0
@@ -104,8 +104,8 @@ async def test_a_slice_that_nobody_settles_counts_as_used(bench: Bench, scope: s
     assert (await bench.reserve(scope, TEN, waiting=20)).given == 10
 
 
-async def test_a_settled_slice_counts_what_was_used_when_it_was(bench: Bench, scope: str) -> None:
-    """The rest is free at once, and each call is free again `per` after its moment."""
+async def test_a_settled_lease_counts_what_was_used_when_it_was(bench: Bench, scope: str) -> None:
+    """The unused rest is free at once, and each call stops counting `per` after its time."""
     began = bench.moment
     await bench.reserve(scope, TEN, 10, 10, "a")
     bench.later(2)
@@ -119,8 +119,8 @@ async def test_a_settled_slice_counts_what_was_used_when_it_was(bench: Bench, sc
     assert (await bench.reserve(scope, TEN, 20)).given == 10
 
 
-async def test_settling_twice_gives_back_once(bench: Bench, scope: str) -> None:
-    """A batch of unknown outcome is repeated as it was."""
+async def test_settling_twice_returns_calls_once(bench: Bench, scope: str) -> None:
+    """A batch with an unknown outcome is repeated unchanged."""
     limits = Limits(rate=100, per=60, quota_max=100, quota_renewal_rate=100)
     await bench.reserve(scope, limits, 10, 10, "a")
     for _ in range(2):
@@ -129,21 +129,21 @@ async def test_settling_twice_gives_back_once(bench: Bench, scope: str) -> None:
     assert (count.rate_left, count.quota_left) == (95, 95)
 
 
-async def test_reserving_twice_under_one_id_gives_one_slice(bench: Bench, scope: str) -> None:
-    """The same, where the first attempt was applied."""
+async def test_reserving_twice_under_one_id_gives_one_lease(bench: Bench, scope: str) -> None:
+    """Repeating a reservation with the same id gives the same result."""
     counts = [await bench.reserve(scope, QUOTA, 3, 3, "a") for _ in range(3)]
     assert [(count.given, count.quota_left) for count in counts] == [(3, 7)] * 3
 
 
-async def test_what_is_given_back_can_be_reserved_by_the_same_exchange(bench: Bench, scope: str) -> None:
-    """One round trip for both."""
+async def test_returned_calls_can_be_reserved_in_the_same_round_trip(bench: Bench, scope: str) -> None:
+    """Returned calls can be reserved in the same round trip."""
     await bench.reserve(scope, QUOTA, 10, 10, "a")
     count = await bench.reserve(scope, QUOTA, 6, 6, "b", Settlement("a", 4, 6, {}))
     assert (count.given, count.quota_left) == (6, 0)
 
 
 async def test_a_quota_is_for_a_window_that_begins_with_its_first_call(bench: Bench, scope: str) -> None:
-    """Not with the end of the last one, and not with what is reserved ahead of need."""
+    """Not at the end of the previous one, and not with a reservation in advance."""
     bench.later(5)
     first = await bench.reserve(scope, QUOTA, waiting=20)
     assert (first.given, first.renews_at) == (10, bench.moment + 100_000)
@@ -156,8 +156,8 @@ async def test_a_quota_is_for_a_window_that_begins_with_its_first_call(bench: Be
     assert (second.given, second.renews_at) == (10, bench.moment + 100_000)
 
 
-async def test_a_slice_of_an_earlier_window_gives_nothing_to_this_one(bench: Bench, scope: str) -> None:
-    """Else more than the quota could be used in it."""
+async def test_a_lease_of_an_earlier_window_gives_nothing_to_this_one(bench: Bench, scope: str) -> None:
+    """Otherwise more than the quota could be used in this window."""
     await bench.reserve(scope, QUOTA, 10, 10, "a")
     bench.later(100)
     await bench.reserve(scope, QUOTA, 4, 4, "b")
@@ -165,18 +165,18 @@ async def test_a_slice_of_an_earlier_window_gives_nothing_to_this_one(bench: Ben
     assert (await bench.reserve(scope, QUOTA, 10)).given == 6
 
 
-async def test_a_quota_without_renewal_never_begins_anew(bench: Bench, scope: str) -> None:
-    """And is remembered for longer than any grant lives."""
+async def test_a_quota_without_renewal_never_resets(bench: Bench, scope: str) -> None:
+    """And it is kept for longer than any grant lives."""
     limits = Limits(quota_max=3)
     assert (await bench.reserve(scope, limits, waiting=5)).given == 3
-    bench.later(LONGEST_GRANT / 2)
+    bench.later(LONGEST_KEPT / 2)
     count = await bench.reserve(scope, limits)
     assert (count.given, count.renews_at) == (0, None)
-    assert (await bench.raw(scope))["purge_at"] > bench.now + timedelta(seconds=LONGEST_GRANT)
+    assert (await bench.raw(scope))["purge_at"] > bench.now + timedelta(seconds=LONGEST_KEPT)
 
 
 async def test_a_quota_that_a_dead_gateway_held_stays_used(bench: Bench, scope: str) -> None:
-    """It may have been used; the next window has it again."""
+    """It may have been used; in the next window it is available again."""
     await bench.reserve(scope, QUOTA, 6, 6)
     bench.later(HOLD + GRACE + 1)
     assert (await bench.reserve(scope, QUOTA, 10)).given == 4
@@ -185,7 +185,7 @@ async def test_a_quota_that_a_dead_gateway_held_stays_used(bench: Bench, scope: 
 
 
 async def test_rate_and_quota_are_both_kept(bench: Bench, scope: str) -> None:
-    """A call needs one permit, which counts for both."""
+    """A call counts against both."""
     limits = Limits(rate=5, per=1, quota_max=8, quota_renewal_rate=1000)
     assert (await bench.reserve(scope, limits, waiting=10)).given == 5
     bench.later(HOLD + 2)
@@ -194,14 +194,14 @@ async def test_rate_and_quota_are_both_kept(bench: Bench, scope: str) -> None:
 
 
 async def test_changed_limits_hold_from_the_next_reservation_on(bench: Bench, scope: str) -> None:
-    """What was used under the old ones stays used."""
+    """What was used under the old limits stays used."""
     await bench.reserve(scope, QUOTA, 6, 6)
     assert (await bench.reserve(scope, Limits(quota_max=5, quota_renewal_rate=100), 1)).given == 0
     assert (await bench.reserve(scope, Limits(quota_max=20, quota_renewal_rate=100), 20)).given == 14
 
 
-async def test_who_finds_nothing_while_others_hold_asks_for_it(bench: Bench, scope: str) -> None:
-    """With the moment, and only while it is fresh; where nobody holds anything, nobody is asked."""
+async def test_holders_are_asked_to_return_reservations(bench: Bench, scope: str) -> None:
+    """With the time, and only for a while; nobody is asked if no other gateway holds a lease."""
     began = bench.moment
     await bench.reserve(scope, QUOTA, 10, 10, "a")
     assert scope not in await bench.counters.wanted(began - 1)
@@ -214,8 +214,8 @@ async def test_who_finds_nothing_while_others_hold_asks_for_it(bench: Bench, sco
     assert scope not in await bench.counters.wanted(0)
 
 
-async def test_a_counter_is_purged_when_it_says_nothing_any_more(bench: Bench, scope: str) -> None:
-    """Not before its window is over and every slice aged out; not every reservation moves the moment."""
+async def test_a_counter_is_purged_after_its_window(bench: Bench, scope: str) -> None:
+    """Not before its window is over and every lease has expired; not every reservation moves `purge_at`."""
     await bench.reserve(scope, QUOTA)
     purge = (await bench.raw(scope))["purge_at"]
     assert purge >= bench.now + timedelta(seconds=100 + HOLD + GRACE)
@@ -227,8 +227,8 @@ async def test_a_counter_is_purged_when_it_says_nothing_any_more(bench: Bench, s
     assert (await bench.raw(scope))["purge_at"] > purge
 
 
-async def test_a_counter_holds_no_more_than_what_counts(bench: Bench, scope: str) -> None:
-    """Neither uses nor slices of long ago are in it."""
+async def test_a_counter_drops_expired_entries(bench: Bench, scope: str) -> None:
+    """It contains neither old uses nor old leases."""
     limits = Limits(rate=1000, per=1)
     for number in range(100):
         await bench.reserve(scope, limits, 1, 1, f"s{number}")
@@ -240,7 +240,7 @@ async def test_a_counter_holds_no_more_than_what_counts(bench: Bench, scope: str
 
 
 async def test_one_counter_made_by_many_at_once(mongo: Mongo, scope: str) -> None:
-    """Every reservation is answered, and no more than the limit is given."""
+    """Every reservation gets an answer, and no more than the limit is granted."""
     gateways = [Counters(mongo) for _ in range(8)]
     reservations = [Reservation(secrets.token_hex(8), TEN, 1, 1) for _ in range(24)]
     counts = await asyncio.gather(
@@ -250,15 +250,15 @@ async def test_one_counter_made_by_many_at_once(mongo: Mongo, scope: str) -> Non
 
 
 async def test_many_scopes_share_a_round_trip_and_keep_their_own_count(bench: Bench) -> None:
-    """Whatever is in the batch."""
+    """Batched scopes are counted separately."""
     scopes = [secrets.token_hex(8) for _ in range(700)]
     counts = await asyncio.gather(*(bench.reserve(scope, TEN, n % 15) for n, scope in enumerate(scopes)))
     assert [count.given for count in counts] == [min(10, max(n % 15, n % 15 == 0)) for n in range(700)]
 
 
 @pytest.mark.parametrize("what", ["question", "answer"])
-async def test_a_lost_message_takes_a_slice_once(mongodb_url: str, scope: str, what: str) -> None:
-    """The reservation is repeated with the same id until its outcome is known."""
+async def test_a_repeated_reservation_takes_one_lease(mongodb_url: str, scope: str, what: str) -> None:
+    """If a response is lost, the reservation is repeated with the same id, and counted once."""
     with Lossy(mongodb_url).running() as way:
         mongo = Mongo(way.url, f"tokenwire_test_{secrets.token_hex(6)}")
         counters = Counters(mongo)
@@ -274,16 +274,16 @@ async def test_a_lost_message_takes_a_slice_once(mongodb_url: str, scope: str, w
             await mongo.close()
 
 
-async def test_standings_of_many_come_with_one_find(bench: Bench) -> None:
-    """What was never counted, and what a new window would count, is all there."""
+async def test_statuses_of_many_come_with_one_find(bench: Bench) -> None:
+    """A scope that was never counted, and one whose window is over, have their whole quota."""
     scopes = [secrets.token_hex(8) for _ in range(3)]
     never, unlimited = secrets.token_hex(8), Limits(rate=5, per=1)
     for used, scope in enumerate(scopes, 1):
         await bench.reserve(scope, QUOTA, used)
     renews = round(bench.now.timestamp()) + 100
-    asked = dict.fromkeys([*scopes, never], QUOTA) | {"free": unlimited}
-    standings = await bench.counters.standings(asked)
-    figures = {key: (found.quota_max, found.quota_remaining, found.quota_renews) for key, found in standings.items()}
+    asked = [*((scope, QUOTA) for scope in [*scopes, never]), ("free", unlimited)]
+    statuses = {scope: at for (scope, _), at in zip(asked, await bench.counters.limit_statuses(asked), strict=True)}
+    figures = {key: (found.quota_max, found.quota_remaining, found.quota_renews) for key, found in statuses.items()}
     assert figures == {
         scopes[0]: (10, 9, renews),
         scopes[1]: (10, 8, renews),
@@ -291,20 +291,29 @@ async def test_standings_of_many_come_with_one_find(bench: Bench) -> None:
         never: (10, 10, 0),
         "free": (-1, -1, 0),
     }
-    assert (standings["free"].rate, standings["free"].per) == (5, 1)
+    assert (statuses["free"].rate, statuses["free"].per) == (5, 1)
     bench.later(100)
-    assert (await bench.counters.standings({scopes[0]: QUOTA}))[scopes[0]].quota_remaining == 10
+    assert [at.quota_remaining for at in await bench.counters.limit_statuses([(scopes[0], QUOTA)])] == [10]
+
+
+async def test_a5_one_counter_can_be_held_against_several_limits(bench: Bench) -> None:
+    """Grants of one user share a counter with different limits, if key_rules narrow one."""
+    scope = secrets.token_hex(8)
+    await bench.reserve(scope, QUOTA, 3)
+    narrow = QUOTA.model_copy(update={"quota_max": 5})
+    statuses = await bench.counters.limit_statuses([(scope, QUOTA), (scope, narrow)])
+    assert [at.quota_remaining for at in statuses] == [7, 2]
 
 
 async def test_limits_beyond_all_measure_are_counted_too(bench: Bench, scope: str) -> None:
-    """A policy may say what it likes."""
+    """A policy may contain any numbers."""
     limits = Limits(rate=10**30, per=10**15, quota_max=10**30, quota_renewal_rate=10**20)
     assert (await bench.reserve(scope, limits, 3, 10**20)).given > 3
     assert (await bench.reserve(scope, limits, 3)).given > 0
 
 
 async def test_the_servers_own_clock_counts(mongo: Mongo, scope: str) -> None:
-    """Without a test's, a slice is dated by MongoDB."""
+    """Without a test's clock, MongoDB's time is used."""
     counters = Counters(mongo)
     count = await counters.exchange(Exchange(scope, (), Reservation("a", TEN, 1, 1)))
     assert count is not None

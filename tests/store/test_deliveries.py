@@ -1,10 +1,11 @@
-"""Deliveries in MongoDB: who may take one, what becomes of it, and that nothing of it is done twice."""
+"""Deliveries in MongoDB: which notifier may claim one, how it changes, and that nothing happens twice."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 import pytest
@@ -13,22 +14,23 @@ from pydantic import TypeAdapter
 from contracts.events import AnyEvent, Event, NotificationRedelivered, PendingEvent
 from contracts.operators import Actor
 from contracts.webhooks import Attempt, Delivery, DeliveryQuery, DeliveryState, RedeliveryRequest
-from libs.events import Origin, new_event_id
+from libs.event_encoding import EventContext, new_event_id
 from libs.store.deliveries import KEPT, KEPT_ATTEMPTS, Deliveries
 from libs.store.mongo import Conflict, Mongo
 from tests.provision.mongodb import Database
+from tests.store.connected import connected
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-AT = Origin("urn:tokenwire:notifier", NOW)
+CTX = EventContext("urn:tokenwire:notifier", NOW)
 EVENTS: TypeAdapter[Event] = TypeAdapter(AnyEvent)
 LEASE = timedelta(seconds=30)
-PATIENCE = timedelta(days=3)
+MAX_AGE = timedelta(days=3)
 FAILED = Attempt(at=NOW, latency_ms=7, status=500)
 ARRIVED = Attempt(at=NOW, latency_ms=7, status=204)
 
 
 class Shelf:
-    """The collection on a database of its own, and every event that was announced."""
+    """The collection in a database of its own, and the events that were announced."""
 
     def __init__(self, mongo: Mongo) -> None:
         self.mongo = mongo
@@ -63,7 +65,7 @@ def due(**fields: object) -> Delivery:
         "event_at": at,
         "sealed": b"sealed",
         "next_attempt_at": NOW,
-        "give_up_at": NOW + PATIENCE,
+        "give_up_at": NOW + MAX_AGE,
         "created_at": NOW,
         "updated_at": NOW,
     }
@@ -72,33 +74,29 @@ def due(**fields: object) -> Delivery:
 
 @pytest.fixture(name="shelf")
 async def _shelf(mongodb_url: str, database_name: str) -> AsyncIterator[Shelf]:
-    mongo = Mongo(mongodb_url, database_name)
-    shelf = Shelf(mongo)
-    await mongo.open()
-    await mongo.prepared()
-    yield shelf
-    await mongo.close()
+    async with connected(Shelf, mongodb_url, database_name) as shelf:
+        yield shelf
 
 
-async def test_what_is_stored_is_what_is_read(shelf: Shelf) -> None:
-    """Every field survives, the sealed body and the trace among them."""
+async def test_every_field_is_stored(shelf: Shelf) -> None:
+    """Every field is stored, including encrypted body and trace."""
     added = await shelf.added(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", lease_until=NOW + LEASE)
     assert await shelf.deliveries.get(added.delivery_id) == added
 
 
 async def test_an_event_is_a_delivery_once(shelf: Shelf) -> None:
-    """The id of the event is the id of the delivery, whoever stores it, and whenever."""
+    """The delivery id is the event id, so the same notification can be stored only once."""
     added = await shelf.added()
     with pytest.raises(Conflict):
         await shelf.deliveries.add(added)
     claimed = await shelf.claimed()
-    assert await shelf.deliveries.delivered(claimed, ARRIVED, AT)
+    assert await shelf.deliveries.delivered(claimed, ARRIVED, CTX)
     with pytest.raises(Conflict):
         await shelf.deliveries.add(added)
 
 
 async def test_a_due_delivery_is_claimed_by_one(shelf: Shelf) -> None:
-    """Of many who claim at the same time each delivery goes to exactly one."""
+    """If many claim at the same time, each delivery goes to exactly one of them."""
     wanted = {(await shelf.added()).delivery_id for _ in range(20)}
     others = [Deliveries(shelf.mongo) for _ in range(8)]
     claims = await asyncio.gather(*(each.claim("api-1", 20, NOW + LEASE, NOW) for each in others))
@@ -107,7 +105,7 @@ async def test_a_due_delivery_is_claimed_by_one(shelf: Shelf) -> None:
 
 
 async def test_the_longest_due_is_claimed_first(shelf: Shelf) -> None:
-    """And no more than asked for; the answer says whether there are more."""
+    """No more than requested; the result says whether there are more."""
     moments = [NOW - timedelta(minutes=minutes) for minutes in (1, 3, 2)]
     added = [await shelf.added(next_attempt_at=moment) for moment in moments]
     first = await shelf.deliveries.claim("api-1", 2, NOW + LEASE, NOW)
@@ -129,39 +127,39 @@ async def test_the_longest_due_is_claimed_first(shelf: Shelf) -> None:
         pytest.param({"api_id": "api-2"}, id="of-another-api"),
     ],
 )
-async def test_what_is_not_due_is_not_claimed(shelf: Shelf, fields: dict[str, object]) -> None:
-    """Only what is pending, due and free."""
+async def test_only_due_deliveries_are_claimed(shelf: Shelf, fields: dict[str, Any]) -> None:
+    """Only deliveries that are pending, due and not leased."""
     await shelf.added(**fields)
     assert (await shelf.deliveries.claim("api-1", 10, NOW + LEASE, NOW)).deliveries == []
 
 
 async def test_a_lease_that_ran_out_is_no_lease(shelf: Shelf) -> None:
-    """What a dead process has left is claimed by another, and the late result of the first changes nothing."""
+    """Deliveries of a dead process are claimed by another, and a late result of the first changes nothing."""
     await shelf.added()
     first = await shelf.claimed()
     later = NOW + LEASE
     second = await shelf.claimed(later)
-    assert await shelf.deliveries.delivered(first, ARRIVED, AT) is None
-    assert await shelf.deliveries.delivered(second, ARRIVED, AT) is not None
+    assert await shelf.deliveries.delivered(first, ARRIVED, CTX) is None
+    assert await shelf.deliveries.delivered(second, ARRIVED, CTX) is not None
     assert len(shelf.events) == 1
 
 
 async def test_a_released_delivery_is_due_at_once(shelf: Shelf) -> None:
-    """A notifier that stops leaves nothing behind, and no rung is used."""
+    """A notifier that stops leaves no lease behind, and no attempt is used up."""
     added = await shelf.added()
     claimed = await shelf.claimed()
     (released,) = await shelf.deliveries.release([claimed], NOW)
     assert released.lease_until is None
     again = await shelf.claimed()
-    assert (again.delivery_id, again.rung, again.attempt_count) == (added.delivery_id, 0, 0)
+    assert (again.delivery_id, again.retries, again.attempt_count) == (added.delivery_id, 0, 0)
     assert await shelf.deliveries.release([claimed], NOW) == []
 
 
 async def test_a_delivered_webhook_has_no_body_and_an_event(shelf: Shelf) -> None:
-    """State, attempt and event are one write; the body is gone with it."""
+    """State, attempt and event are one write, which also deletes the body."""
     added = await shelf.added(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
-    at = replace(AT, traceparent=added.traceparent)
-    after = await shelf.deliveries.delivered(await shelf.claimed(), ARRIVED, at)
+    ctx = replace(CTX, traceparent=added.traceparent)
+    after = await shelf.deliveries.delivered(await shelf.claimed(), ARRIVED, ctx)
     assert after == await shelf.deliveries.get(added.delivery_id)
     assert after is not None
     assert (after.state, after.sealed, after.attempts) == (DeliveryState.DELIVERED, None, (ARRIVED,))
@@ -183,14 +181,14 @@ async def test_a_delivered_webhook_has_no_body_and_an_event(shelf: Shelf) -> Non
 
 
 async def test_events_of_a_delivery_are_numbered_without_gaps(shelf: Shelf) -> None:
-    """Claims and leases change the record and are no events; a subscriber who sees a gap has missed one."""
+    """Events are numbered without gaps; claims and leases are no events."""
     await shelf.added()
     now = NOW
     for _ in range(3):
-        failed = await shelf.deliveries.failed(await shelf.claimed(now), FAILED, now, replace(AT, now=now))
+        failed = await shelf.deliveries.failed(await shelf.claimed(now), FAILED, now, replace(CTX, now=now))
         assert failed is not None
         now += LEASE
-    assert await shelf.deliveries.exhausted(await shelf.claimed(now), FAILED, replace(AT, now=now))
+    assert await shelf.deliveries.exhausted(await shelf.claimed(now), FAILED, replace(CTX, now=now))
     as_written = [
         EVENTS.validate_json(event.body).model_dump_json(exclude_none=True).encode() for event in shelf.events
     ]
@@ -201,14 +199,14 @@ async def test_events_of_a_delivery_are_numbered_without_gaps(shelf: Shelf) -> N
     assert [event.id for event in pending] == [event.id for event in shelf.events]
 
 
-async def test_a_failed_attempt_is_one_rung(shelf: Shelf) -> None:
-    """It is due again when it was planned, and not before."""
+async def test_a_failed_attempt_is_counted_once(shelf: Shelf) -> None:
+    """It is due again at the planned time, and not before."""
     added = await shelf.added()
     later = NOW + timedelta(minutes=5)
-    after = await shelf.deliveries.failed(await shelf.claimed(), FAILED, later, AT)
+    after = await shelf.deliveries.failed(await shelf.claimed(), FAILED, later, CTX)
     assert after == await shelf.deliveries.get(added.delivery_id)
     assert after is not None
-    assert (after.rung, after.attempt_count, after.next_attempt_at, after.sealed) == (1, 1, later, b"sealed")
+    assert (after.retries, after.attempt_count, after.next_attempt_at, after.sealed) == (1, 1, later, b"sealed")
     assert orjson.loads(shelf.events[0].body)["data"]["next_attempt_at"] == "2026-03-01T12:05:00Z"
     early = later - timedelta(milliseconds=1)
     assert (await shelf.deliveries.claim("api-1", 10, later + LEASE, early)).deliveries == []
@@ -216,12 +214,12 @@ async def test_a_failed_attempt_is_one_rung(shelf: Shelf) -> None:
 
 
 async def test_the_latest_attempts_are_kept(shelf: Shelf) -> None:
-    """A delivery that is redelivered for months does not grow; the count goes on."""
+    """A delivery that is redelivered for months does not grow; the count of attempts goes on."""
     added, now = await shelf.added(), NOW
     for number in range(KEPT_ATTEMPTS + 3):
         now += LEASE
         attempt = Attempt(at=now, latency_ms=number, status=500)
-        await shelf.deliveries.failed(await shelf.claimed(now), attempt, now, replace(AT, now=now))
+        await shelf.deliveries.failed(await shelf.claimed(now), attempt, now, replace(CTX, now=now))
     kept = await shelf.deliveries.get(added.delivery_id)
     assert kept is not None
     assert kept.attempt_count == KEPT_ATTEMPTS + 3
@@ -229,26 +227,26 @@ async def test_the_latest_attempts_are_kept(shelf: Shelf) -> None:
 
 
 async def test_only_what_is_over_and_published_is_purged(shelf: Shelf) -> None:
-    """The time to go is set when the last event is known to be published, and taken back by a redelivery."""
+    """`purge_at` is set when the last event is confirmed as published, and removed by a redelivery."""
     added = await shelf.added()
-    assert await shelf.deliveries.exhausted(await shelf.claimed(), FAILED, AT)
+    assert await shelf.deliveries.exhausted(await shelf.claimed(), FAILED, CTX)
     assert "purge_at" not in await shelf.raw(added)
     await shelf.deliveries.clear(shelf.events)
     assert (await shelf.raw(added))["purge_at"] == NOW + KEPT
     exhausted = await shelf.deliveries.get(added.delivery_id)
     assert exhausted is not None
-    assert await shelf.deliveries.redeliver(exhausted, NOW + PATIENCE, AT)
+    assert await shelf.deliveries.redeliver(exhausted, NOW + MAX_AGE, CTX)
     assert "purge_at" not in await shelf.raw(added)
     await shelf.deliveries.clear(shelf.events)
     assert "purge_at" not in await shelf.raw(added)
 
 
-async def test_a_redelivery_says_whose_it_is(shelf: Shelf) -> None:
-    """Each delivery has an event of its own for it, with the operator, also where one request names many."""
+async def test_a_redelivery_event_names_its_api_and_client(shelf: Shelf) -> None:
+    """Each redelivery has an event with the operator, even if one request redelivers many."""
     added = [await shelf.added(state=DeliveryState.EXHAUSTED, attempts=(FAILED,), attempt_count=1) for _ in range(3)]
     actor = Actor(operator_id="operator-1", name="somebody", request_id="request-1")
     request = RedeliveryRequest(api_id="api-1", since=NOW)
-    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, replace(AT, actor=actor)) == 3
+    assert await shelf.deliveries.redeliver_all(request, NOW + MAX_AGE, replace(CTX, actor=actor)) == 3
     events = [NotificationRedelivered.model_validate_json(event.body) for event in shelf.events]
     assert [event.body for event in shelf.events] == [
         event.model_dump_json(exclude_none=True).encode() for event in events
@@ -262,17 +260,17 @@ async def test_a_redelivery_says_whose_it_is(shelf: Shelf) -> None:
 
 
 async def test_a_cleared_failure_does_not_set_a_time_to_go(shelf: Shelf) -> None:
-    """What is still to be sent stays, however old it is."""
+    """A delivery that is still to be sent stays, however old it is."""
     added = await shelf.added()
-    await shelf.deliveries.failed(await shelf.claimed(), FAILED, NOW, AT)
+    await shelf.deliveries.failed(await shelf.claimed(), FAILED, NOW, CTX)
     await shelf.deliveries.clear(shelf.events)
     document = await shelf.raw(added)
     assert "purge_at" not in document
     assert "pending" not in document
 
 
-async def test_a_discarded_delivery_has_no_body_and_goes(shelf: Shelf) -> None:
-    """Nobody wants it any more; it is no event, so its time to go is set at once."""
+async def test_a_discarded_delivery_has_no_body_and_is_purged(shelf: Shelf) -> None:
+    """Discarding is not an event, so `purge_at` is set at once."""
     added = await shelf.added()
     (discarded,) = await shelf.deliveries.discarded([await shelf.claimed()], NOW)
     assert (discarded.state, discarded.sealed) == (DeliveryState.DISCARDED, None)
@@ -281,51 +279,51 @@ async def test_a_discarded_delivery_has_no_body_and_goes(shelf: Shelf) -> None:
     assert shelf.events == []
 
 
-async def test_a_discarded_delivery_stays_until_it_has_told_everything(shelf: Shelf) -> None:
-    """A failure before that nobody knows of yet, however long the bus is away."""
+async def test_a_discarded_delivery_is_kept_until_its_events_are_published(shelf: Shelf) -> None:
+    """An earlier failure that is not published yet stays, however long the bus is down."""
     added = await shelf.added()
-    await shelf.deliveries.failed(await shelf.claimed(), FAILED, NOW, AT)
+    await shelf.deliveries.failed(await shelf.claimed(), FAILED, NOW, CTX)
     await shelf.deliveries.discarded([await shelf.claimed()], NOW)
     assert "purge_at" not in await shelf.raw(added)
     await shelf.deliveries.clear(shelf.events)
     assert (await shelf.raw(added))["purge_at"] == NOW + KEPT
 
 
-async def test_many_results_at_once_each_get_their_own_answer(shelf: Shelf) -> None:
-    """Changes that share a round trip succeed and fail one by one."""
+async def test_many_results_at_once_each_get_their_own_response(shelf: Shelf) -> None:
+    """Changes in one batch succeed and fail individually."""
     for _ in range(40):
         await shelf.added()
     claimed = (await shelf.deliveries.claim("api-1", 40, NOW + LEASE, NOW)).deliveries
     stale = {delivery.delivery_id for delivery in claimed[::3]}
     await shelf.deliveries.release([delivery for delivery in claimed if delivery.delivery_id in stale], NOW)
-    results = await asyncio.gather(*(shelf.deliveries.delivered(delivery, ARRIVED, AT) for delivery in claimed))
+    results = await asyncio.gather(*(shelf.deliveries.delivered(delivery, ARRIVED, CTX) for delivery in claimed))
     lost = {delivery.delivery_id for delivery, after in zip(claimed, results, strict=True) if after is None}
     assert lost == stale
     assert len(shelf.events) == 40 - len(stale)
 
 
 async def test_of_two_results_of_one_delivery_one_counts(shelf: Shelf) -> None:
-    """Whatever shares a round trip with what, a version is followed by one version."""
+    """Whichever changes share a batch, each version is followed by exactly one version."""
     await shelf.added()
     claimed = await shelf.claimed()
     results = await asyncio.gather(
-        shelf.deliveries.delivered(claimed, ARRIVED, AT), shelf.deliveries.exhausted(claimed, FAILED, AT)
+        shelf.deliveries.delivered(claimed, ARRIVED, CTX), shelf.deliveries.exhausted(claimed, FAILED, CTX)
     )
     assert [result is None for result in results].count(True) == 1
     assert len(await shelf.deliveries.pending(NOW + LEASE, 10)) == 1
 
 
-async def test_a_result_of_what_is_gone_is_none(shelf: Shelf) -> None:
-    """A record that was purged meanwhile is not made again."""
+async def test_a_result_for_a_purged_delivery_is_ignored(shelf: Shelf) -> None:
+    """A record that was purged meanwhile is not created again."""
     await shelf.added()
     claimed = await shelf.claimed()
     await shelf.mongo["deliveries"].delete_one({"_id": claimed.delivery_id})
-    assert await shelf.deliveries.delivered(claimed, ARRIVED, AT) is None
+    assert await shelf.deliveries.delivered(claimed, ARRIVED, CTX) is None
     assert await shelf.deliveries.get(claimed.delivery_id) is None
 
 
 async def test_the_agenda_says_when_each_api_is_next(shelf: Shelf) -> None:
-    """The earliest that can be claimed, one step in the index an API, whatever its backlog."""
+    """The first that can be claimed, with one index step per API, however long its backlog is."""
     for minutes in (3, 1, 2):
         await shelf.added("api-1", next_attempt_at=NOW + timedelta(minutes=minutes))
         await shelf.added("api-2", lease_until=NOW + timedelta(minutes=10 * minutes))
@@ -337,7 +335,7 @@ async def test_the_agenda_says_when_each_api_is_next(shelf: Shelf) -> None:
 
 
 async def test_the_agenda_does_not_read_the_backlog(shelf: Shelf) -> None:
-    """A dead endpoint with many deliveries costs everybody else's claims nothing."""
+    """A dead endpoint with many deliveries does not slow down the claims of others."""
     documents = [due(api_id=f"api-{number % 3}") for number in range(300)]
     await asyncio.gather(*(shelf.deliveries.add(document) for document in documents))
     database = shelf.mongo["deliveries"].database
@@ -349,33 +347,33 @@ async def test_the_agenda_does_not_read_the_backlog(shelf: Shelf) -> None:
     assert profile["docsExamined"] == 0
 
 
-async def test_what_had_no_chance_is_given_up(shelf: Shelf) -> None:
-    """Overdue is what is due and free and whose time is over; it can be exhausted without an attempt."""
+async def test_an_overdue_delivery_is_exhausted_without_an_attempt(shelf: Shelf) -> None:
+    """A delivery is overdue if it is due, not leased and too old; it can be exhausted without an attempt."""
     overdue = await shelf.added(give_up_at=NOW)
     await shelf.added(give_up_at=NOW, lease_until=NOW + LEASE)
     await shelf.added(give_up_at=NOW + timedelta(milliseconds=1))
     claimed = (await shelf.deliveries.claim_overdue(10, NOW + LEASE, NOW)).deliveries
     assert [delivery.delivery_id for delivery in claimed] == [overdue.delivery_id]
-    after = await shelf.deliveries.exhausted(claimed[0], None, AT)
+    after = await shelf.deliveries.exhausted(claimed[0], None, CTX)
     assert after is not None
     assert (after.state, after.attempts, after.sealed) == (DeliveryState.EXHAUSTED, (), b"sealed")
 
 
-async def test_a_redelivery_has_the_whole_ladder_before_it(shelf: Shelf) -> None:
-    """Due now, on the first rung, with new patience, and all its attempts remembered."""
-    added = await shelf.added(rung=8, attempt_count=9, attempts=(FAILED,))
-    exhausted = await shelf.deliveries.exhausted(await shelf.claimed(), FAILED, AT)
+async def test_a_redelivery_restarts_the_schedule(shelf: Shelf) -> None:
+    """Due now, from the first attempt of the schedule, with a new deadline, and with all its past attempts."""
+    added = await shelf.added(retries=8, attempt_count=9, attempts=(FAILED,))
+    exhausted = await shelf.deliveries.exhausted(await shelf.claimed(), FAILED, CTX)
     assert exhausted is not None
     later = NOW + timedelta(days=10)
-    assert await shelf.deliveries.redeliver(exhausted, later + PATIENCE, replace(AT, now=later))
-    assert not await shelf.deliveries.redeliver(exhausted, later + PATIENCE, replace(AT, now=later))
+    assert await shelf.deliveries.redeliver(exhausted, later + MAX_AGE, replace(CTX, now=later))
+    assert not await shelf.deliveries.redeliver(exhausted, later + MAX_AGE, replace(CTX, now=later))
     again = await shelf.claimed(later)
-    assert (again.delivery_id, again.rung, again.give_up_at) == (added.delivery_id, 0, later + PATIENCE)
+    assert (again.delivery_id, again.retries, again.give_up_at) == (added.delivery_id, 0, later + MAX_AGE)
     assert (again.attempt_count, len(again.attempts)) == (10, 2)
 
 
 async def test_everything_exhausted_of_an_api_since_a_time_is_redelivered(shelf: Shelf) -> None:
-    """Exactly that: not what is older, delivered, pending or another API's."""
+    """Exactly those: not older, delivered or pending ones, nor those of another API."""
     since = NOW - timedelta(hours=1)
     wanted = [
         await shelf.added(state=DeliveryState.EXHAUSTED, event_at=moment)
@@ -386,33 +384,33 @@ async def test_everything_exhausted_of_an_api_since_a_time_is_redelivered(shelf:
     await shelf.added(state=DeliveryState.EXHAUSTED, api_id="api-2")
     await shelf.added(next_attempt_at=NOW + timedelta(hours=5))
     request = RedeliveryRequest(api_id="api-1", since=since)
-    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 3
+    assert await shelf.deliveries.redeliver_all(request, NOW + MAX_AGE, CTX) == 3
     claimed = (await shelf.deliveries.claim("api-1", 10, NOW + LEASE, NOW)).deliveries
     assert {delivery.delivery_id for delivery in claimed} == {delivery.delivery_id for delivery in wanted}
 
 
-async def test_what_waits_for_its_rung_can_be_brought_forward(shelf: Shelf) -> None:
-    """With `pending`; what is being attempted at this moment is left alone."""
-    waiting = await shelf.added(next_attempt_at=NOW + timedelta(hours=5), rung=6)
+async def test_waiting_deliveries_can_be_redelivered(shelf: Shelf) -> None:
+    """With `pending`; deliveries that are being attempted are not touched."""
+    waiting = await shelf.added(next_attempt_at=NOW + timedelta(hours=5), retries=6)
     under_way = await shelf.added(lease_until=NOW + LEASE)
     request = RedeliveryRequest(api_id="api-1", since=NOW - timedelta(hours=1), state=DeliveryState.PENDING)
-    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 1
+    assert await shelf.deliveries.redeliver_all(request, NOW + MAX_AGE, CTX) == 1
     claimed = await shelf.claimed()
-    assert (claimed.delivery_id, claimed.rung) == (waiting.delivery_id, 0)
+    assert (claimed.delivery_id, claimed.retries) == (waiting.delivery_id, 0)
     assert await shelf.deliveries.get(under_way.delivery_id) == under_way
 
 
 async def test_many_are_redelivered_in_parts(shelf: Shelf) -> None:
-    """More than one batch of them, each counted once."""
+    """More than one batch, each delivery counted once."""
     many = [due(state=DeliveryState.EXHAUSTED) for _ in range(1100)]
     await asyncio.gather(*(shelf.deliveries.add(delivery) for delivery in many))
     request = RedeliveryRequest(api_id="api-1", since=NOW)
-    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 1100
-    assert await shelf.deliveries.redeliver_all(request, NOW + PATIENCE, AT) == 0
+    assert await shelf.deliveries.redeliver_all(request, NOW + MAX_AGE, CTX) == 1100
+    assert await shelf.deliveries.redeliver_all(request, NOW + MAX_AGE, CTX) == 0
 
 
 async def test_pages_go_from_the_latest_event_to_the_oldest(shelf: Shelf) -> None:
-    """Each delivery once, and an end."""
+    """Pages are newest first, each delivery once."""
     moments = [NOW + timedelta(seconds=number) for number in (2, 0, 4, 1, 3)]
     added = {moment: await shelf.added(event_at=moment) for moment in moments}
     seen: list[str] = []
@@ -440,11 +438,9 @@ async def test_pages_go_from_the_latest_event_to_the_oldest(shelf: Shelf) -> Non
         pytest.param({"api_id": "api-1", "client_id": "client-9"}, "", id="none"),
     ],
 )
-async def test_deliveries_are_found_by_what_is_known_of_them(
-    shelf: Shelf, query: dict[str, str], expected: str
-) -> None:
-    """By API, client, state and time of the event, and any of them together."""
-    fields: dict[str, dict[str, object]] = {
+async def test_deliveries_are_found_by_filters(shelf: Shelf, query: dict[str, str], expected: str) -> None:
+    """Filters by API, client, state and event time, alone and combined."""
+    fields: dict[str, dict[str, Any]] = {
         "a": {},
         "b": {"client_id": "client-2"},
         "c": {"api_id": "api-2", "state": DeliveryState.EXHAUSTED},
@@ -461,12 +457,12 @@ async def test_deliveries_are_found_by_what_is_known_of_them(
 async def test_a_result_whose_fate_is_unknown_is_recorded_once(
     shelf: Shelf, mongodb: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mongod that dies under the writes and comes back: every result is there, no attempt and no event twice."""
-    monkeypatch.setattr("libs.store.mongo.AMBIGUITY_DEADLINE", 30.0)
+    """If mongod dies under writes and comes back, every result is stored once with its event."""
+    monkeypatch.setattr("libs.store.mongo.AMBIGUITY_DEADLINE", 60.0)
     many = [due() for _ in range(600)]
     await asyncio.gather(*(shelf.deliveries.add(delivery) for delivery in many))
     claimed = (await shelf.deliveries.claim("api-1", 600, NOW + LEASE, NOW)).deliveries
-    recording = [asyncio.create_task(shelf.deliveries.delivered(delivery, ARRIVED, AT)) for delivery in claimed]
+    recording = [asyncio.create_task(shelf.deliveries.delivered(delivery, ARRIVED, CTX)) for delivery in claimed]
     await asyncio.wait(recording, return_when=asyncio.FIRST_COMPLETED)
     mongodb.kill()
     await mongodb.start()

@@ -1,4 +1,4 @@
-"""Named records: versions without gaps, tombstones that keep the dead dead, secrets that are sealed at rest."""
+"""Named records: versions without gaps, tombstones that keep old grants revoked, secrets encrypted at rest."""
 
 import asyncio
 import re
@@ -14,29 +14,30 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.apis import Api, DefinitionFormat, Notifications, OAuthSettings
-from contracts.channels import EVENTS, address
+from contracts.channels import address
 from contracts.clients import Client, ClientDeletion, ClientSecret
-from contracts.events import PendingEvent
+from contracts.events import EVENTS, PendingEvent
 from contracts.operators import Operator, Permission
+from contracts.pages import PAGE_SIZE
 from contracts.policies import AccessRight, Policy
 from contracts.resource_owners import ResourceOwner
-from libs.events import Origin
-from libs.sealing import CannotOpen, KeyRing
+from libs.encryption import CannotDecrypt, KeyRing
+from libs.event_encoding import EventContext
 from libs.store.clients import Clients
 from libs.store.mongo import Conflict, Mongo
-from libs.store.records import PAGE_SIZE, TOMBSTONE_RETENTION
+from libs.store.records import TOMBSTONE_RETENTION
 from libs.store.store import Store
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
-AT = Origin("urn:tokenwire:management", NOW)
-LATER = replace(AT, now=NOW + timedelta(hours=1))
+CTX = EventContext("urn:tokenwire:management", NOW)
+LATER = replace(CTX, now=NOW + timedelta(hours=1))
 RING = KeyRing({1: bytes(range(32))}, 1)
 SHARED_SECRET, DEFINITION = "the-shared-secret", '{"secret":"in the definition"}'
 
 
 @dataclass
 class Shelf:
-    """Every collection over one database, and what they announced."""
+    """All collections over one database, and the events that they announced."""
 
     mongo: Mongo
     store: Store
@@ -95,7 +96,7 @@ def client(**fields: object) -> Client:
         "api_id": "orders",
         "redirect_uris": ("https://app.test/cb",),
         "meta_data": {"a.b": {"$set": [1, None, "é"]}, "": 1},
-        "secrets": (ClientSecret(digest="1.digest", sealed="1.sealed", created_at=NOW),),
+        "secrets": (ClientSecret(digest="1.digest", encrypted="1.encrypted", created_at=NOW),),
         "created_at": NOW,
         "updated_at": NOW,
     }
@@ -127,7 +128,7 @@ def operator(**fields: object) -> Operator:
 
 @dataclass(frozen=True)
 class Kind:
-    """One collection as the tests use it: a record, its life from the first to the last version."""
+    """How the tests use one collection: a record and its life from the first to the last version."""
 
     collection: str
     new: Callable[..., Any]
@@ -148,35 +149,35 @@ KINDS = [
     Kind(
         "apis",
         api,
-        lambda store, record: store.apis.register(record, AT),
+        lambda store, record: store.apis.register(record, CTX),
         lambda store, record: store.apis.replace(record, record.model_copy(update={"name": "Other"}), LATER),
         lambda store, record: store.apis.delete(record, LATER),
     ),
     Kind(
         "clients",
         client,
-        lambda store, record: store.clients.register(record, AT),
+        lambda store, record: store.clients.register(record, CTX),
         lambda store, record: store.clients.edit(record, {"name": "Other"}, LATER),
         lambda store, record: store.clients.delete(record, ClientDeletion.CLIENT_DELETED, LATER),
     ),
     Kind(
         "policies",
         policy,
-        lambda store, record: store.policies.add(record, AT),
+        lambda store, record: store.policies.add(record, CTX),
         lambda store, record: store.policies.replace(record, record.model_copy(update={"name": "Other"}), LATER),
         lambda store, record: store.policies.delete(record, LATER),
     ),
     Kind(
         "resource_owners",
         owner,
-        lambda store, record: store.resource_owners.add(record, AT),
+        lambda store, record: store.resource_owners.add(record, CTX),
         lambda store, record: store.resource_owners.edit(record, {"active": False}, LATER),
         lambda store, record: store.resource_owners.delete(record, LATER),
     ),
     Kind(
         "operators",
         operator,
-        lambda store, record: store.operators.add(record, AT),
+        lambda store, record: store.operators.add(record, CTX),
         lambda store, record: store.operators.edit(record, {"name": "Other"}, LATER),
         lambda store, record: store.operators.delete(record, LATER),
     ),
@@ -189,7 +190,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.collect
 
 @each_kind
 async def test_a_record_is_read_back_as_it_was_written(store: Store, kind: Kind) -> None:
-    """Every field survives, keys of other people's choosing and secrets among them."""
+    """Every field survives, including secrets and keys that users choose."""
     record = kind.new()
     assert await kind.add(store, record) == record
     assert await kind.get(store, record) == record
@@ -197,7 +198,7 @@ async def test_a_record_is_read_back_as_it_was_written(store: Store, kind: Kind)
 
 @each_kind
 async def test_a_life_is_versions_without_gaps(shelf: Shelf, kind: Kind) -> None:
-    """Made, changed, deleted, made again: one event each, numbered on, and on the channel that is documented."""
+    """Created, changed, deleted, created again: one event each, with increasing sequence, on the documented channel."""
     record = await kind.add(shelf.store, kind.new())
     changed = await kind.change(shelf.store, record)
     assert (changed.version, changed.updated_at, changed.created_at) == (2, LATER.now, NOW)
@@ -217,7 +218,7 @@ async def test_a_life_is_versions_without_gaps(shelf: Shelf, kind: Kind) -> None
 
 @each_kind
 async def test_of_many_concurrent_changes_one_happens(shelf: Shelf, kind: Kind) -> None:
-    """The others are told that the record is no longer as they knew it, and leave no event."""
+    """The others learn that the record has changed, and leave no event."""
     record = await kind.add(shelf.store, kind.new())
     outcomes = await asyncio.gather(*(kind.change(shelf.store, record) for _ in range(8)))
     (changed,) = (outcome for outcome in outcomes if outcome is not None)
@@ -227,7 +228,7 @@ async def test_of_many_concurrent_changes_one_happens(shelf: Shelf, kind: Kind) 
 
 @each_kind
 async def test_of_many_concurrent_deletions_one_happens(shelf: Shelf, kind: Kind) -> None:
-    """Gone once, told once; what is gone does not change, and is not gone again."""
+    """Deleted once, with one event; a deleted record cannot be changed or deleted again."""
     record = await kind.add(shelf.store, kind.new())
     outcomes = await asyncio.gather(*(kind.remove(shelf.store, record) for _ in range(8)))
     assert outcomes.count(True) == 1
@@ -238,8 +239,8 @@ async def test_of_many_concurrent_deletions_one_happens(shelf: Shelf, kind: Kind
 
 @each_kind
 @pytest.mark.parametrize("deleted_before", [False, True], ids=["new", "deleted-before"])
-async def test_of_many_who_want_a_name_one_gets_it(shelf: Shelf, kind: Kind, deleted_before: bool) -> None:
-    """The others are conflicts, whether the name is new or a tombstone's; there is one event more."""
+async def test_of_concurrent_creations_of_a_name_one_succeeds(shelf: Shelf, kind: Kind, deleted_before: bool) -> None:
+    """The others are conflicts, whether the id is new or a tombstone's; there is one more event."""
     record = kind.new()
     if deleted_before:
         await kind.remove(shelf.store, await kind.add(shelf.store, record))
@@ -251,35 +252,35 @@ async def test_of_many_who_want_a_name_one_gets_it(shelf: Shelf, kind: Kind, del
 
 
 @each_kind
-async def test_a_tombstone_outlives_every_grant_and_then_goes(shelf: Shelf, kind: Kind) -> None:
-    """A living record is never purged, a tombstone long after the last grant has ended, once its event is out."""
+async def test_a_tombstone_is_kept_longer_than_any_grant(shelf: Shelf, kind: Kind) -> None:
+    """A living record is never purged; a tombstone is, after its event is published and the last grant has ended."""
     record = await kind.add(shelf.store, kind.new())
-    ledger = getattr(shelf.store, kind.collection)
-    await ledger.clear([event for event in shelf.events if event.owner == kind.id(record)])
+    collection = getattr(shelf.store, kind.collection)
+    await collection.clear([event for event in shelf.events if event.owner == kind.id(record)])
     assert (await shelf.raw(kind.collection, kind.id(record))).get("purge_at") is None
     assert await kind.remove(shelf.store, record)
     assert "purge_at" not in await shelf.raw(kind.collection, kind.id(record))
-    await ledger.clear([event for event in shelf.events if event.owner == kind.id(record)])
+    await collection.clear([event for event in shelf.events if event.owner == kind.id(record)])
     assert (await shelf.raw(kind.collection, kind.id(record)))["purge_at"] == LATER.now + TOMBSTONE_RETENTION
     assert timedelta(days=90) < TOMBSTONE_RETENTION
 
 
 @each_kind
 async def test_a_tombstone_has_no_secrets(shelf: Shelf, kind: Kind) -> None:
-    """Of what is deleted the name stays, and what says that it is dead; digests, hashes and sealed copies go."""
+    """A tombstone keeps the id and the time of deletion; digests, hashes and encrypted copies are removed."""
     record = await kind.add(shelf.store, kind.new())
     assert await kind.remove(shelf.store, record)
     raw = bson.encode(await shelf.raw(kind.collection, kind.id(record)))
-    for secret in ("1.digest", "1.sealed", "$argon2id$hash", SHARED_SECRET, "in the definition"):
+    for secret in ("1.digest", "1.encrypted", "$argon2id$hash", SHARED_SECRET, "in the definition"):
         assert secret.encode() not in raw
 
 
 # Clients
 
 
-async def test_a_client_made_again_does_not_revive_old_grants(shelf: Shelf) -> None:
-    """Whatever was granted to the deleted client of the same id stays dead: up to the moment of its deletion."""
-    record = await shelf.store.clients.register(client(), AT)
+async def test_a_client_created_again_does_not_revive_old_grants(shelf: Shelf) -> None:
+    """Grants of the deleted client with the same id stay revoked, up to the time of its deletion."""
+    record = await shelf.store.clients.register(client(), CTX)
     assert await shelf.store.clients.delete(record, ClientDeletion.API_DELETED, LATER)
     again = await shelf.store.clients.register(record, LATER)
     assert again.revoked_before == LATER.now
@@ -290,8 +291,8 @@ async def test_a_client_made_again_does_not_revive_old_grants(shelf: Shelf) -> N
 
 
 async def test_a_deletion_in_between_kills_old_grants_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registering while the old client is being deleted: whichever is seen, no old grant is good again."""
-    record = await shelf.store.clients.register(client(), AT)
+    """Registering while the old client is being deleted: whichever is seen first, no old grant becomes valid."""
+    record = await shelf.store.clients.register(client(), CTX)
     seen = Clients._tombstone
 
     async def deleted_meanwhile(self: Clients, key: str) -> Any:
@@ -308,8 +309,8 @@ async def test_a_deletion_in_between_kills_old_grants_too(shelf: Shelf, monkeypa
 
 
 async def test_revoke_all_and_rotation_are_one_write(shelf: Shelf) -> None:
-    """The moment and the secrets are in the record with their event; who was late changes nothing."""
-    record = await shelf.store.clients.register(client(), AT)
+    """Time and secrets are in the record with their event; a writer that was late changes nothing."""
+    record = await shelf.store.clients.register(client(), CTX)
     revoked = await shelf.store.clients.revoke_all(record, LATER)
     assert revoked is not None
     assert revoked.revoked_before == LATER.now
@@ -324,11 +325,11 @@ async def test_revoke_all_and_rotation_are_one_write(shelf: Shelf) -> None:
 
 
 async def test_clients_are_found_by_api_and_age(store: Store) -> None:
-    """Those of one API by id, a page at a time; those that were there at a moment, for the reaction to a deletion."""
+    """Clients of one API by id, page by page; those that existed at a time, for the reaction to a deletion."""
     api_id = unique("api")
     made = [client(api_id=api_id, created_at=NOW + timedelta(seconds=second)) for second in range(3)]
     for record in (*made, client()):
-        await store.clients.register(record, AT)
+        await store.clients.register(record, CTX)
     by_id = sorted(made, key=lambda record: record.client_id)
     page = await store.clients.page_of_api(api_id, 1)
     assert (list(page.records), page.pages) == (by_id, 1)
@@ -341,20 +342,20 @@ async def test_clients_are_found_by_api_and_age(store: Store) -> None:
 
 
 async def test_definition_and_shared_secret_are_sealed_at_rest(shelf: Shelf) -> None:
-    """MongoDB alone reveals neither, and what is moved to another API does not open there."""
-    one, two = [await shelf.store.apis.register(api(), AT) for _ in range(2)]
+    """MongoDB alone reveals neither, and a value moved to another API cannot be decrypted there."""
+    one, two = [await shelf.store.apis.register(api(), CTX) for _ in range(2)]
     document = await shelf.raw("apis", one.api_id)
     assert SHARED_SECRET.encode() not in bson.encode(document)
     assert b"in the definition" not in bson.encode(document)
     await shelf.mongo["apis"].update_one({"_id": two.api_id}, {"$set": {"definition": document["definition"]}})
-    with pytest.raises(CannotOpen):
+    with pytest.raises(CannotDecrypt):
         await shelf.store.apis.get(two.api_id)
     await shelf.mongo["apis"].delete_one({"_id": two.api_id})
 
 
 async def test_paths_and_ids_are_one_namespace(store: Store) -> None:
-    """An API answers under its path and its id; nobody else gets either as path or id."""
-    one = await store.apis.register(api(), AT)
+    """An API is found by its path and its id; no other API can have either as path or id."""
+    one = await store.apis.register(api(), CTX)
     assert await store.apis.at(one.listen_path.strip("/")) == one
     assert await store.apis.at(one.api_id) == one
     for taken in (
@@ -363,13 +364,13 @@ async def test_paths_and_ids_are_one_namespace(store: Store) -> None:
         api(api_id=one.listen_path.strip("/")),
     ):
         with pytest.raises(Conflict):
-            await store.apis.register(taken, AT)
+            await store.apis.register(taken, CTX)
         assert await store.apis.get(taken.api_id) is None
 
 
 async def test_a_taken_path_refuses_a_replacement_as_a_whole(shelf: Shelf) -> None:
-    """Neither the path nor anything else changes, and nobody hears of it."""
-    one, two = [await shelf.store.apis.register(api(), AT) for _ in range(2)]
+    """Neither the path nor anything else changes, and there is no event."""
+    one, two = [await shelf.store.apis.register(api(), CTX) for _ in range(2)]
     wanted = two.model_copy(update={"listen_path": one.listen_path, "name": "Other"})
     with pytest.raises(Conflict):
         await shelf.store.apis.replace(two, wanted, LATER)
@@ -378,20 +379,20 @@ async def test_a_taken_path_refuses_a_replacement_as_a_whole(shelf: Shelf) -> No
 
 
 async def test_the_path_of_a_deleted_api_is_free(store: Store) -> None:
-    """It is nobody's, and the next one's."""
-    one = await store.apis.register(api(), AT)
+    """It is free, and another API can take it."""
+    one = await store.apis.register(api(), CTX)
     assert await store.apis.delete(one, LATER)
     assert await store.apis.at(one.listen_path.strip("/")) is None
-    two = await store.apis.register(api(listen_path=one.listen_path), AT)
+    two = await store.apis.register(api(listen_path=one.listen_path), CTX)
     assert await store.apis.at(one.listen_path.strip("/")) == two
 
 
 async def test_the_apis_under_a_segment_are_found_the_longest_first(store: Store) -> None:
-    """For the gateway, which takes the longest that a path is under; a segment is no pattern."""
+    """For the gateway, which takes the longest match; a segment is not a pattern."""
     segment = unique("x.y")
     paths = [f"/{segment}/", f"/{segment}/a/b/", f"/{segment}/a/", f"/{segment}more/", f"/{segment.replace('.', '-')}/"]
     for path in paths:
-        await store.apis.register(api(listen_path=path), AT)
+        await store.apis.register(api(listen_path=path), CTX)
     found = await store.apis.under(segment)
     assert found is not None
     assert [record.listen_path for record in found] == [paths[1], paths[2], paths[0]]
@@ -402,16 +403,16 @@ async def test_the_apis_under_a_segment_are_found_the_longest_first(store: Store
 
 
 async def test_an_operator_is_found_by_the_digest_of_the_key(store: Store) -> None:
-    """A key belongs to one operator, and to none once that one is deleted."""
-    one = await store.operators.add(operator(), AT)
+    """A key belongs to one operator, and to none after the deletion."""
+    one = await store.operators.add(operator(), CTX)
     assert await store.operators.with_digest(one.key_digest) == one
     with pytest.raises(Conflict):
-        await store.operators.add(operator(key_digest=one.key_digest), AT)
-    two = await store.operators.add(operator(), AT)
+        await store.operators.add(operator(key_digest=one.key_digest), CTX)
+    two = await store.operators.add(operator(), CTX)
     with pytest.raises(Conflict):
-        await store.operators.edit(two, {"key_digest": one.key_digest}, AT)
+        await store.operators.edit(two, {"key_digest": one.key_digest}, CTX)
     assert await store.operators.get(two.operator_id) == two
-    assert await store.operators.delete(one, AT)
+    assert await store.operators.delete(one, CTX)
     assert await store.operators.with_digest(one.key_digest) is None
 
 
@@ -419,14 +420,15 @@ async def test_an_operator_is_found_by_the_digest_of_the_key(store: Store) -> No
 
 
 async def test_a_list_comes_in_pages_of_a_hundred(mongodb_url: str, database_name: str) -> None:
-    """By id; deleted ones are on none; everything as one page where that is asked for."""
+    """Sorted by id, without deleted ones; everything as one page if requested."""
     mongo = Mongo(mongodb_url, database_name)
     await mongo.open()
     policies = Store.over(mongo, RING, lambda *_: None).policies
+    await mongo.prepared()
     assert (await policies.page(1)).pages == (await policies.page(None)).pages == 0
     made = sorted([policy() for _ in range(PAGE_SIZE + 4)], key=lambda record: record.policy_id)
-    await asyncio.gather(*(policies.add(record, AT) for record in made))
-    assert await policies.delete(made.pop(0), AT)
+    await asyncio.gather(*(policies.add(record, CTX) for record in made))
+    assert await policies.delete(made.pop(0), CTX)
     first, second, third = [await policies.page(number) for number in (1, 2, 3)]
     whole = await policies.page(None)
     await mongo.close()
@@ -437,9 +439,9 @@ async def test_a_list_comes_in_pages_of_a_hundred(mongodb_url: str, database_nam
 
 
 async def test_the_first_unknown_id_is_named(store: Store) -> None:
-    """In the order in which they were asked for; a deleted record is unknown."""
-    known, deleted = [await store.policies.add(policy(), AT) for _ in range(2)]
-    assert await store.policies.delete(deleted, AT)
+    """In the order of the request; a deleted record is unknown."""
+    known, deleted = [await store.policies.add(policy(), CTX) for _ in range(2)]
+    assert await store.policies.delete(deleted, CTX)
     assert await store.policies.first_unknown([]) is None
     assert await store.policies.first_unknown([known.policy_id]) is None
     assert await store.policies.first_unknown([known.policy_id, "zz", deleted.policy_id]) == "zz"

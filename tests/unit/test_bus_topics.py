@@ -1,4 +1,4 @@
-"""Routing keys against binding keys, as a topic exchange compares them."""
+"""Matching of routing keys and binding keys as in a topic exchange."""
 
 import pytest
 
@@ -27,12 +27,12 @@ from libs.bus.topics import matches
         pytest.param("a.b*", "a.b*", True, id="star-inside-a-word-is-a-letter"),
     ],
 )
-def test_a_binding_takes_in_words(binding: str, key: str, taken: bool) -> None:
-    """`*` is one word, `#` any number of them, and only as a whole word."""
+def test_wildcards_match_dot_separated_words(binding: str, key: str, taken: bool) -> None:
+    """`*` is one word and `#` any number of words; neither matches part of a word."""
     assert matches(binding, key) is taken
 
 
 def test_a_binding_may_have_any_number_of_words() -> None:
-    """It takes time in proportion to them, and no stack."""
+    """Time is linear in the number of words, without recursion."""
     assert matches(".".join(["#"] * 5000), "token.new")
     assert not matches(".".join(["#"] * 5000 + ["x"]), "token.new")

@@ -1,4 +1,4 @@
-"""Client secrets: random, kept as digests, compared in one place."""
+"""Client secrets: random, stored as digests, compared in one place."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ import pytest
 
 from contracts.clients import Client, ClientSecret
 from libs import client_secrets
-from libs.sealing import KeyRing
+from libs.encryption import KeyRing
 from tests.builders import KEYS
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -18,13 +18,13 @@ def client(*secrets: ClientSecret) -> Client:
     return Client(client_id="app", api_id="orders", secrets=secrets, created_at=NOW, updated_at=NOW)
 
 
-def kept(secret: str, *, expires_at: datetime | None = None, sealed: bool = True) -> ClientSecret:
-    made = client_secrets.digested(RING, "app", secret, NOW, sealed=sealed)
+def kept(secret: str, *, expires_at: datetime | None = None, retrievable: bool = True) -> ClientSecret:
+    made = client_secrets.protect(RING, "app", secret, NOW, retrievable=retrievable)
     return made.model_copy(update={"expires_at": expires_at})
 
 
 def test_a_new_secret_has_256_bits_and_needs_no_escaping() -> None:
-    """Secrets are high-entropy, so a keyed digest is enough, and URL-safe, so that nobody escapes them wrongly."""
+    """A secret has 256 random bits, so a keyed digest suffices, and is URL-safe."""
     made = {client_secrets.new_secret() for _ in range(100)}
     assert len(made) == 100
     for secret in made:
@@ -50,12 +50,12 @@ def test_a_new_secret_has_256_bits_and_needs_no_escaping() -> None:
     ],
 )
 def test_a_secret_is_valid_until_it_expires(holder: Client | None, presented: str, valid: bool) -> None:
-    """Any unexpired secret of the client is valid, and nothing else is; a client without secrets has no valid one."""
+    """Any unexpired secret of the client is valid, and nothing else."""
     assert client_secrets.is_valid(RING, holder, presented, NOW) is valid
 
 
 def test_every_current_secret_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first match does not end the comparison, so the time does not tell which secret it was."""
+    """All current secrets are compared even after a match, so the time does not show which one matched."""
     compared: list[str] = []
     matches = KeyRing.matches
 
@@ -70,9 +70,9 @@ def test_every_current_secret_is_compared(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_client_costs_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are fewer than two secrets, decoys are compared: an unknown client and a wrong secret look alike."""
+    """If there are fewer than two secrets, decoys are compared, so unknown clients take the same time."""
     decoys: list[bytes] = []
-    monkeypatch.setattr(client_secrets, "decoy_comparison", decoys.append)
+    monkeypatch.setattr(client_secrets, "dummy_comparison", decoys.append)
     assert not client_secrets.is_valid(RING, None, "presented", NOW)
     assert not client_secrets.is_valid(RING, client(), "presented", NOW)
     assert decoys == [b"presented"] * 4
@@ -81,21 +81,21 @@ def test_an_unknown_client_costs_a_comparison(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_newest_secret_is_shown() -> None:
-    """During an overlap the secret to use from now on is shown."""
+    """During an overlap the newest secret is shown."""
     old = kept("old", expires_at=NOW + timedelta(hours=1))
     assert client_secrets.shown(RING, client(kept("new"), old)) == "new"
 
 
 @pytest.mark.parametrize(
     "holder",
-    [pytest.param(client(), id="public"), pytest.param(client(kept("new", sealed=False)), id="kept-as-digest-only")],
+    [pytest.param(client(), id="public"), pytest.param(client(kept("new", retrievable=False)), id="digest-only")],
 )
-def test_what_is_not_kept_is_not_shown(holder: Client) -> None:
-    """A public client has no secret, and one that was shown once cannot be shown again."""
+def test_a_secret_that_is_not_stored_is_not_shown(holder: Client) -> None:
+    """A public client's or show-once secret cannot be shown."""
     assert client_secrets.shown(RING, holder) is None
 
 
-def test_neither_digest_nor_sealed_copy_holds_the_secret() -> None:
-    """What is stored reveals nothing without the key ring."""
+def test_neither_digest_nor_encrypted_copy_holds_the_secret() -> None:
+    """Digest and encrypted copy reveal nothing without the key."""
     secret = client_secrets.new_secret()
     assert secret not in kept(secret).model_dump_json()

@@ -1,4 +1,4 @@
-"""What is generated from the contracts: not drifted, sound in itself, and true of the services."""
+"""Generated documents: up to date, valid, and matching the services."""
 
 import base64
 import json
@@ -18,28 +18,28 @@ from pydantic import BaseModel
 
 from contracts import VERSION
 from contracts.apis import GrantType
-from contracts.channels import EVENTS, EVENTS_EXCHANGE, NOTIFY_EXCHANGE, NOTIFY_KEY, WORDS, address
-from contracts.errors import OAuthErrorBody
-from contracts.events import PendingEvent, TokenData, TokenNew
+from contracts.channels import EVENTS_EXCHANGE, NOTIFY_EXCHANGE, NOTIFY_KEY, WORDS, address
+from contracts.error_bodies import OAuthErrorBody
+from contracts.events import EVENTS, PendingEvent, TokenData, TokenNew
 from contracts.generate import files
 from contracts.generate.files import DIRECTORY, drifted, write
-from contracts.http import Caller, Operation, Service
-from contracts.operations import OPERATIONS, PATH_PARAMETERS, operations_of
+from contracts.operations import ANY_METHOD, PATH_PARAMETERS, Caller, Operation, Service
 from libs.bus.local import LocalBus
 from libs.bus.outbox import messages_of
 from libs.bus.port import Exchange
-from libs.events import pending
-from libs.http.errors import ErrorRenderer
+from libs.event_encoding import pending
+from libs.http.error_responses import ErrorRenderer
 from libs.oauth.errors import InvalidGrant
 from libs.runtime import Deps, new_deps
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
-from services.management import app as management
+from services.management import __main__ as management
 from services.management.settings import ManagementSettings
 from services.notifier import app as notifier
 from services.notifier.settings import NotifierSettings
+from services.operation_catalog import OPERATIONS, operations_by
 from services.revocation import app as revocation
 from services.revocation.settings import RevocationSettings
 from services.token import app as token
@@ -71,7 +71,7 @@ def routed(service: Service) -> list[tuple[str, str]]:
     configured = settings(kind, "mongodb://nowhere.invalid/", "none", **own)
     app = create(configured, new_deps(configured, service, bus=LocalBus()))
     routes = [(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None]
-    # HEAD goes with GET, and `/{path}` is the way to the upstreams, whose operations are not ours.
+    # HEAD comes with GET, and `/{path}` is the proxy to the upstreams, which has no operations of ours.
     return [(method, path) for method, path in routes if method != "HEAD" and path != "/{path}"]
 
 
@@ -89,13 +89,13 @@ def openapi(service: Service) -> Any:
     return yaml_file(f"openapi/{service}.yaml")
 
 
-# The table and the routes
+# Operations and routes
 
 
 @pytest.mark.parametrize("service", Service)
 def test_the_table_of_operations_is_what_the_service_routes(service: Service) -> None:
-    """Every route is in the table and everything in the table is routed, with and without a slash at the end."""
-    listed = {(operation.method, operation.path) for operation in operations_of(service)}
+    """Operations and routes are the same, with and without a trailing slash."""
+    listed = {(operation.method, operation.path) for operation in operations_by(service)}
     routes = routed(service)
     assert {(method, path) for method, path in routes if not path.endswith("/")} == listed
     assert {(method, path) for method, path in routes if path.endswith("/")} == {
@@ -104,16 +104,16 @@ def test_the_table_of_operations_is_what_the_service_routes(service: Service) ->
     assert len(routes) == 2 * len(listed)
 
 
-def test_operations_are_told_apart() -> None:
-    """No two operations have one name, or answer one method on one path."""
+def test_operations_are_distinguished() -> None:
+    """Names, and pairs of method and path, are unique."""
     assert len({operation.name for operation in OPERATIONS}) == len(OPERATIONS)
     assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_an_operation_says_what_may_happen(operation: Operation) -> None:
-    """Each has a way to go well, describes its path's parameters, and one for operators names the permission."""
-    assert any(status < 400 for status in operation.answers)
+    """Each operation has a success response and describes its path parameters; operator ones name the permission."""
+    assert any(status < 400 for status in operation.responses)
     assert set(re.findall(r"{(\w+)}", operation.path)) <= PATH_PARAMETERS.keys()
     for_operators = operation.caller in {Caller.OPERATOR, Caller.CLIENT_OR_OPERATOR}
     assert (operation.permission is not None) == for_operators
@@ -123,15 +123,15 @@ def test_an_operation_says_what_may_happen(operation: Operation) -> None:
 
 
 def test_documents_are_of_the_version_of_the_contracts() -> None:
-    """Seven documents, one version: that of the contracts, not of the program."""
+    """All seven documents have the version of the contracts, not of the program."""
     assert {yaml_file(name)["info"]["version"] for name in DOCUMENTS} == {VERSION}
 
 
-# Drift
+# Committed files
 
 
-def test_what_is_committed_is_what_the_contracts_say() -> None:
-    """Nobody changes a contract without its documents (`make contracts`), or a document by hand."""
+def test_committed_documents_match_the_contracts() -> None:
+    """The committed documents are those generated from the contracts (`make contracts`)."""
     assert drifted() is None
 
 
@@ -153,7 +153,7 @@ def surplus_file(directory: Path) -> str:
 
 @pytest.mark.parametrize("disturb", [changed_file, missing_file, surplus_file])
 def test_a_drifted_file_is_named_and_put_right(tmp_path: Path, disturb: Callable[[Path], str]) -> None:
-    """A file that differs, is missing or does not belong is named; writing again leaves no trace of it."""
+    """A changed, missing or extra file is named, and corrected by writing."""
     write(tmp_path)
     assert drifted(tmp_path) is None
     name = disturb(tmp_path)
@@ -163,7 +163,7 @@ def test_a_drifted_file_is_named_and_put_right(tmp_path: Path, disturb: Callable
 
 
 def test_the_check_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--check` writes nothing and fails with one line that names the file and the remedy."""
+    """`--check` writes nothing, and fails with one line that names file and remedy."""
     from contracts.generate import __main__ as command
 
     monkeypatch.setattr("sys.argv", ["contracts.generate", "--check"])
@@ -174,7 +174,7 @@ def test_the_check_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended.value.code == "contracts/generated/asyncapi.yaml is not what the contracts say: run `make contracts`"
 
 
-# Soundness
+# Validity
 
 
 def references(part: Any) -> Iterator[str]:
@@ -197,7 +197,7 @@ def resolved(document: Any, reference: str) -> Any:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_reference_in_a_document_leads_somewhere(name: str) -> None:
-    """A document is whole in itself: each `$ref` is in it."""
+    """Every `$ref` of a document resolves within it."""
     document = yaml_file(name)
     for reference in set(references(document)):
         assert resolved(document, reference), reference
@@ -205,7 +205,7 @@ def test_every_reference_in_a_document_leads_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_schemas_of_a_document_are_schemas(name: str) -> None:
-    """Each component is valid JSON Schema 2020-12, and none is there for nothing."""
+    """Each component is valid JSON Schema 2020-12 and is used."""
     document = yaml_file(name)
     used = set(references(document))
     for component, schema in document["components"]["schemas"].items():
@@ -215,7 +215,7 @@ def test_the_schemas_of_a_document_are_schemas(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((DIRECTORY / "schemas").iterdir()), ids=lambda path: path.stem)
 def test_a_schema_file_is_a_schema(path: Path) -> None:
-    """Each file is valid JSON Schema 2020-12 under a name of its own, and refers to nothing outside itself."""
+    """Each schema file is valid JSON Schema 2020-12, has its own id, and is self-contained."""
     schema = json.loads(path.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$id"] == f"urn:tokenwire:schema:{path.stem}"
@@ -225,7 +225,7 @@ def test_a_schema_file_is_a_schema(path: Path) -> None:
 
 @pytest.mark.parametrize("service", Service)
 def test_an_openapi_document_has_what_openapi_asks_for(service: Service) -> None:
-    """Path parameters are declared, security schemes exist, statuses are text, contents have schemas."""
+    """Path parameters are declared, security schemes exist, statuses are strings, contents have schemas."""
     document = openapi(service)
     schemes = document["components"].get("securitySchemes", {})
     assert document["openapi"] == "3.1.0"
@@ -240,8 +240,23 @@ def test_an_openapi_document_has_what_openapi_asks_for(service: Service) -> None
             assert all("schema" in media for content in contents for media in content.get("content", {}).values())
 
 
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_an_operation_has_examples_that_match_its_schemas(operation: Operation) -> None:
+    """A curl command and bodies that their schemas allow; tests/services/test_operation_examples.py sends them."""
+    document = openapi(operation.service or Service.TOKEN)
+    method = "get" if operation.method == ANY_METHOD else operation.method.lower()
+    described = document["paths"][operation.path][method]
+    assert described["x-codeSamples"][0]["source"].startswith("curl -X ")
+    bodies = [described.get("requestBody", {}), *described["responses"].values()]
+    media = [each for body in bodies for each in body.get("content", {}).values() if "example" in each]
+    for each in media:
+        jsonschema.validate(each["example"], {**each["schema"], "components": document["components"]})
+    with_body = any(response.media_type for status, response in operation.responses.items() if status < 300)
+    assert len(media) >= (operation.body is not None) + with_body
+
+
 def test_only_the_notifier_documents_the_webhook() -> None:
-    """The webhook's five keys are in the document of the service that sends it."""
+    """Only the notifier's document contains the webhook with its five keys."""
     assert [service for service in Service if "webhooks" in openapi(service)] == [Service.NOTIFIER]
     body = openapi(Service.NOTIFIER)["components"]["schemas"]["TokenNotification"]
     five = ["auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"]
@@ -250,18 +265,18 @@ def test_only_the_notifier_documents_the_webhook() -> None:
 
 
 def test_a_table_of_permissions_is_in_the_management_document() -> None:
-    """An operation names the permission that an operator needs, as its security requirement's role."""
+    """An operation names the operator's permission as a role of its security requirement."""
     paths = openapi(Service.MANAGEMENT)["paths"]
     assert paths["/api/apis"]["get"]["security"] == [{"operator": ["read"]}]
     assert paths["/api/apis"]["post"]["security"] == [{"operator": ["write"]}]
     assert paths["/api/operators"]["post"]["security"] == [{"operator": ["admin"]}]
 
 
-# The bus
+# AsyncAPI
 
 
 def test_every_event_has_a_channel_and_is_sent() -> None:
-    """One channel an event type, on the topic exchange, at its routing key; the system sends it."""
+    """Each event type has one channel, on the topic exchange at its routing key, which the system sends."""
     document = yaml_file("asyncapi.yaml")
     channels = {channel["address"]: (name, channel) for name, channel in document["channels"].items()}
     assert channels.keys() == {address(event) for event in EVENTS} | {NOTIFY_KEY}
@@ -278,7 +293,7 @@ def test_every_event_has_a_channel_and_is_sent() -> None:
 
 
 def test_the_notification_command_has_an_exchange_of_its_own() -> None:
-    """What is sealed for the notifier travels on the direct exchange, under the key that the outbox uses."""
+    """The encrypted notification uses the direct exchange with the outbox's routing key."""
     channel = yaml_file("asyncapi.yaml")["channels"]["notify"]
     exchange = channel["bindings"]["amqp"]["exchange"]
     assert (exchange["name"], exchange["type"], exchange["durable"]) == (NOTIFY_EXCHANGE, "direct", True)
@@ -286,24 +301,25 @@ def test_the_notification_command_has_an_exchange_of_its_own() -> None:
 
 
 def test_the_exchanges_are_those_of_the_bus() -> None:
-    """The contracts and the bus, which may not import each other both ways, name the same exchanges."""
-    assert {EVENTS_EXCHANGE, NOTIFY_EXCHANGE} == {str(exchange) for exchange in Exchange}
+    """Contracts and bus name the same exchanges, except internal ones."""
+    own = {Exchange.POOLS, Exchange.TICKS}
+    assert {EVENTS_EXCHANGE, NOTIFY_EXCHANGE} == {str(exchange) for exchange in Exchange if exchange not in own}
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.stem)
 def test_an_event_class_names_its_type_once(event: Any) -> None:
-    """Stem, type and routing key of an event agree; the word at the end is described."""
+    """Type, stem and routing key of an event class agree, and its last word is described."""
     assert event.model_fields["type"].default == f"io.tokenwire.{event.stem}"
     assert address(event).startswith(f"{event.stem}.")
     assert address(event).count(".") == event.stem.count(".") + 1
     assert set(re.findall(r"{(\w+)}", address(event))) <= WORDS.keys()
 
 
-# What is really said
+# Real messages
 
 
 def committed_event() -> PendingEvent:
-    """A token event as its record carries it."""
+    """A token event as stored in its record."""
     data = TokenData(
         grant_id="g" * 22,
         api_id="orders",
@@ -320,7 +336,7 @@ def committed_event() -> PendingEvent:
 
 
 def test_a_published_event_is_what_the_documents_say() -> None:
-    """Body, headers and content type of a real message match schema file, AsyncAPI message and channel."""
+    """Body, headers and content type of a real message match the schema file, the AsyncAPI message and the channel."""
     public, command = messages_of(committed_event())
     document = yaml_file("asyncapi.yaml")
     message = document["components"]["messages"]["TokenNew"]
@@ -333,7 +349,7 @@ def test_a_published_event_is_what_the_documents_say() -> None:
 
 
 def test_an_event_that_lacks_what_was_promised_is_not_valid() -> None:
-    """The schema of an event asks for the attributes that are always there, and refuses another type."""
+    """The schema requires the attributes that are always present, and refuses another type."""
     public, _ = messages_of(committed_event())
     body = json.loads(public.body)
     validator = jsonschema.Draft202012Validator(schema_file("token.new"))
@@ -342,7 +358,7 @@ def test_an_event_that_lacks_what_was_promised_is_not_valid() -> None:
 
 
 def test_a_rendered_error_is_what_the_documents_say() -> None:
-    """The renderer's body for a refused OAuth request is the documented one."""
+    """A rendered OAuth error matches its documentation."""
     response = ErrorRenderer().render(make_mocked_request("POST", "/orders/oauth/token"), InvalidGrant("no"))
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
@@ -351,8 +367,8 @@ def test_a_rendered_error_is_what_the_documents_say() -> None:
 
 
 def test_every_public_body_has_a_schema_file() -> None:
-    """Whatever an operation takes or answers is there as a file, too, for those who do not read OpenAPI."""
+    """Every request and response body has a schema file too."""
     models: set[type[BaseModel]] = {
-        model for operation in OPERATIONS for answer in operation.answers.values() for model in answer.models
+        model for operation in OPERATIONS for response in operation.responses.values() for model in response.models
     } | {operation.body.model for operation in OPERATIONS if operation.body and operation.body.model}
     assert {files.kebab(model) for model in models} <= {path.stem for path in (DIRECTORY / "schemas").iterdir()}

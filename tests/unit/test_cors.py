@@ -1,4 +1,4 @@
-"""Cross-origin requests: what is read of them in a definition, and what a browser is told."""
+"""CORS settings of a definition, and the resulting headers."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from contracts.apis import Cors
-from libs.http.cors import answer_headers, preflight_headers
+from libs.http.cors import cors_response_headers, preflight_headers
 from libs.tyk.classic import read_classic
-from libs.tyk.errors import InvalidDefinition
+from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.oas import read_oas
 from tests.unit.tyk_definitions import changed, definition
 
@@ -57,24 +57,24 @@ def of_classic(settings: Any) -> Cors | None:
 
 
 def test_both_languages_say_the_same() -> None:
-    """Tyk's members, in either spelling; origins are compared in lower case, methods in upper."""
+    """Both definition formats mean the same; origins are compared in lower case, methods in upper case."""
     assert of_oas(OAS) == of_classic(CLASSIC) == READ
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"enabled": False, "allowedOrigins": ["nonsense"]}])
 def test_nothing_is_allowed_unless_it_is_enabled(settings: Any) -> None:
-    """Absent or disabled, there is no cross-origin access at all, whatever else stands there."""
+    """Missing or disabled settings allow nothing."""
     assert of_oas(settings) is None
 
 
-def test_what_is_not_named_is_as_in_tyk_but_for_origins() -> None:
-    """Simple methods and headers; no origin, where Tyk would take all of them."""
+def test_defaults_are_tyk_s_except_for_origins() -> None:
+    """Defaults are Tyk's, except that no origin is allowed, where Tyk allows all."""
     cors = of_oas({"enabled": True})
     assert cors == Cors(
         allowed_methods=("GET", "POST", "HEAD"), allowed_headers=("Accept", "Content-Type", "X-Requested-With")
     )
     assert cors is not None
-    assert answer_headers(cors, "https://app.example.test", "POST") == {"Vary": "Origin"}
+    assert cors_response_headers(cors, "https://app.example.test", "POST") == {"Vary": "Origin"}
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_what_is_not_named_is_as_in_tyk_but_for_origins() -> None:
         ("allowCredentials", "yes", "allowCredentials: true or false is expected"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(member: str, value: Any, fault: str) -> None:
-    """An origin that would match nothing, or every site there is, is a mistake and said so."""
+def test_an_unusable_origin_is_refused_by_name(member: str, value: Any, fault: str) -> None:
+    """An origin that cannot match, or matches every site, is refused by name."""
     with pytest.raises(InvalidDefinition) as refused:
         of_oas(OAS | {member: value})
     assert f"middleware.global.cors.{fault}" in str(refused.value)
@@ -124,8 +124,8 @@ def test_what_cannot_be_meant_is_refused_by_name(member: str, value: Any, fault:
     ],
 )
 def test_an_origin_is_named_or_it_is_not(origin: str | None, allowed: bool) -> None:
-    """Exactly as a browser writes it; a wildcard stands for names below, and for nothing else."""
-    headers = answer_headers(READ, origin, "POST")
+    """An origin matches exactly as browsers send it; a wildcard stands for subdomains only."""
+    headers = cors_response_headers(READ, origin, "POST")
     assert headers == {"Vary": "Origin"} | (
         {
             "Access-Control-Allow-Origin": origin,
@@ -138,11 +138,11 @@ def test_an_origin_is_named_or_it_is_not(origin: str | None, allowed: bool) -> N
 
 
 def test_every_origin_never_goes_with_credentials() -> None:
-    """`*` is answered as `*`, and no site can act as whoever visits it, whatever the definition says."""
+    """`*` is answered as `*` and never with credentials, whatever the definition says."""
     cors = of_oas(OAS | {"allowedOrigins": ["https://app.example.test", "*"]})
     assert cors is not None
     for headers in (
-        answer_headers(cors, "https://app.example.test", "POST"),
+        cors_response_headers(cors, "https://app.example.test", "POST"),
         preflight_headers(cors, {"Origin": "https://evil.test", "Access-Control-Request-Method": "POST"}),
     ):
         assert headers["Access-Control-Allow-Origin"] == "*"
@@ -154,8 +154,8 @@ def asked(**more: str) -> dict[str, str]:
     return {"Origin": "https://app.example.test", "Access-Control-Request-Method": "POST"} | named
 
 
-def test_a_browser_that_asks_is_told_what_is_allowed() -> None:
-    """Methods and headers of the definition, and for how long the answer holds."""
+def test_a_preflight_gets_what_is_allowed() -> None:
+    """A preflight gets the definition's methods, headers and max age."""
     assert preflight_headers(READ, asked()) == {
         "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
         "Access-Control-Allow-Origin": "https://app.example.test",
@@ -175,8 +175,8 @@ def test_a_browser_that_asks_is_told_what_is_allowed() -> None:
         pytest.param({}, id="nothing"),
     ],
 )
-def test_a_browser_that_asks_for_more_is_told_nothing(request_headers: dict[str, str]) -> None:
-    """No header of the protocol, which a browser takes for no."""
+def test_a_preflight_for_more_than_is_allowed_gets_no_cors_headers(request_headers: dict[str, str]) -> None:
+    """A preflight for more than is allowed gets no CORS headers."""
     assert list(preflight_headers(READ, request_headers)) == ["Vary"]
 
 
@@ -184,8 +184,8 @@ def test_a_browser_that_asks_for_more_is_told_nothing(request_headers: dict[str,
     ("wanted", "told"),
     [("authorization, x-trace", "authorization, x-trace"), ("a: b", ""), ("a b", ""), ("", "")],
 )
-def test_every_header_is_told_by_name(wanted: str, told: str) -> None:
-    """`*` allows what is asked for, which is repeated if it is the names of headers."""
+def test_every_header_is_listed_by_name(wanted: str, told: str) -> None:
+    """With `*`, the requested headers are repeated if they are valid names."""
     cors = READ.model_copy(update={"allowed_headers": ("*",)})
     headers = preflight_headers(cors, asked(Access_Control_Request_Headers=wanted))
     assert headers["Access-Control-Allow-Headers"] == told

@@ -1,4 +1,4 @@
-"""Bodies and queries of OAuth requests: parameters that each occur once, whatever arrives."""
+"""Bodies and queries of OAuth requests."""
 
 import asyncio
 import gzip
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from libs.http.forms import BODY_LIMIT, NEVER_IN_QUERY, PARAMETER_LIMIT, parse_query, read_parameters
 from libs.oauth.errors import InvalidRequest, OAuthError
-from tests.builders import Answer, Served
+from tests.builders import Response, Served
 
+KNOWN = ("a", "b", "key_rules")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -25,9 +26,9 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 @given(st.dictionaries(NAMES, NAMES, max_size=10))
-def test_what_was_encoded_is_read_back(parameters: dict[str, str]) -> None:
-    """Any text survives the way through a form."""
-    assert parse_query(urlencode(parameters)) == parameters
+def test_form_encoding_round_trips(parameters: dict[str, str]) -> None:
+    """Any text survives form encoding."""
+    assert parse_query(urlencode(parameters), KNOWN) == parameters
 
 
 @pytest.mark.parametrize(
@@ -40,13 +41,14 @@ def test_what_was_encoded_is_read_back(parameters: dict[str, str]) -> None:
         pytest.param("a=1;b=2", {"a": "1;b=2"}, id="semicolon-separates-nothing"),
         pytest.param("a=%2B+%20", {"a": "+  "}, id="plus-and-escapes"),
         pytest.param("&&a=1&&", {"a": "1"}, id="empty-pairs"),
+        pytest.param("c=1&c=2&a=1", {"c": "1", "a": "1"}, id="d11-unknown-repeated"),
         pytest.param("a=%zz", {"a": "%zz"}, id="no-escape-at-all"),
         pytest.param("&".join(f"p{n}=1" for n in range(PARAMETER_LIMIT)), None, id="as-many-as-may-be"),
     ],
 )
 def test_a_form_is_read_as_the_rfc_says(text: str, parameters: dict[str, str] | None) -> None:
-    """RFC 6749 §3.2 and Appendix B: a parameter without a value is omitted, all others are as they are."""
-    found = parse_query(text)
+    """RFC 6749 §3.2, appendix B: an empty parameter counts as omitted; others are unchanged."""
+    found = parse_query(text, KNOWN)
     assert len(found) == PARAMETER_LIMIT if parameters is None else found == parameters
 
 
@@ -64,10 +66,10 @@ def test_a_form_is_read_as_the_rfc_says(text: str, parameters: dict[str, str] | 
         pytest.param("&".join(f"p{n}=1" for n in range(PARAMETER_LIMIT + 1)), "too many", id="too-many"),
     ],
 )
-def test_what_could_be_read_in_two_ways_is_refused(text: str, says: str) -> None:
-    """RFC 6749 §3.2: parameters occur once; text that is none is said to be none."""
+def test_ambiguous_parameters_are_refused(text: str, says: str) -> None:
+    """RFC 6749 §3.2: repeated parameters and invalid text are refused."""
     with pytest.raises(InvalidRequest) as refused:
-        parse_query(text)
+        parse_query(text, KNOWN)
     assert says in refused.value.description
 
 
@@ -75,38 +77,38 @@ def test_what_could_be_read_in_two_ways_is_refused(text: str, says: str) -> None
 
 
 class Reader:
-    """An endpoint that answers with the parameters it read, or with what is wrong."""
+    """An endpoint that returns the parameters, or the error."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def __call__(self, body: bytes, headers: dict[str, str], query: str = "") -> Answer:
+    async def __call__(self, body: bytes, headers: dict[str, str], query: str = "") -> Response:
         length = {} if "Transfer-Encoding" in headers else {"Content-Length": str(len(body))}
         return await self.raw(body, {**length, **headers}, query)
 
-    async def raw(self, body: bytes, headers: dict[str, str], query: str = "") -> Answer:
-        """The bytes as they are."""
+    async def raw(self, body: bytes, headers: dict[str, str], query: str = "") -> Response:
+        """Send these bytes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         lines = [f"POST /{query} HTTP/1.1", "Host: tests", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        answer = await reader.readexactly(int(length.partition(b":")[2]))
+        response = await reader.readexactly(int(length.partition(b":")[2]))
         writer.close()
-        return Answer(int(head.split(b" ", 2)[1]), {}, answer)
+        return Response(int(head.split(b" ", 2)[1]), {}, response)
 
 
 @pytest.fixture(scope="module", name="reader")
 async def _reader() -> AsyncIterator[Reader]:
-    async def answer(request: web.Request) -> web.Response:
+    async def response(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await read_parameters(request, structured={"key_rules"}))
+            return web.json_response(await read_parameters(request, KNOWN, structured={"key_rules"}))
         except OAuthError as error:
             return web.json_response({"error": error.code, "says": error.description}, status=error.status)
 
     app = web.Application()
-    app.router.add_post("/", answer)
+    app.router.add_post("/", response)
     async with Served(app) as server:
         assert server.port is not None
         yield Reader(server.port)
@@ -125,6 +127,8 @@ async def _reader() -> AsyncIterator[Reader]:
         pytest.param(b'{"a":"1","b":"\\u00e9"}', JSON, {"a": "1", "b": "é"}, id="json"),
         pytest.param(b'{"a":"1"}', {"Content-Type": "application/json; charset=utf-8"}, {"a": "1"}, id="json-charset"),
         pytest.param(b'{"a":null,"b":""}', JSON, {}, id="json-null-and-empty-are-omitted"),
+        pytest.param(b'{"c":"1","c":"2","a":"1"}', JSON, {"c": "2", "a": "1"}, id="d11-unknown-repeated"),
+        pytest.param(b'{"c":["1"],"d":{"e":1},"f":2,"a":"1"}', JSON, {"a": "1"}, id="d11-unknown-of-other-types"),
         pytest.param(b'{"key_rules":{"rate":1}}', JSON, {"key_rules": '{"rate": 1}'}, id="json-structured"),
         pytest.param(b'{"key_rules":"{}"}', JSON, {"key_rules": "{}"}, id="json-structured-as-text"),
         pytest.param(gzip.compress(b"a=1"), {**FORM, "Content-Encoding": "gzip"}, {"a": "1"}, id="packed"),
@@ -137,9 +141,9 @@ async def _reader() -> AsyncIterator[Reader]:
 async def test_form_and_json_mean_the_same(
     reader: Reader, body: bytes, headers: dict[str, str], parameters: dict[str, str]
 ) -> None:
-    """Parameters come as a form or as a flat JSON object, with or without saying which."""
-    answer = await reader(body, headers)
-    assert (answer.status, answer.body) == (200, parameters)
+    """Form and flat JSON are equal, with or without Content-Type."""
+    response = await reader(body, headers)
+    assert (response.status, response.body) == (200, parameters)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +158,8 @@ async def test_form_and_json_mean_the_same(
         pytest.param(b'{"a":"1"', JSON, "not JSON", id="json-cut"),
         pytest.param(b'{"a":"1","a":"2"}', JSON, "repeated", id="json-repeated"),
         pytest.param(b'{"a":"1","a":null}', JSON, "repeated", id="json-repeated-once-null"),
+        pytest.param(b'{"key_rules":{"a":1,"a":2}}', JSON, "repeated", id="json-repeated-inside"),
+        pytest.param(b'{"key_rules":{"a":[{"b":1,"b":2}]}}', JSON, "repeated", id="json-repeated-deep-inside"),
         pytest.param(b'["a"]', JSON, "not a JSON object", id="json-array"),
         pytest.param(b'"a"', JSON, "not a JSON object", id="json-string"),
         pytest.param(b"null", JSON, "not a JSON object", id="json-null"),
@@ -176,10 +182,10 @@ async def test_form_and_json_mean_the_same(
 async def test_a_body_that_cannot_be_read_is_invalid_request(
     reader: Reader, body: bytes, headers: dict[str, str], says: str
 ) -> None:
-    """Whatever is in a body, the answer is 400 and says what is wrong."""
-    answer = await reader(body, headers)
-    assert (answer.status, answer.body["error"]) == (400, "invalid_request")
-    assert says in answer.body["says"]
+    """An unreadable body gets 400 with the reason."""
+    response = await reader(body, headers)
+    assert (response.status, response.body["error"]) == (400, "invalid_request")
+    assert says in response.body["says"]
 
 
 @pytest.mark.parametrize(
@@ -199,50 +205,50 @@ async def test_a_body_that_cannot_be_read_is_invalid_request(
     ],
 )
 async def test_a_body_over_the_limit_is_too_large(reader: Reader, body: bytes, headers: dict[str, str]) -> None:
-    """More than 64 KiB, however it is sent or packed, is 413 before it is held in memory."""
-    answer = await reader(body, headers)
-    assert (answer.status, answer.body["error"]) == (413, "invalid_request")
+    """Over 64 KiB, however sent or compressed, gets 413 without being held in memory."""
+    response = await reader(body, headers)
+    assert (response.status, response.body["error"]) == (413, "invalid_request")
 
 
 async def test_a_body_up_to_the_limit_is_read(reader: Reader) -> None:
-    """The limit itself is allowed."""
-    answer = await reader(b"a=" + b"1" * (BODY_LIMIT - 2), FORM)
-    assert answer.status == 200
+    """Exactly the limit is accepted."""
+    response = await reader(b"a=" + b"1" * (BODY_LIMIT - 2), FORM)
+    assert response.status == 200
 
 
 async def test_a_length_over_the_limit_is_refused_before_the_body(reader: Reader) -> None:
-    """A client that announces too much is told so at once, without sending it."""
-    answer = await reader.raw(b"", {**FORM, "Content-Length": str(BODY_LIMIT + 1)})
-    assert answer.status == 413
+    """A Content-Length over the limit is refused at once."""
+    response = await reader.raw(b"", {**FORM, "Content-Length": str(BODY_LIMIT + 1)})
+    assert response.status == 413
 
 
 @pytest.mark.parametrize("name", sorted(NEVER_IN_QUERY))
 async def test_credentials_do_not_belong_in_the_query(reader: Reader, name: str) -> None:
-    """RFC 6749 §2.3.1: what is in a URL is in logs and histories; it is refused, even where the body is right."""
-    answer = await reader(b"a=1", FORM, f"?{name}=x")
-    assert answer.status == 400
-    assert "query" in answer.body["says"]
+    """RFC 6749 §2.3.1: credentials in the query are refused, because URLs are logged."""
+    response = await reader(b"a=1", FORM, f"?{name}=x")
+    assert response.status == 400
+    assert "query" in response.body["says"]
 
 
 async def test_other_parameters_in_the_query_are_ignored(reader: Reader) -> None:
-    """Only the body counts; what a proxy adds to the URL does no harm."""
-    answer = await reader(b"a=1", FORM, "?a=2&utm=x")
-    assert (answer.status, answer.body) == (200, {"a": "1"})
+    """Other query parameters are ignored."""
+    response = await reader(b"a=1", FORM, "?a=2&utm=x")
+    assert (response.status, response.body) == (200, {"a": "1"})
 
 
 async def test_a_caller_that_leaves_before_the_end_of_its_body_is_no_surprise() -> None:
-    """It is a body that was cut off like any other, whoever did it."""
+    """If the caller disconnects during the body, it counts as truncated."""
     refusal: asyncio.Future[InvalidRequest] = asyncio.get_running_loop().create_future()
 
-    async def answer(request: web.Request) -> web.Response:
+    async def response(request: web.Request) -> web.Response:
         try:
-            await read_parameters(request)
+            await read_parameters(request, KNOWN)
         except InvalidRequest as error:
             refusal.set_result(error)
         return web.Response()
 
     app = web.Application()
-    app.router.add_post("/", answer)
+    app.router.add_post("/", response)
     async with Served(app) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na=1")

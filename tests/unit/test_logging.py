@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, and no secret in any of them, wherever somebody put it."""
+"""Log lines are single JSON objects without secrets."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ ACCESS = {access!r}
 
 
 def output(code: str, level: str = "info", *, json: bool = True) -> str:
-    """What a process that logs so and does this says: logging is set up for a whole process, once."""
+    """The output of a process that configures logging like this and runs this; logging is set up once per process."""
     script = BEFORE.format(level=level, json=json, access=ACCESS) + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -60,7 +60,7 @@ def lines(code: str, level: str = "info") -> list[dict[str, Any]]:
     ],
 )
 def test_a_field_that_is_named_like_a_secret_is_taken_out(field: str) -> None:
-    """Whatever its value looks like, at the top or inside."""
+    """A field with a secret's name is redacted, whatever its value, at any depth."""
     assert redact(None, "", {field: "harmless"}) == {field: HIDDEN}
     assert redact(None, "", {"request": {field: "harmless"}}) == {"request": {field: HIDDEN}}
     assert redact(None, "", {"requests": [{field: "harmless"}]}) == {"requests": [{field: HIDDEN}]}
@@ -70,7 +70,7 @@ def test_a_field_that_is_named_like_a_secret_is_taken_out(field: str) -> None:
     "field", ["event", "token_id", "grant_id", "client_id", "code_lifetime", "keys_read", "status", "error", "path"]
 )
 def test_a_field_that_is_named_otherwise_stays(field: str) -> None:
-    """Ids and facts are what a log is for."""
+    """Other fields stay."""
     assert redact(None, "", {field: "value"}) == {field: "value"}
 
 
@@ -95,32 +95,32 @@ def test_a_field_that_is_named_otherwise_stays(field: str) -> None:
     ],
 )
 def test_a_value_that_looks_like_a_secret_is_taken_out(value: object, shown: object) -> None:
-    """By its shape, under any name, in any text, at any depth; what only resembles one stays."""
+    """A value with a secret's format is redacted under any name, in any text; similar ones stay."""
     assert redact(None, "", {"reason": value}) == {"reason": shown}
     assert redact(None, "", {"facts": {"reasons": [value]}}) == {"facts": {"reasons": [shown]}}
 
 
 def test_a_line_is_one_json_object() -> None:
-    """With the event's name, what was said, the service, the level and the time in UTC."""
+    """A line has event, fields, service, level and UTC time."""
     (line,) = lines("""log.info("token_issued", grant_id="g", scope="a b")""")
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "token_issued", "grant_id": "g", "scope": "a b", "service": "tests", "level": "info"}
 
 
 def test_a_line_is_never_two_and_never_lost() -> None:
-    """A line break forges no line, and what JSON cannot say is said as text."""
+    """Line breaks are escaped, and values that JSON cannot represent become text."""
     forged, odd = lines(
         """
         log.info("refused", detail='a\\n{"event":"forged"}')
         log.info("odd", value=ValueError("odd"), kind=int)
         """
     )
-    assert forged["detail"] == 'a\n{"event":"forged"}'
+    assert forged["detail"] == 'a\\n{"event":"forged"}'
     assert (odd["value"], odd["kind"]) == ("odd", "<class 'int'>")
 
 
 def test_every_line_of_an_event_loop_is_written_in_order() -> None:
-    """Lines that are gathered in a turn of the loop come out in order, those of its last turn, too."""
+    """Lines buffered during a turn of the event loop keep their order, including the last turn's."""
     said = lines(
         """
         async def main():
@@ -138,7 +138,7 @@ def test_every_line_of_an_event_loop_is_written_in_order() -> None:
 
 
 def test_a_traceback_holds_no_secret() -> None:
-    """An exception's text is a value like any other."""
+    """Exception texts are redacted, too."""
     (line,) = lines(
         """
         try:
@@ -151,8 +151,8 @@ def test_a_traceback_holds_no_secret() -> None:
     assert ACCESS not in json.dumps(line)
 
 
-def test_access_lines_are_gathered_and_nothing_overtakes_them() -> None:
-    """For a moment, unless something else is said: then all of it is written with the turn of the loop, in order."""
+def test_access_lines_are_buffered_and_stay_in_order() -> None:
+    """Access lines are buffered briefly; another line flushes them first."""
     said = output(
         """
         import os
@@ -164,7 +164,7 @@ def test_access_lines_are_gathered_and_nothing_overtakes_them() -> None:
             request(1)
             await asyncio.sleep(0)
             os.write(1, b"not yet\\n")
-            await asyncio.sleep(5 * ours.GATHERED_FOR)
+            await asyncio.sleep(5 * ours.BUFFERED_FOR)
             os.write(1, b"by now\\n")
             request(2)
             log.info("said")
@@ -183,7 +183,7 @@ def test_access_lines_are_gathered_and_nothing_overtakes_them() -> None:
 
 
 def test_an_access_line_holds_no_secret() -> None:
-    """The most frequent line of all has a way of its own, and hides the same."""
+    """Access lines, which have a faster path, are redacted in the same way."""
     (line,) = lines(
         """
         path = f"/orders/{ACCESS}"
@@ -213,8 +213,8 @@ def test_an_access_line_holds_no_secret() -> None:
         pytest.param("error", [], id="error"),
     ],
 )
-def test_what_is_below_the_level_is_not_written(level: str, written: list[str]) -> None:
-    """The level of the settings is the least that is written, access lines included."""
+def test_lines_below_the_level_are_not_written(level: str, written: list[str]) -> None:
+    """Lines below the configured level are not written, access lines included."""
     code = """
         log.debug("debugged")
         log.info("informed")
@@ -225,7 +225,7 @@ def test_what_is_below_the_level_is_not_written(level: str, written: list[str]) 
 
 
 def test_libraries_go_through_the_same_door() -> None:
-    """What a library logs is a line like ours, from `warning` on, its secrets taken out, too."""
+    """Libraries' lines from `warning` on are formatted and redacted like ours."""
     warned, failed = lines(
         """
         library.info("chatter")
@@ -242,7 +242,7 @@ def test_libraries_go_through_the_same_door() -> None:
 
 
 def test_the_console_form_hides_the_same() -> None:
-    """For a person at a terminal the lines look different, and hold no secret either."""
+    """The console format is redacted, too."""
     said = output(
         """
         log.error("failed", reason=ACCESS, client_secret="s3cr3t")
@@ -253,3 +253,58 @@ def test_the_console_form_hides_the_same() -> None:
     assert said.count(f"tw_at_{HIDDEN}") == 2
     assert ACCESS not in said
     assert "s3cr3t" not in said
+
+
+NASTY = {
+    "escape": "a\x1b[2J\x1b]0;owned\x07b",
+    "c1": "a\x9b31mb\x85c",
+    "delete": "a\x7f\x08b",
+    "lines": "a\n2026-01-01 [info] forged\r\nb",
+    "separators": "a\u2028b\u2029c",
+    "bidi": "a\u202egpj.exe\u2066b\u200f",
+    "hidden": "a\u200b\u2060\ufeff\U000e0041b",
+    "half": "a\udc80b",
+}
+"""Characters that a terminal interprets, hides, or cannot encode."""
+
+
+def is_harmless(text: str) -> bool:
+    """Whether every character except line ends is printable."""
+    return all(character == "\n" or character.isprintable() for character in text)
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
+@pytest.mark.parametrize("nasty", NASTY.values(), ids=list(NASTY))
+def test_a17_terminal_control_characters_are_escaped(nasty: str, as_json: bool) -> None:
+    """Such characters are escaped in fields, nested values, paths and libraries' messages."""
+    code = f"""
+        nasty = {nasty!r}
+        log.info("one", field=nasty, nested={{nasty: [nasty, (nasty,)]}}, other=ValueError(nasty))
+        ours.access(method="GET", path=nasty, status=404, ms=1.0, client="192.0.2.1", request_id="x" * 16)
+        library.warning("message %s", nasty)
+    """
+    said = output(code, json=as_json)
+    assert is_harmless(said), ascii(said)
+    assert said.count("\n") == 3
+    assert said.count("a\\\\" if as_json else "a\\") >= 5
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
+def test_a17_a_traceback_forges_no_line(as_json: bool) -> None:
+    """Console tracebacks are indented, and exception texts in them escaped, so that no line can be forged."""
+    code = """
+        try:
+            raise ValueError("a\\x1b[2J\\n2026-01-01 [info] forged")
+        except ValueError:
+            log.exception("failed")
+    """
+    said = output(code, json=as_json)
+    assert "\x1b" not in said
+    assert not any(line.startswith("2026-01-01 [info] forged") for line in said.splitlines())
+    assert "Traceback" in said
+
+
+def test_a17_a_long_text_is_cut() -> None:
+    """Long texts are cut, because 8 KiB paths would fill the disk."""
+    (line,) = lines('log.info("one", field="x" * 100_000)')
+    assert line["field"] == "x" * 2048 + "… (100000 characters)"

@@ -1,8 +1,8 @@
-"""The outbox: what was committed is published at least once, in whatever state bus and database are."""
+"""The outbox publishes committed events at least once, whatever the state of bus and database."""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -12,13 +12,14 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from contracts.apis import GrantType
-from contracts.events import PendingEvent, TokenData, TokenNew
+from contracts.events import PendingEvent, RefusedBy, TokenData, TokenNew
 from libs.bus import outbox as module
 from libs.bus.local import LocalBroker, LocalBus
 from libs.bus.outbox import SWEEP_AFTER, Outbox, messages_of
-from libs.bus.port import LONGEST_KEY, Delivery, Exchange, Message, Mode, Subscription
-from libs.events import pending
+from libs.bus.port import LONGEST_KEY, Delivery, Exchange, Message, Mode, Outcome, Subscription
+from libs.event_encoding import pending
 from libs.oauth.errors import TemporarilyUnavailable
+from libs.supervision import Backoff, Supervisor
 from tests.eventually import eventually
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -28,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 def event(at: datetime = NOW, *, sealed: bytes | None = None, word: str = "orders") -> PendingEvent:
-    """A token event of a grant of its own."""
+    """A token event of its own grant."""
     grant_id = f"grant-{next(_numbers)}"
     data = TokenData(
         grant_id=grant_id,
@@ -52,22 +53,28 @@ def event(at: datetime = NOW, *, sealed: bytes | None = None, word: str = "order
 
 
 class Shelf:
-    """Records with their pending events, as a collection has them; it fails as it is told to."""
+    """A collection of records with pending events, which can be made to fail."""
 
     def __init__(self, *events: PendingEvent, name: str = "grants") -> None:
         self.name = name
         self.events = {event.id: event for event in events}
         self.failure: Exception | None = None
+        self.unclearable: set[str] = set()
+        """Ids of events whose clearing fails."""
         self.leads = True
         self.asked = 0
+        self.clearings = 0
 
     async def pending(self, before: datetime, limit: int) -> Sequence[PendingEvent]:
         self._fail()
-        waiting = (event for event in self.events.values() if event.at < before)
+        waiting = (event for event in self.events.values() if event.at < before and event.refused_by is None)
         return sorted(waiting, key=lambda event: event.at)[:limit]
 
     async def clear(self, events: Sequence[PendingEvent]) -> None:
+        self.clearings += 1
         self._fail()
+        if self.unclearable & {event.id for event in events}:
+            raise RuntimeError("this record cannot be written")
         for event in events:
             self.events.pop(event.id, None)
 
@@ -78,7 +85,24 @@ class Shelf:
 
     async def backlog(self) -> tuple[int, datetime | None]:
         self._fail()
-        return len(self.events), min((event.at for event in self.events.values()), default=None)
+        return _measured(event for event in self.events.values() if event.refused_by is None)
+
+    async def set_aside(self, events: Sequence[PendingEvent], refused_by: RefusedBy) -> None:
+        self._fail()
+        for event in events:
+            self.events[event.id] = self.events[event.id]._replace(refused_by=refused_by)
+
+    async def refused(
+        self, limit: int, *, key: str | None = None, without: Collection[str] = (), by: RefusedBy | None = None
+    ) -> Sequence[PendingEvent]:
+        self._fail()
+        found = [event for event in self.events.values() if event.refused_by is not None and event.key not in without]
+        found = [event for event in found if key in (None, event.key) and by in (None, event.refused_by)]
+        return sorted(found, key=lambda event: event.at)[:limit]
+
+    async def refusals(self) -> tuple[int, datetime | None]:
+        self._fail()
+        return _measured(event for event in self.events.values() if event.refused_by is not None)
 
     def _fail(self) -> None:
         self.asked += 1
@@ -86,8 +110,13 @@ class Shelf:
             raise self.failure
 
 
+def _measured(events: Iterable[PendingEvent]) -> tuple[int, datetime | None]:
+    moments = [event.at for event in events]
+    return len(moments), min(moments, default=None)
+
+
 class Subscriber:
-    """Everything that came, in order; it can be made to hold on to what comes."""
+    """Receives every event in order; can be blocked."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -103,7 +132,7 @@ class Subscriber:
 
 
 class World:
-    """A bus with a subscriber to everything, and an outbox that publishes to it."""
+    """A bus with a subscriber to everything, and an outbox."""
 
     def __init__(self, *, notified: bool = True) -> None:
         self.broker = LocalBroker()
@@ -120,9 +149,10 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A sweep every 20 ms instead of every second, and no line about each that fails."""
-    monkeypatch.setattr(module, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(module, "CLEAR_EVERY", 0.002)
+    """A sweep every 20 ms instead of every second, and no log line for each failure."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
+    monkeypatch.setattr(module, "CLEAR_INTERVAL", 0.002)
+    monkeypatch.setattr(module, "FIRST_REWRITE_BACKOFF", 0.02)
     with capture_logs():
         yield
 
@@ -142,7 +172,7 @@ async def opened(world: World) -> AsyncIterator[World]:
 
 
 def test_a_public_message_is_the_event_with_its_attributes_mirrored() -> None:
-    """CloudEvents in structured mode: the body as committed, each attribute a header, the trace for the next hop."""
+    """CloudEvents in structured mode: the body as committed, attributes as headers, and the trace."""
     committed = event()
     (message,) = messages_of(committed)
     assert (message.id, message.exchange, message.key) == (committed.id, Exchange.EVENTS, "token.new.orders")
@@ -166,7 +196,9 @@ def test_a_public_message_is_the_event_with_its_attributes_mirrored() -> None:
 
 
 def test_a_notified_event_has_a_sealed_companion() -> None:
-    """The event again and the sealed body, for the notifier's exchange alone, under an id of its own."""
+    """An event with a notification has a second message: the encrypted body for the notifier's exchange, with its own
+    id.
+    """
     public, companion = messages_of(event(sealed=b"\0sealed\xff"))
     assert companion.id == f"{public.id}:n"
     assert (companion.exchange, companion.key, companion.headers) == (Exchange.NOTIFY, "notify", {})
@@ -174,11 +206,11 @@ def test_a_notified_event_has_a_sealed_companion() -> None:
     assert b"sealed" not in public.body
 
 
-# The fast path
+# Direct publishing
 
 
 async def test_an_announced_event_is_published_and_cleared() -> None:
-    """At once, without a sweep: after `drain` it is with everybody and its record is free of it."""
+    """An announced event is published and cleared at once, without a sweep."""
     committed = event()
     shelf = Shelf(committed)
     async with opened(World()) as world:
@@ -189,7 +221,7 @@ async def test_an_announced_event_is_published_and_cleared() -> None:
 
 
 async def test_events_of_one_process_keep_their_order() -> None:
-    """A subscriber hears of one record's changes in the order in which they were made, however many there are."""
+    """Events of one record arrive in order."""
     committed = [event() for _ in range(600)]
     shelf = Shelf(*committed)
     async with opened(World()) as world:
@@ -200,8 +232,8 @@ async def test_events_of_one_process_keep_their_order() -> None:
         assert shelf.events == {}
 
 
-async def test_what_was_announced_before_the_start_is_published() -> None:
-    """Nothing is lost because a change was quicker than the outbox."""
+async def test_events_announced_before_opening_are_published() -> None:
+    """Events announced before the outbox opened are published."""
     committed = event()
     world, shelf = World(), Shelf(committed)
     world.outbox.announce(shelf, committed)
@@ -210,8 +242,9 @@ async def test_what_was_announced_before_the_start_is_published() -> None:
         assert shelf.events == {}
 
 
-async def test_each_collection_is_cleared_of_its_own() -> None:
-    """Events of several collections share publications, not clearing writes."""
+async def test_each_collection_is_cleared_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events of several collections share publishes, but are cleared separately."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 3600.0)
     grants, clients = Shelf(event(), name="grants"), Shelf(event(), name="clients")
     async with opened(World()) as world:
         for shelf in (grants, clients):
@@ -219,27 +252,22 @@ async def test_each_collection_is_cleared_of_its_own() -> None:
                 world.outbox.announce(shelf, each)
         await world.outbox.drain()
         assert (grants.events, clients.events) == ({}, {})
-        assert (grants.asked, clients.asked) == (1, 1)
+        assert (grants.clearings, clients.clearings) == (1, 1)
 
 
-async def test_a_notified_event_is_cleared_when_both_copies_are_safe() -> None:
-    """The public copy alone is not enough: the notification must be with the notifier, too."""
-    committed = event(OLD, sealed=b"sealed")
+async def test_b1_an_event_is_cleared_although_its_notification_was_not_taken() -> None:
+    """An event is cleared even if its notification was refused: the notifier fetches it from the record."""
+    committed = event(sealed=b"sealed")
     shelf = Shelf(committed)
     async with opened(World(notified=False)) as world:
         world.outbox.announce(shelf, committed)
         await world.outbox.drain()
         assert world.subscriber.ids() == [committed.id]
-        assert shelf.events.keys() == {committed.id}
-        world.subscribe("notifier", Exchange.NOTIFY, "notify", world.notifier)
-        world.outbox.watch(shelf)
-        await eventually(lambda: not shelf.events)
-        assert world.notifier.ids() == [f"{committed.id}:n"]
-        assert world.subscriber.ids() == [committed.id] * 2
+        assert shelf.events == {}
 
 
-async def test_an_event_that_no_broker_takes_keeps_no_other_back() -> None:
-    """In one batch each event has an outcome of its own."""
+async def test_an_event_that_the_broker_refuses_delays_no_other() -> None:
+    """In one batch each event has its own result."""
     good, bad = [event(), event()], event(word="x" * LONGEST_KEY)
     shelf = Shelf(*good, bad)
     async with opened(World()) as world:
@@ -251,7 +279,7 @@ async def test_an_event_that_no_broker_takes_keeps_no_other_back() -> None:
 
 
 async def test_only_so_many_events_wait_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the bus is away memory does not grow: what is over the limit is left to the sweeper, and arrives."""
+    """Events in memory are bounded while the bus is away; the sweeper publishes the rest."""
     monkeypatch.setattr(module, "WAITING_LIMIT", 3)
     committed = [event(OLD + timedelta(milliseconds=number)) for number in range(8)]
     world, shelf = World(), Shelf(*committed)
@@ -267,8 +295,8 @@ async def test_only_so_many_events_wait_in_memory(monkeypatch: pytest.MonkeyPatc
 # The sweeper
 
 
-async def test_what_could_not_be_published_is_left_to_the_sweeper() -> None:
-    """The bus is away: the event stays in its record, nobody waits for it, and it goes out when the bus is back."""
+async def test_unpublished_events_are_left_to_the_sweeper() -> None:
+    """If publishing fails the event stays in its record, no request waits, and the sweeper publishes it."""
     committed = event(OLD)
     world, shelf = World(), Shelf(committed)
     await world.outbox.open()
@@ -283,8 +311,8 @@ async def test_what_could_not_be_published_is_left_to_the_sweeper() -> None:
     await world.bus.close()
 
 
-async def test_what_a_dead_process_left_is_swept_in_order() -> None:
-    """Nobody announces it here: the oldest goes first, batch after batch, until nothing is left."""
+async def test_events_of_a_dead_process_are_swept_in_order() -> None:
+    """The sweeper publishes a dead process's events, oldest first, batch by batch."""
     committed = [event(OLD - timedelta(milliseconds=number)) for number in range(module.BATCH + 44)]
     world, shelf = World(), Shelf(*committed)
     world.outbox.watch(shelf)
@@ -293,21 +321,21 @@ async def test_what_a_dead_process_left_is_swept_in_order() -> None:
         assert world.subscriber.ids() == [each.id for each in reversed(committed)]
 
 
-async def test_young_events_belong_to_whoever_wrote_them() -> None:
-    """The sweeper lets the fast path of other processes have its two seconds."""
+async def test_young_events_are_left_to_their_process() -> None:
+    """The sweeper leaves events younger than two seconds to the process that wrote them."""
     young, old = event(NOW - SWEEP_AFTER), event(OLD)
     world, shelf = World(), Shelf(young, old)
     world.outbox.watch(shelf)
     async with opened(world):
         await eventually(lambda: old.id not in shelf.events)
         before = shelf.asked
-        await eventually(lambda: shelf.asked >= before + 4)  # another sweep, at least
+        await eventually(lambda: shelf.asked >= before + 4)  # at least one more sweep
         assert shelf.events.keys() == {young.id}
         assert world.subscriber.ids() == [old.id]
 
 
-async def test_the_sweeper_leaves_alone_what_is_on_its_way() -> None:
-    """An event whose publication is not yet confirmed is not published again beside it."""
+async def test_the_sweeper_skips_events_in_flight() -> None:
+    """An event whose publish is unconfirmed is not published again."""
     committed = event(OLD)
     world, shelf = World(), Shelf(committed)
     world.subscriber.free.clear()
@@ -321,7 +349,7 @@ async def test_the_sweeper_leaves_alone_what_is_on_its_way() -> None:
 
 
 async def test_one_process_sweeps_at_a_time() -> None:
-    """Who does not lead sweeps nothing; who leads from now on sweeps it all."""
+    """Only the leader sweeps; a new leader continues."""
     world, shelf = World(), Shelf(event(OLD))
     shelf.leads = False
     world.outbox.watch(shelf)
@@ -334,7 +362,7 @@ async def test_one_process_sweeps_at_a_time() -> None:
 
 
 async def test_the_backlog_is_measured() -> None:
-    """How much waits, and for how long, is there for an alarm."""
+    """Number and age of waiting events are metrics."""
     world, shelf = World(), Shelf(event(NOW - timedelta(seconds=1)), event(NOW), name="measured")
     world.outbox.watch(shelf)
 
@@ -349,7 +377,213 @@ async def test_the_backlog_is_measured() -> None:
         assert measured("oldest_seconds") == 0
 
 
-# Failures of the database
+async def test_b1_a_late_confirmation_clears_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late confirmation clears the event; no sweep is needed."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 3600.0)
+    monkeypatch.setattr(module, "IMMEDIATELY", 0.01)
+    committed = event()
+    world, shelf = World(), Shelf(committed)
+    world.bus = LocalBus(world.broker, publish_timeout=0.05)
+    world.subscribe("all", Exchange.EVENTS, "#", world.subscriber)
+    world.outbox = Outbox(world.bus, lambda: NOW)
+    world.subscriber.free.clear()
+    async with opened(world):
+        world.outbox.announce(shelf, committed)
+        await world.outbox.drain()
+        assert shelf.events.keys() == {committed.id}
+        world.subscriber.free.set()
+        await eventually(lambda: not shelf.events)
+        assert world.subscriber.ids() == [committed.id]
+
+
+class Stalling(LocalBus):
+    """A bus that does not confirm for a while."""
+
+    answering = 0.0
+
+    @property
+    def confirming_for(self) -> float:
+        return self.answering
+
+
+async def test_b1_nothing_is_swept_until_the_bus_has_answered_for_a_while() -> None:
+    """Sweeping waits until the bus has confirmed for a while, so that others' events are cleared first."""
+    world, shelf = World(), Shelf(event(OLD))
+    world.bus = stalling = Stalling(world.broker)
+    world.subscribe("all", Exchange.EVENTS, "#", world.subscriber)
+    world.outbox = Outbox(world.bus, lambda: NOW)
+    world.outbox.watch(shelf)
+    async with opened(world):
+        stalling.answering = SWEEP_AFTER.total_seconds() - 0.1
+        before = shelf.asked
+        await eventually(lambda: shelf.asked >= before + 6)
+        assert world.subscriber.messages == []
+        stalling.answering = SWEEP_AFTER.total_seconds()
+        await eventually(lambda: not shelf.events)
+
+
+# Refused events
+
+
+class Choosy(LocalBus):
+    """A bus whose queues refuse some routing keys, while others receive the event, as on a broker."""
+
+    def __init__(self, broker: LocalBroker) -> None:
+        super().__init__(broker)
+        self.refused_by_subscriber: set[str] = set()
+        """Routing keys that a subscriber's queue refuses."""
+        self.refused_by_pool: set[str] = set()
+        self.offered: list[Message] = []
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        self.offered += messages
+        outcomes = await super().publish(messages)
+        return [
+            Outcome.REFUSED if message.key in self._refused(message) else outcome
+            for message, outcome in zip(messages, outcomes, strict=True)
+        ]
+
+    def _refused(self, message: Message) -> set[str]:
+        match message.exchange:
+            case Exchange.EVENTS:
+                return self.refused_by_subscriber | self.refused_by_pool
+            case Exchange.POOLS:
+                return self.refused_by_pool
+            case _:
+                return set()
+
+    def times(self, exchange: Exchange, committed: PendingEvent) -> int:
+        """How often the event was published there."""
+        return sum(message.id == committed.id and message.exchange is exchange for message in self.offered)
+
+
+class ChoosyWorld(World):
+    """The outbox on such a bus."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choosy = Choosy(self.broker)
+        self.bus = self.choosy
+        self.subscribe("all", Exchange.EVENTS, "#", self.subscriber)
+        self.subscribe("notifier", Exchange.NOTIFY, "notify", self.notifier)
+        self.outbox = Outbox(self.bus, lambda: NOW)
+
+
+@pytest.fixture(name="retries")
+def _retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused events are retried after 30 ms, and at most 120 ms later."""
+    monkeypatch.setattr(module, "FIRST_RETRY_BACKOFF", 0.03)
+    monkeypatch.setattr(module, "LONGEST_RETRY_BACKOFF", dict.fromkeys(RefusedBy, 0.12))
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0.0)
+
+
+async def test_b1_a_refused_event_delays_no_other() -> None:
+    """A full subscriber queue delays no other event: each refused event is tried once and set aside, its notification
+    is sent, and later events go on.
+    """
+    refused = [
+        event(OLD - timedelta(milliseconds=number), sealed=b"sealed", word="refused")
+        for number in range(module.BATCH + 44)
+    ]
+    taken = event(OLD, word="taken")
+    world, shelf = ChoosyWorld(), Shelf(*refused, taken)
+    world.choosy.refused_by_subscriber = {refused[0].key}
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: taken.id not in shelf.events)
+        assert {each.refused_by for each in shelf.events.values()} == {RefusedBy.SUBSCRIBER}
+        assert sorted(world.notifier.ids()) == sorted(f"{each.id}:n" for each in refused)
+        assert {world.choosy.times(Exchange.EVENTS, each) for each in refused} == {1}
+
+
+async def test_b1_refused_events_are_tried_one_at_a_time(retries: None) -> None:
+    """Each retry publishes one refused event; when it is accepted, all others follow."""
+    refused = [event(OLD + timedelta(milliseconds=number), word="refused") for number in range(200)]
+    world, shelf = ChoosyWorld(), Shelf(*refused)
+    world.choosy.refused_by_subscriber = {refused[0].key}
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: world.choosy.times(Exchange.EVENTS, refused[0]) >= 4)
+        assert {world.choosy.times(Exchange.EVENTS, each) for each in refused[1:]} == {1}
+        world.choosy.refused_by_subscriber.clear()
+        await eventually(lambda: not shelf.events)
+        assert {world.choosy.times(Exchange.EVENTS, each) for each in refused[1:]} == {2}
+
+
+async def test_b1_a_permanently_refused_event_delays_no_other(retries: None) -> None:
+    """Refused events with other routing keys are retried independently."""
+    bad, good = event(OLD, word="bad"), event(OLD + timedelta(milliseconds=1), word="good")
+    world, shelf = ChoosyWorld(), Shelf(bad, good)
+    world.choosy.refused_by_subscriber = {bad.key, good.key}
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: all(each.refused_by for each in shelf.events.values()))
+        world.choosy.refused_by_subscriber = {bad.key}
+        await eventually(lambda: shelf.events.keys() == {bad.id})
+
+
+async def test_b1_an_event_refused_by_a_pool_reaches_subscribers_once(retries: None) -> None:
+    """If Tokenwire's own queue was full, its events are retried to its own pools only, except one probe of
+    every queue.
+    """
+    refused = [event(OLD + timedelta(milliseconds=number), word="refused") for number in range(200)]
+    world, shelf = ChoosyWorld(), Shelf(*refused)
+    world.choosy.refused_by_pool = {refused[0].key}
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: world.choosy.times(Exchange.POOLS, refused[0]) >= 4)
+        assert {each.refused_by for each in shelf.events.values()} == {RefusedBy.POOL}
+        assert {world.choosy.times(Exchange.EVENTS, each) for each in refused} == {1}
+        world.choosy.refused_by_pool.clear()
+        await eventually(lambda: not shelf.events)
+        assert sum(world.choosy.times(Exchange.EVENTS, each) for each in refused) == len(refused) + 1
+
+
+async def test_b1_an_event_refused_by_pool_and_subscriber_reaches_both(retries: None) -> None:
+    """If a pool accepts events again and a subscriber does not, the pool gets them now and the subscriber later."""
+    refused = [event(OLD + timedelta(milliseconds=number), word="refused") for number in range(200)]
+    world, shelf = ChoosyWorld(), Shelf(*refused)
+    world.choosy.refused_by_pool = {refused[0].key}
+    world.choosy.refused_by_subscriber = {refused[0].key}
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: {each.refused_by for each in shelf.events.values()} == {RefusedBy.POOL})
+        world.choosy.refused_by_pool.clear()
+        await eventually(lambda: {each.refused_by for each in shelf.events.values()} == {RefusedBy.SUBSCRIBER})
+        assert {world.choosy.times(Exchange.EVENTS, each) for each in refused[1:]} == {1}
+        world.choosy.refused_by_subscriber.clear()
+        await eventually(lambda: not shelf.events)
+        assert {world.choosy.times(Exchange.EVENTS, each) for each in refused[1:]} == {2}
+
+
+async def test_b1_refused_events_are_measured() -> None:
+    """Number and age of refused events are metrics, separate from waiting ones."""
+    refused = event(NOW - timedelta(seconds=30), word="refused")
+    world, shelf = ChoosyWorld(), Shelf(refused, name="refusals")
+    world.choosy.refused_by_subscriber = {refused.key}
+    world.outbox.watch(shelf)
+
+    def measured(name: str) -> float | None:
+        return REGISTRY.get_sample_value(f"tokenwire_outbox_{name}", {"collection": "refusals"})
+
+    async with opened(world):
+        await eventually(lambda: measured("refused") == 1)
+        assert measured("refused_oldest_seconds") == 30
+        await eventually(lambda: measured("backlog") == 0)
+
+
+async def test_b1_one_process_tries_refused_events() -> None:
+    """Only the leader retries refused events."""
+    refused = event(OLD, word="refused")._replace(refused_by=RefusedBy.SUBSCRIBER)
+    world, shelf = ChoosyWorld(), Shelf(refused)
+    shelf.leads = False
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: shelf.asked >= 9)
+        assert world.choosy.offered == []
+
+
+# Database failures
 
 
 @pytest.mark.parametrize(
@@ -359,8 +593,8 @@ async def test_the_backlog_is_measured() -> None:
         pytest.param(RuntimeError("a bug, or a fault nobody foresaw"), id="unforeseen"),
     ],
 )
-async def test_a_failing_database_ends_neither_clearing_nor_sweeping(failure: Exception) -> None:
-    """Published and not cleared is published again, with the same id, once the database is back."""
+async def test_b6_an_event_that_cannot_be_cleared_is_published_once(failure: Exception) -> None:
+    """If clearing fails it is repeated, not the publish; then the outbox continues."""
     first, second = event(OLD), event(OLD + timedelta(milliseconds=1))
     world, shelf = World(), Shelf(first)
     shelf.failure = failure
@@ -368,20 +602,64 @@ async def test_a_failing_database_ends_neither_clearing_nor_sweeping(failure: Ex
     async with opened(world):
         world.outbox.announce(shelf, first)
         await world.outbox.drain()
-        await eventually(lambda: shelf.asked >= 4)
+        await eventually(lambda: shelf.clearings >= 4)
         assert shelf.events.keys() == {first.id}
         shelf.failure = None
         await eventually(lambda: not shelf.events)
-        assert world.subscriber.ids() == [first.id] * 2
+        assert world.subscriber.ids() == [first.id]
         shelf.events[second.id] = second
         world.outbox.announce(shelf, second)
-        await world.outbox.drain()
-        assert shelf.events == {}
-        assert world.subscriber.ids()[2:] == [second.id]
+        await eventually(lambda: not shelf.events)
+        assert world.subscriber.ids() == [first.id, second.id]
+
+
+async def test_b6_a_swept_event_that_cannot_be_cleared_is_published_once() -> None:
+    """While only clearing fails, events are swept once."""
+    committed = [event(OLD + timedelta(milliseconds=number)) for number in range(20)]
+    world, shelf = World(), Shelf(*committed)
+    shelf.unclearable = {each.id for each in committed}
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: shelf.clearings >= 6)
+        shelf.unclearable.clear()
+        await eventually(lambda: not shelf.events)
+        assert world.subscriber.ids() == [each.id for each in committed]
+
+
+async def test_b6_a_record_that_cannot_be_cleared_does_not_block_others() -> None:
+    """After a failed batch each record is cleared by itself, so one bad record delays no other."""
+    bad, *good = (event() for _ in range(10))
+    shelf = Shelf(bad, *good)
+    shelf.unclearable = {bad.id}
+    async with opened(World()) as world:
+        for each in (bad, *good):
+            world.outbox.announce(shelf, each)
+        await eventually(lambda: shelf.events.keys() == {bad.id})
+        shelf.unclearable.clear()
+        await eventually(lambda: not shelf.events)
+        assert sorted(world.subscriber.ids()) == sorted(each.id for each in (bad, *good))
+
+
+async def test_b6_only_so_many_events_wait_for_their_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events waiting to be cleared are bounded in memory; more stay unpublished in their records."""
+    monkeypatch.setattr(module, "WAITING_LIMIT", 3)
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 3600.0)
+    committed = [event(OLD + timedelta(milliseconds=number)) for number in range(8)]
+    shelf = Shelf(*committed)
+    shelf.unclearable = {each.id for each in committed}
+    async with opened(World()) as world:
+        for each in committed[:3]:
+            world.outbox.announce(shelf, each)
+        await eventually(lambda: shelf.clearings >= 3)
+        for each in committed[3:]:
+            world.outbox.announce(shelf, each)
+        shelf.unclearable.clear()
+        await eventually(lambda: shelf.events.keys() == {each.id for each in committed[3:]})
+        assert world.subscriber.ids() == [each.id for each in committed[:3]]
 
 
 async def test_one_collections_failure_does_not_keep_another_from_being_swept() -> None:
-    """Each collection is swept on its own."""
+    """Each collection is swept independently."""
     broken, whole = Shelf(event(OLD), name="broken"), Shelf(event(OLD), name="whole")
     broken.failure = RuntimeError("broken")
     world = World()
@@ -391,11 +669,34 @@ async def test_one_collections_failure_does_not_keep_another_from_being_swept() 
         await eventually(lambda: not whole.events)
 
 
-# The end
+@pytest.mark.parametrize("task", ["outbox-sweep", "outbox-clear"])
+async def test_b3_an_unknown_failure_is_visible_and_the_outbox_goes_on(task: str) -> None:
+    """The supervisor names the failing task; after recovery the event is published and cleared."""
+    committed = event(OLD)
+    world, shelf = World(), Shelf(committed)
+    supervisor = Supervisor(Backoff(first_delay=0.01, longest_delay=0.01, recovered_after=0.1))
+    await world.bus.open()
+    await world.outbox.open(supervisor)
+    shelf.failure = RuntimeError("an unknown fault")
+    if task == "outbox-sweep":
+        world.outbox.watch(shelf)
+    else:
+        world.outbox.announce(shelf, committed)
+    await eventually(lambda: supervisor.failures(essential=True).get(task) == "RuntimeError")
+    shelf.failure = None
+    world.outbox.watch(shelf)
+    await eventually(lambda: not shelf.events)
+    await eventually(lambda: not supervisor.failures(essential=True))
+    await world.outbox.close()
+    await world.bus.close()
+    assert supervisor.tasks == ()
+
+
+# Closing
 
 
 async def test_closing_publishes_what_is_waiting() -> None:
-    """A process that stops in order leaves nothing to the sweeper; closing twice does no harm."""
+    """A graceful stop publishes waiting events; closing twice does nothing."""
     committed = [event() for _ in range(300)]
     shelf = Shelf(*committed)
     async with opened(World()) as world:
@@ -408,8 +709,8 @@ async def test_closing_publishes_what_is_waiting() -> None:
 
 
 async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bus that confirms nothing delays the end by a bounded time; the event stays in its record."""
-    monkeypatch.setattr(module, "CLOSE_WITHIN", 0.1)
+    """If the bus does not confirm, closing takes a bounded time, and events stay in their records."""
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.1)
     committed = event()
     shelf = Shelf(committed)
     async with opened(World()) as world:
@@ -421,6 +722,6 @@ async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -
         world.subscriber.free.set()
 
 
-async def test_closing_what_was_never_opened_is_nothing() -> None:
-    """A process that fails to start can close all that it has built."""
+async def test_closing_an_unopened_outbox_does_nothing() -> None:
+    """Closing an unopened outbox does nothing, for processes that fail to start."""
     await World().outbox.close()

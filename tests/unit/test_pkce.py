@@ -1,4 +1,4 @@
-"""Proof Key for Code Exchange: S256 and nothing less."""
+"""Proof Key for Code Exchange: S256 only."""
 
 import base64
 import hashlib
@@ -23,13 +23,13 @@ def challenge_of(verifier: str) -> str:
 
 @pytest.mark.parametrize("required", [True, False], ids=["required", "optional"])
 def test_an_s256_challenge_is_accepted(required: bool) -> None:
-    """A well-formed S256 challenge is what the code will be bound to."""
+    """A valid S256 challenge is bound to the code."""
     assert parse_challenge(CHALLENGE, "S256", required=required) == CHALLENGE
 
 
 @pytest.mark.parametrize("challenge", [None, ""], ids=["absent", "empty"])
 def test_no_challenge_is_none_where_none_is_needed(challenge: str | None) -> None:
-    """A confidential client may leave PKCE out, unless its API asks for it."""
+    """A confidential client may omit PKCE unless its API requires it."""
     assert parse_challenge(challenge, None, required=False) is None
 
 
@@ -53,26 +53,26 @@ def test_no_challenge_is_none_where_none_is_needed(challenge: str | None) -> Non
     ],
 )
 def test_anything_else_is_refused(challenge: str | None, method: str | None, required: bool, says: str) -> None:
-    """RFC 7636 §4.4.1: what cannot be used is invalid_request, and the answer says why."""
+    """RFC 7636 §4.4.1: an unusable challenge is invalid_request with the reason."""
     with pytest.raises(InvalidRequest) as refused:
         parse_challenge(challenge, method, required=required)
     assert says in refused.value.description
 
 
 def test_the_example_of_the_rfc_is_proven() -> None:
-    """RFC 7636 Appendix B."""
+    """The example of RFC 7636 appendix B verifies."""
     verify_code_verifier(VERIFIER, CHALLENGE)
 
 
 @given(VERIFIERS)
 def test_a_verifier_proves_its_challenge(verifier: str) -> None:
-    """Any verifier that the RFC allows proves the challenge that was made of it."""
+    """Any valid verifier matches the challenge made from it."""
     verify_code_verifier(verifier, challenge_of(verifier))
 
 
 @given(VERIFIERS, VERIFIERS)
 def test_a_verifier_proves_no_other_challenge(verifier: str, other: str) -> None:
-    """Nobody but who made the challenge can redeem the code."""
+    """A verifier matches no other challenge."""
     if verifier != other:
         with pytest.raises(InvalidGrant):
             verify_code_verifier(verifier, challenge_of(other))
@@ -99,7 +99,7 @@ def test_neither_verifier_nor_challenge_is_fine(verifier: str | None) -> None:
         pytest.param(CHALLENGE, CHALLENGE, id="the-challenge-itself"),
     ],
 )
-def test_what_proves_nothing_is_refused(verifier: str | None, challenge: str | None) -> None:
-    """RFC 7636 §4.6: no proof is invalid_grant; a verifier where there was no challenge is a downgrade."""
+def test_a_wrong_or_missing_verifier_is_refused(verifier: str | None, challenge: str | None) -> None:
+    """RFC 7636 §4.6: a wrong or missing verifier is invalid_grant; a verifier without a challenge is a downgrade."""
     with pytest.raises(InvalidGrant):
         verify_code_verifier(verifier, challenge)

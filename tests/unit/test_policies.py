@@ -1,4 +1,4 @@
-"""What policies open together: Tyk's combination, narrowed by key_rules and never widened."""
+"""Combined policies: Tyk's rules, narrowed by key_rules and never widened."""
 
 import math
 from datetime import UTC, datetime
@@ -12,7 +12,19 @@ from pydantic import SecretStr
 from contracts.apis import Api, DefinitionFormat, Versioning
 from contracts.limits import Limits
 from contracts.policies import Policy
-from libs.policies import ApiAccess, KeyRules, access_on, compiled, first_unusable, quota_allowance, rate_allowance
+from libs.policies import (
+    Allowance,
+    ApiAccess,
+    KeyRules,
+    PolicySets,
+    access_on,
+    compiled,
+    counted_under,
+    counter_of,
+    first_unusable,
+    quota_allowance,
+    rate_allowance,
+)
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 ISSUING, ACCEPTING, OTHER = "issuing", "accepting", "other"
@@ -28,32 +40,36 @@ def an_api(api_id: str = ISSUING, **fields: Any) -> Api:
 
 
 def a_policy(*api_ids: str, **fields: Any) -> Policy:
-    """A policy that grants these APIs, or what `rights` says of them."""
+    """A policy that grants these APIs, or these rights on them."""
     rights = fields.pop("rights", {})
     granted = {api_id: {"api_id": api_id, **rights.get(api_id, {})} for api_id in {*api_ids, *rights}}
-    return Policy(policy_id="p", access_rights=granted, created_at=NOW, updated_at=NOW, **fields)  # type: ignore[arg-type]
+    return Policy(policy_id="p", access_rights=granted, created_at=NOW, updated_at=NOW, **fields)
 
 
 def opened(*policies: Policy, api: Api | None = None, rules: dict[str, Any] | None = None, **client: Any) -> ApiAccess:
-    """What these open on the issuing API."""
+    """The access that these policies give on the issuing API."""
     access = may(*policies, api=api, rules=rules, **client)
     assert access is not None
     return access
 
 
 def may(
-    *policies: Policy, api: Api | None = None, rules: dict[str, Any] | None = None, **client: Any
+    *policies: Policy,
+    api: Api | None = None,
+    rules: dict[str, Any] | None = None,
+    others: tuple[list[Policy], ...] = (),
+    **client: Any,
 ) -> ApiAccess | None:
     """The same, or None."""
     parsed = None if rules is None else KeyRules.model_validate(rules)
-    return access_on(api or an_api(), ISSUING, policies or None, parsed, client)
+    return access_on(api or an_api(), ISSUING, PolicySets(policies or None, others), parsed, client)
 
 
-# Which APIs
+# APIs
 
 
 def test_without_a_policy_the_issuing_api_alone_is_open_and_without_limit() -> None:
-    """product.md section 5."""
+    """No access rights at all: the API that issued the token, without limits."""
     assert opened() == ApiAccess()
     assert may(api=an_api(ACCEPTING, auth_token=True)) is None
 
@@ -67,13 +83,13 @@ def test_a_policy_opens_what_any_of_them_names() -> None:
     assert may(a_policy()) is None
 
 
-def test_an_api_that_issues_takes_no_other_apis_tokens() -> None:
-    """Only the Auth Token method does, whatever the policy says."""
+def test_an_api_that_issues_tokens_accepts_no_other_api_s_tokens() -> None:
+    """Only Auth Token APIs accept other APIs' tokens, whatever the policy says."""
     assert may(a_policy(ISSUING, OTHER), api=an_api(OTHER)) is None
 
 
 def test_a_policy_that_is_partitioned_grants_only_with_its_acl_part() -> None:
-    """The other parts of it count all the same."""
+    """A partitioned policy grants access only with its acl part; its other parts still apply."""
     limits = a_policy(ISSUING, rate=5, per=1, partitions={"rate_limit": True})
     assert may(limits) is None
     both = opened(limits, a_policy(ISSUING, rate=9, per=1, partitions={"acl": True}))
@@ -81,7 +97,7 @@ def test_a_policy_that_is_partitioned_grants_only_with_its_acl_part() -> None:
 
 
 def test_a_rate_that_is_next_to_nothing_is_one_request_in_a_very_long_time() -> None:
-    """Seconds that a number can say."""
+    """A tiny rate becomes one request in a very long, but representable, time."""
     limits = opened(a_policy(ISSUING, rate=1e-320, per=60)).limits
     assert (limits.rate, limits.per) == (1, 2.0**63)
 
@@ -106,20 +122,20 @@ def test_a_rate_that_is_next_to_nothing_is_one_request_in_a_very_long_time() -> 
     ],
 )
 def test_a_url_is_allowed_with_its_methods(urls: list[Any], method: str, path: str, allowed: bool) -> None:
-    """tyk-compat.md section 6: a regular expression found in the full path, and exact methods."""
+    """As in Tyk: a regular expression searched in the full path, and exact methods."""
     right = {"allowed_urls": [{"url": url, "methods": methods} for url, methods in urls]}
     assert opened(a_policy(rights={ISSUING: right})).allows(method, [path]) is allowed
 
 
 def test_every_reading_of_a_path_must_be_allowed() -> None:
-    """Otherwise an encoded path would lead past the rule."""
+    """Every reading of a path must be allowed, so that encoding bypasses no rule."""
     access = opened(a_policy(rights={ISSUING: {"allowed_urls": [{"url": "^/issuing/a"}]}}))
     assert access.allows("GET", ["/issuing/a", "/issuing/a/"])
     assert not access.allows("GET", ["/issuing/a/../b", "/issuing/b"])
 
 
 def test_the_urls_of_all_policies_are_open() -> None:
-    """A union, as in Tyk: a policy without any adds none."""
+    """Allowed URLs are a union, as in Tyk; a policy without any adds none."""
     first = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/a", "methods": ["GET"]}]}})
     second = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/b", "methods": ["POST"]}]}})
     both = opened(first, second, a_policy(ISSUING))
@@ -130,8 +146,8 @@ def test_the_urls_of_all_policies_are_open() -> None:
 
 @pytest.mark.parametrize("url", ["(", "a{2000}", "[", "(?<=a)b", "\\1"])
 def test_an_expression_that_cannot_be_matched_is_named(url: str) -> None:
-    """RE2's syntax, in which no expression takes more than linear time."""
-    with pytest.raises(ValueError, match="is no regular expression of RE2"):
+    """An expression must be valid RE2, which matches in linear time."""
+    with pytest.raises(ValueError, match="is not a valid RE2 regular expression"):
         compiled(url)
     right = a_policy(rights={ISSUING: {"allowed_urls": [{"url": url}]}}).access_rights[ISSUING]
     assert str(first_unusable([right])).startswith("access_rights.issuing.allowed_urls: '")
@@ -140,7 +156,7 @@ def test_an_expression_that_cannot_be_matched_is_named(url: str) -> None:
 
 
 def test_the_version_must_be_listed_where_the_api_has_versions() -> None:
-    """And nowhere else."""
+    """The version must be listed if the API has versions."""
     policy = a_policy(rights={ISSUING: {"versions": ["v1"]}})
     versioned = an_api(versioning=Versioning(location="header", key="x-api-version", default="v2"))
     access = opened(policy, api=versioned)
@@ -180,13 +196,13 @@ def test_the_version_must_be_listed_where_the_api_has_versions() -> None:
     ],
 )
 def test_the_highest_limits_count(policies: list[dict[str, Any]], expected: Limits) -> None:
-    """Tyk's rule, for rate and quota apart."""
+    """The highest rate and the highest quota apply, separately, as in Tyk."""
     access = opened(*(a_policy(ISSUING, **fields) for fields in policies))
     assert (access.limits, access.own_limits) == (expected, False)
 
 
 def test_an_apis_own_limit_stands_in_place_of_the_common_one() -> None:
-    """Counted apart; what it leaves unsaid is as in the whole policy."""
+    """An API's own limit replaces the common one and is counted separately; missing parts are the policy's."""
     right = {"limit": {"rate": 5, "per": 1, "throttle_interval": -1}}
     access = opened(a_policy(rights={ISSUING: right}, rate=100, per=1, quota_max=7))
     assert (access.limits, access.own_limits) == (Limits(rate=5, per=1, quota_max=7), True)
@@ -196,16 +212,16 @@ def test_an_apis_own_limit_stands_in_place_of_the_common_one() -> None:
 
 
 def test_per_api_counts_each_api_apart() -> None:
-    """The partition, with the policy's own numbers."""
+    """per_api counts each API separately with the policy's numbers."""
     access = opened(a_policy(ISSUING, rate=100, per=1, partitions={"per_api": True}))
     assert (access.limits, access.own_limits) == (Limits(rate=100, per=1), True)
 
 
-# Metadata, inactivity
+# Metadata and inactivity
 
 
 def test_policies_overwrite_the_rules_which_overwrite_the_client() -> None:
-    """tyk-compat.md section 3."""
+    """Policies override rules, which override the client."""
     policy = a_policy(ISSUING, meta_data={"plan": "gold"})
     access = opened(
         policy,
@@ -218,7 +234,7 @@ def test_policies_overwrite_the_rules_which_overwrite_the_client() -> None:
 
 
 def test_one_inactive_policy_makes_the_grant_inactive() -> None:
-    """As in Tyk."""
+    """One inactive policy makes the grant inactive, as in Tyk."""
     assert opened(a_policy(ISSUING), a_policy(ISSUING, is_inactive=True)).inactive
     assert not opened(a_policy(ISSUING)).inactive
 
@@ -227,7 +243,7 @@ def test_one_inactive_policy_makes_the_grant_inactive() -> None:
 
 
 def test_rules_narrow_apis_urls_versions_and_limits() -> None:
-    """Each of them; what they leave out stays."""
+    """Rules narrow each of APIs, URLs, versions and limits; missing parts stay."""
     policy = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/a"}, {"url": "/b"}]}}, rate=10, per=1, quota_max=9)
     narrow = {"access_rights": {ISSUING: {"api_id": ISSUING, "allowed_urls": [{"url": "/a", "methods": ["GET"]}]}}}
     access = opened(policy, rules={**narrow, "rate": 5, "per": 1})
@@ -240,20 +256,20 @@ def test_rules_narrow_apis_urls_versions_and_limits() -> None:
 
 
 def test_rules_cannot_open_a_url_that_the_policies_do_not() -> None:
-    """Both must allow it."""
+    """A URL must be allowed by both rules and policies."""
     policy = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "^/issuing/a"}]}})
     access = opened(policy, rules={"access_rights": {ISSUING: {"api_id": ISSUING, "allowed_urls": [{"url": ".*"}]}}})
     assert not access.allows("GET", ["/issuing/b"])
 
 
 def test_rules_that_became_wider_than_an_edited_policy_count_no_more() -> None:
-    """The policy was tightened after the grant: its own limit counts."""
+    """If the policy was tightened since, its own limit applies."""
     access = opened(a_policy(ISSUING, rate=2, per=1, quota_max=3), rules={"rate": 5, "per": 1, "quota_max": 4})
     assert access.limits == Limits(rate=2, per=1, quota_max=3)
 
 
 def test_rules_narrow_where_there_is_no_policy() -> None:
-    """The issuing API, with a limit."""
+    """Without policies, rules narrow the issuing API."""
     assert opened(rules={"rate": 5, "per": 1}).limits == Limits(rate=5, per=1)
 
 
@@ -294,7 +310,7 @@ _rules = st.builds(
 
 
 def calls(access: ApiAccess | None) -> set[tuple[str, str]]:
-    """Which of some calls pass."""
+    """Which of some calls are allowed."""
     return {(method, path) for method in METHODS for path in PATHS if access and access.allows(method, [path])}
 
 
@@ -306,7 +322,7 @@ def widths(limits: Limits) -> tuple[float, float]:
 
 @given(st.lists(_policies, min_size=1, max_size=4), st.randoms())
 def test_the_order_of_policies_does_not_matter(policies: list[Policy], random: Any) -> None:
-    """Neither does naming one twice."""
+    """Order and repetition of policies do not matter."""
     shuffled = [*policies, policies[0]]
     random.shuffle(shuffled)
     first, second = may(*policies), may(*shuffled)
@@ -319,7 +335,7 @@ def test_the_order_of_policies_does_not_matter(policies: list[Policy], random: A
 
 @given(st.lists(_policies, min_size=1, max_size=3))
 def test_a_limit_is_one_that_a_policy_says(policies: list[Policy]) -> None:
-    """No rate comes out that nobody wrote, and none below the highest that somebody did."""
+    """The resulting limit is one that a policy has, and the highest."""
     access = may(*policies)
     if access is None:
         return
@@ -329,7 +345,7 @@ def test_a_limit_is_one_that_a_policy_says(policies: list[Policy]) -> None:
 
 @given(st.lists(_policies, max_size=3), _rules)
 def test_rules_never_widen(policies: list[Policy], rules: dict[str, Any]) -> None:
-    """Whatever they say: no call, no rate and no quota more than without them."""
+    """Rules never allow more calls, rate or quota."""
     with_rules, without = may(*policies, rules=rules), may(*policies)
     assert calls(with_rules) <= calls(without)
     if with_rules and without:
@@ -338,3 +354,149 @@ def test_rules_never_widen(policies: list[Policy], rules: dict[str, Any]) -> Non
         assert quota_allowance(narrow.quota_max, narrow.quota_renewal_rate).is_within(
             quota_allowance(wide.quota_max, wide.quota_renewal_rate)
         )
+
+
+# Policies of client and user
+
+
+def test_a6_a_user_without_the_api_opens_nothing() -> None:
+    """An API must be granted by both, if both have policies."""
+    elsewhere = [a_policy(OTHER)]
+    assert may(a_policy(ISSUING), others=(elsewhere,)) is None
+    assert may(others=(elsewhere,)) is None
+    assert may(a_policy(OTHER), others=([a_policy(ISSUING)],)) is None
+
+
+def test_a6_a_users_policies_define_the_rights_where_the_client_has_none() -> None:
+    """Without client policies, the user's grant other APIs only together with the issuing one."""
+    accepting = an_api(ACCEPTING, auth_token=True)
+    assert may(api=accepting, others=([a_policy(ISSUING, ACCEPTING)],)) is not None
+    assert may(api=accepting, others=([a_policy(ACCEPTING)],)) is None
+    assert may(api=accepting, others=([a_policy(ISSUING, ACCEPTING)], [a_policy(ACCEPTING)])) is None
+    limited = may(others=([a_policy(ISSUING, rate=5, per=1)],))
+    assert limited is not None
+    assert limited.limits == Limits(rate=5, per=1)
+
+
+def test_a6_urls_and_versions_of_client_and_user_must_both_allow_a_call() -> None:
+    """URLs and versions must be allowed by both."""
+    api = an_api(versioning=Versioning(location="header", key="v", names=("v1", "v2", "v3")))
+    client = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/a$"}, {"url": "/b$"}], "versions": ["v1", "v2"]}})
+    user = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/(b|c)$"}], "versions": ["v2", "v3"]}})
+    for access in (may(client, api=api, others=([user],)), may(user, api=api, others=([client],))):
+        assert access is not None
+        assert [access.allows("GET", [f"/issuing/{name}"]) for name in "abc"] == [False, True, False]
+        assert [access.allows_version(version) for version in ("v1", "v2", "v3")] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("client", "user", "expected"),
+    [
+        pytest.param({"rate": 10, "per": 1}, {"rate": 5, "per": 1}, Limits(rate=5, per=1), id="rate"),
+        pytest.param({"rate": 5, "per": 1}, {}, Limits(rate=5, per=1), id="user-without"),
+        pytest.param({"rate": -1, "per": 1}, {"rate": 7, "per": 2}, Limits(rate=7, per=2), id="client-unlimited"),
+        pytest.param({"rate": 10, "per": 1}, {"rate": 100, "per": 60}, Limits(rate=10, per=6), id="neither-is-within"),
+        pytest.param({"rate": 5, "per": 1}, {"quota_max": 9}, Limits(rate=5, per=1, quota_max=9), id="one-of-each"),
+        pytest.param(
+            {"quota_max": 10, "quota_renewal_rate": 60},
+            {"quota_max": 4, "quota_renewal_rate": 3600},
+            Limits(quota_max=4, quota_renewal_rate=3600),
+            id="quota",
+        ),
+        pytest.param(
+            {"quota_max": 3, "quota_renewal_rate": 10},
+            {"quota_max": 10, "quota_renewal_rate": 100},
+            Limits(quota_max=3, quota_renewal_rate=34),
+            id="quotas-neither-within",
+        ),
+    ],
+)
+def test_a6_the_stricter_limit_counts(client: dict[str, Any], user: dict[str, Any], expected: Limits) -> None:
+    """The stricter limit applies; if neither is stricter, one within both."""
+    for first, second in ((client, user), (user, client)):
+        access = may(a_policy(ISSUING, **first), others=([a_policy(ISSUING, **second)],))
+        assert access is not None
+        assert access.limits == expected
+
+
+def test_a6_limits_are_an_apis_own_only_where_all_that_limit_say_so() -> None:
+    """A limit is per API only if all limiting policies say so, because a common limit counts all APIs' calls."""
+    own = {"rights": {ISSUING: {"limit": {"rate": 1, "per": 1}}}}
+    for other, expected in (({}, True), ({"rate": 5, "per": 1}, False)):
+        access = may(a_policy(**own), others=([a_policy(ISSUING, **other)],))
+        assert access is not None
+        assert access.own_limits is expected
+
+
+def test_a6_one_inactive_policy_of_either_makes_the_grant_inactive() -> None:
+    """One inactive policy of either makes the grant inactive."""
+    access = may(a_policy(ISSUING), others=([a_policy(ISSUING, is_inactive=True)],))
+    assert access is not None
+    assert access.inactive
+
+
+_allowances = st.builds(
+    Allowance,
+    st.sampled_from([-1, 0, 0.5, 1, 2, 3, 7, 10, 99, 100, 10**6]),
+    st.sampled_from([0, 0.25, 1, 3, 7, 60, 3600, 86_400]),
+    st.sampled_from([0, math.inf]),
+)
+
+
+@given(_allowances, _allowances)
+def test_a6_the_strictest_allowance_is_within_both(first: Allowance, second: Allowance) -> None:
+    """The strictest allowance is within both, in either order."""
+    for strictest in (first.strictest(second), second.strictest(first)):
+        assert strictest.is_within(first)
+        assert strictest.is_within(second)
+
+
+@given(st.lists(_policies, max_size=3), st.lists(_policies, min_size=1, max_size=3))
+def test_a6_both_policies_together_allow_no_more_than_each(client: list[Policy], user: list[Policy]) -> None:
+    """Together they allow no more than each alone."""
+    both = may(*client, others=(user,))
+    for alone in (may(*client), may(*user)):
+        assert calls(both) <= calls(alone)
+        if both and alone:
+            narrow, wide = both.limits, alone.limits
+            assert rate_allowance(narrow.rate, narrow.per).is_within(rate_allowance(wide.rate, wide.per))
+            assert quota_allowance(narrow.quota_max, narrow.quota_renewal_rate).is_within(
+                quota_allowance(wide.quota_max, wide.quota_renewal_rate)
+            )
+
+
+# Counters
+
+_names = st.text(st.sampled_from("ab.:1 \0é"), max_size=4)
+
+
+@given(st.tuples(_names, _names, st.none() | _names), st.tuples(_names, _names, st.none() | _names))
+def test_a5_no_two_subjects_share_a_counter(
+    first: tuple[str, str, str | None], second: tuple[str, str, str | None]
+) -> None:
+    """No two subjects or APIs share a counter, whatever separators their ids contain."""
+    names = [counter_of(*first), counter_of(*second)]
+    assert (names[0] == names[1]) is (first == second)
+    apart = [counted_under(name, "x", ApiAccess(own_limits=True)) for name in names]
+    assert not set(apart) & set(names)
+
+
+# key_rules with policies
+
+
+def test_c1_applied_policies_are_one_more_set() -> None:
+    """A call must be allowed by client, user and applied policies; the strictest limit applies."""
+    client = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/(a|b|c)$"}]}}, rate=10, per=1)
+    user = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/(b|c|d)$"}]}}, rate=5, per=1)
+    applied = a_policy(rights={ISSUING: {"allowed_urls": [{"url": "/(c|d|e)$"}]}}, rate=2, per=1)
+    access = may(client, others=([user], [applied]))
+    assert access is not None
+    assert [name for name in "abcde" if access.allows("GET", [f"/issuing/{name}"])] == ["c"]
+    assert access.limits == Limits(rate=2, per=1)
+
+
+def test_c1_inactive_rules_make_the_grant_inactive() -> None:
+    """Inactive rules make the grant inactive, with or without policies."""
+    assert opened(rules={"is_inactive": True}).inactive
+    assert opened(a_policy(ISSUING), rules={"is_inactive": True}).inactive
+    assert not opened(a_policy(ISSUING), rules={"is_inactive": False}).inactive

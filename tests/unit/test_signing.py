@@ -1,4 +1,4 @@
-"""What proves a webhook: the shared secret in clear, as Tyk sends it, and the signature of Standard Webhooks."""
+"""Webhook authentication: the shared secret, as in Tyk, and the Standard Webhooks signature."""
 
 import base64
 import hashlib
@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.notifier.signing import proof, signature, signing_key
+from services.notifier.client import signature, signed_headers, signing_key
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 999_000, tzinfo=UTC)
 
 
 def test_the_signature_is_the_one_of_the_standard() -> None:
-    """The example of the Standard Webhooks 1.0.0 libraries gives the signature they give."""
+    """The Standard Webhooks 1.0.0 test vector gives its signature."""
     found = signature(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
     )
@@ -21,8 +21,8 @@ def test_the_signature_is_the_one_of_the_standard() -> None:
 
 
 def test_the_signature_covers_id_timestamp_and_body() -> None:
-    """A receiver computes it from the headers and the raw bytes alone."""
-    headers = proof("a secret", "evt_1", b'{"a":1}', NOW)
+    """A receiver can verify from headers and raw body alone."""
+    headers = signed_headers("a secret", "evt_1", b'{"a":1}', NOW)
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + b'{"a":1}'
     tag = hmac.new(b"a secret", signed, hashlib.sha256).digest()
     assert headers["webhook-signature"] == "v1," + base64.b64encode(tag).decode()
@@ -41,13 +41,13 @@ def test_the_signature_covers_id_timestamp_and_body() -> None:
     ],
 )
 def test_the_key_is_the_secret_or_what_whsec_encodes(secret: str, key: bytes) -> None:
-    """`whsec_` announces base64; anything else is taken as it is."""
+    """`whsec_` announces base64; any other secret is used as UTF-8."""
     assert signing_key(secret) == key
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_"])
 def test_nothing_is_signed_with_an_empty_key(secret: str) -> None:
-    """A signature that anybody could make proves nothing, so there is none."""
-    headers = proof(secret, "evt_1", b"{}", NOW)
+    """With an empty secret there is no signature, because anyone could make it."""
+    headers = signed_headers(secret, "evt_1", b"{}", NOW)
     assert "webhook-signature" not in headers
     assert headers["X-Tyk-Shared-Secret"] == secret

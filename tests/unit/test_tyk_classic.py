@@ -1,4 +1,4 @@
-"""Tyk Classic definitions: what is read from them, and what is refused."""
+"""Tyk Classic definitions: what is read, and what is refused."""
 
 import copy
 import json
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings, TokenLocation
 from libs.tyk.classic import read_classic
-from libs.tyk.errors import InvalidDefinition
+from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.oas import read_oas
-from tests.unit.tyk_definitions import ABSENT, changed, definition
+from tests.unit.tyk_definitions import ABSENT, ORDERS_GRANTS, changed, definition
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 ORDERS = definition("orders-classic.json")
@@ -44,16 +44,16 @@ def without_oauth(**members: Any) -> dict[str, Any]:
 
 
 def test_the_same_api_in_both_languages() -> None:
-    """The orders API means the same in Tyk Classic and in Tyk OAS."""
+    """The orders API has the same meaning in Classic and OAS."""
     classic = read(ORDERS).model_dump(exclude={"format", "definition"})
     oas = read_oas(definition("orders-oas.json"), api_id="other", now=NOW).model_dump(exclude={"format", "definition"})
     assert classic == oas
     assert read(ORDERS).format is DefinitionFormat.CLASSIC
-    assert oauth_of(read(ORDERS)).grant_types == tuple(GrantType)
+    assert oauth_of(read(ORDERS)).grant_types == ORDERS_GRANTS
 
 
 def test_a_bare_definition_is_kept_with_its_id() -> None:
-    """A reader gets back what was imported, and the id that it got."""
+    """A bare definition is returned with the id that it got."""
     document = changed(ORDERS, "api_id", ABSENT)
     before = copy.deepcopy(document)
     api = read(document)
@@ -63,7 +63,7 @@ def test_a_bare_definition_is_kept_with_its_id() -> None:
 
 
 def test_the_dashboards_wrapper_is_read_and_kept() -> None:
-    """What the Dashboard exports is imported as it is; the id goes into the definition inside."""
+    """The Dashboard's export format is accepted; the id goes into the inner definition."""
     wrapper = {"api_model": {}, "api_definition": changed(ORDERS, "api_id", ""), "hook_references": []}
     api = read(wrapper)
     assert api.listen_path == "/orders/"
@@ -71,13 +71,13 @@ def test_the_dashboards_wrapper_is_read_and_kept() -> None:
 
 
 def test_a_refusal_inside_the_wrapper_names_the_whole_path() -> None:
-    """The field is found from the top of what was sent."""
+    """An error in the wrapper has the full path."""
     wrapper = {"api_definition": changed(ORDERS, "proxy/listen_path", "")}
     assert refusal(wrapper).startswith("api_definition.proxy.listen_path: a listen path is expected")
 
 
 def test_a_replacement_keeps_its_creation_and_counts_its_version() -> None:
-    """Who replaces a definition says since when it exists and the how-manieth version it is."""
+    """A replacement keeps the creation time and increments the version."""
     earlier = NOW - timedelta(days=1)
     api = read(ORDERS, created_at=earlier, version=7)
     assert (api.version, api.created_at, api.updated_at) == (7, earlier, NOW)
@@ -98,12 +98,12 @@ def test_a_replacement_keeps_its_creation_and_counts_its_version() -> None:
     ],
 )
 def test_the_token_is_looked_for_where_the_config_says(config: Any, location: TokenLocation) -> None:
-    """Tyk's rule for Classic: the header unless disabled, the others where enabled."""
+    """As in Tyk Classic the header is read unless disabled, other places if enabled."""
     assert read_changed(OAUTH, config).token_location == location
 
 
 def test_the_deprecated_auth_object_is_not_for_oauth() -> None:
-    """Tyk reads `auth` for the Auth Token method only."""
+    """The deprecated `auth` object is used for the Auth Token method only, as in Tyk."""
     document = changed(changed(ORDERS, "auth_configs", ABSENT), "auth", {"auth_header_name": "X-Key"})
     assert read(document).token_location == TokenLocation()
     assert read({**document, "use_oauth2": False}).token_location == TokenLocation(header="X-Key")
@@ -121,7 +121,7 @@ def test_the_deprecated_auth_object_is_not_for_oauth() -> None:
     ],
 )
 def test_the_access_types_are_the_grants(access_types: list[str], grant_types: tuple[GrantType, ...]) -> None:
-    """Tyk's access types are the values of `grant_type`; assertions and the implicit grant are not offered."""
+    """Tyk's access types map to grant types; assertion and implicit are not offered."""
     oauth = oauth_of(read_changed("oauth_meta/allowed_access_types", access_types))
     assert oauth.grant_types == grant_types
     assert oauth.refresh_token is (GrantType.REFRESH_TOKEN in grant_types)
@@ -129,26 +129,26 @@ def test_the_access_types_are_the_grants(access_types: list[str], grant_types: t
 
 
 def test_the_code_grant_needs_the_type_code() -> None:
-    """Where only `token` may be authorized, no code can be had and the grant goes with it."""
+    """If only `token` may be authorized, the code grant is not offered."""
     oauth = oauth_of(read_changed("oauth_meta/allowed_authorize_types", ["token"]))
     assert oauth.response_types == ()
     assert oauth.grant_types == (GrantType.CLIENT_CREDENTIALS, GrantType.PASSWORD, GrantType.REFRESH_TOKEN)
 
 
 def test_no_url_no_notifications() -> None:
-    """An empty URL means that nobody wants to hear of tokens."""
+    """An empty URL disables notifications."""
     assert oauth_of(read_changed("notifications/oauth_on_keychange_url", "")).notifications is None
 
 
 def test_tokenwires_own_settings() -> None:
-    """`tokenwire` says what Tyk Classic has no words for."""
+    """`tokenwire` has the settings that Tyk Classic lacks."""
     oauth = oauth_of(read_changed("tokenwire", {"accessTokenLifetime": 60, "pkceRequired": True}))
     assert (oauth.access_token_lifetime, oauth.pkce_required) == (timedelta(minutes=1), True)
 
 
 @pytest.mark.parametrize(("given", "active"), [(ABSENT, True), (True, True), (False, False)])
-def test_an_api_is_active_unless_it_says_not(given: object, active: bool) -> None:
-    """Who registers an API wants it to work."""
+def test_an_api_is_active_by_default(given: object, active: bool) -> None:
+    """An API is active unless it says otherwise."""
     assert read_changed("active", given).active is active
 
 
@@ -157,26 +157,32 @@ def test_an_api_is_active_unless_it_says_not(given: object, active: bool) -> Non
     [
         pytest.param({"use_standard_auth": True}, id="chosen"),
         pytest.param({}, id="no-method-at-all"),
-        pytest.param({"use_standard_auth": True, "enable_jwt": True}, id="beside-another"),
     ],
 )
 def test_the_auth_token_method(members: dict[str, Any]) -> None:
-    """The Auth Token method is chosen, or taken where no method is, as in Tyk."""
+    """Auth Token is selected, or the default without a method, as in Tyk."""
     config = {"authToken": {"auth_header_name": "X-Key"}, "oauth": {"auth_header_name": "X-OAuth"}}
     api = read(without_oauth(auth_configs=config, **members))
     assert (api.oauth, api.auth_token, api.token_location) == (None, True, TokenLocation(header="X-Key"))
 
 
-def test_with_both_methods_the_token_is_where_oauth_says() -> None:
-    """An API may issue tokens and take those of others; there is one place to look."""
-    document = {**ORDERS, "use_standard_auth": True}
-    api = read(changed(document, "auth_configs/authToken", {"auth_header_name": "X-Key"}))
+def test_with_both_methods_one_token_serves_for_both() -> None:
+    """An API with both methods reads one token from one place."""
+    api = read({**ORDERS, "use_standard_auth": True})
     assert api.oauth is not None
     assert (api.auth_token, api.token_location) == (True, TokenLocation())
 
 
+def test_a8_with_both_methods_in_two_places_a_call_would_need_two_tokens() -> None:
+    """Both methods with different places are refused: Tyk would require two tokens."""
+    document = {**ORDERS, "use_standard_auth": True}
+    document = changed(document, "auth_configs/authToken", {"auth_header_name": "X-Key"})
+    assert "use_standard_auth: a second token" in refusal(document)
+    assert read(document, accept_unsupported=True).token_location == TokenLocation()
+
+
 def test_a_keyless_api() -> None:
-    """`use_keyless` is an API that issues no tokens and takes none."""
+    """A `use_keyless` API neither issues nor accepts tokens."""
     api = read({**ORDERS, "use_keyless": True})
     assert (api.oauth, api.auth_token) == (None, False)
 
@@ -233,8 +239,8 @@ def test_a_keyless_api() -> None:
         pytest.param("api_definition", {}, "api_definition.name: a name is expected", id="wrapped-nothing"),
     ],
 )
-def test_what_cannot_be_is_refused_by_the_name_of_its_field(path: str, value: Any, message: str) -> None:
-    """The API provider reads which field is wrong and what belongs there."""
+def test_an_invalid_field_is_refused_by_name(path: str, value: Any, message: str) -> None:
+    """The error names the wrong field and what is expected."""
     assert message in refusal(changed(ORDERS, path, value))
 
 
@@ -248,13 +254,13 @@ def test_what_cannot_be_is_refused_by_the_name_of_its_field(path: str, value: An
     ],
 )
 def test_an_api_of_another_method_alone_is_refused(members: dict[str, Any], message: str) -> None:
-    """An API that only another method protects would stand here unprotected."""
+    """An API with only an unsupported method is refused, or it would be unprotected."""
     assert message in refusal(without_oauth(**members))
 
 
 @pytest.mark.parametrize("document", [None, True, 1, "x", [], [{}], {}])
-def test_what_is_no_document_is_refused(document: object) -> None:
-    """Any JSON value may arrive where a definition is expected."""
+def test_json_other_than_an_object_is_refused(document: object) -> None:
+    """JSON values other than objects are refused."""
     assert refusal(document)
 
 
@@ -267,7 +273,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_gives_an_api_or_a_refusal(document: Any) -> None:
-    """No document raises anything but InvalidDefinition."""
+    """Any JSON either gives an API or raises InvalidDefinition."""
     with pytest.raises(InvalidDefinition):
         read(document)
 
@@ -290,7 +296,7 @@ PLACES = [
 
 @given(st.sampled_from(PLACES), JSON)
 def test_any_json_in_any_place_gives_an_api_or_a_refusal(path: str, value: Any) -> None:
-    """No member raises anything but InvalidDefinition, and what is read keeps the whole document."""
+    """The same for any JSON in any member; what is read keeps the whole document."""
     document = changed(ORDERS, path, value)
     try:
         api = read(document)
@@ -301,6 +307,6 @@ def test_any_json_in_any_place_gives_an_api_or_a_refusal(path: str, value: Any) 
 
 @pytest.mark.parametrize("name", ["a\x01b", "x" * 257])
 def test_a_version_that_no_call_could_name_is_refused(name: str) -> None:
-    """With the place where it stands."""
+    """A version name that no call could send is refused, with its path."""
     versions = {"not_versioned": False, "default_version": "v1", "versions": {"v1": {}, name: {}}}
     assert refusal(changed(ORDERS, "version_data", versions)).startswith("version_data.versions.name: ")

@@ -1,4 +1,4 @@
-"""The text of a definition: what is read, and what is refused before anybody looks at its meaning."""
+"""Parsing of definitions as JSON or YAML."""
 
 import contextlib
 import json
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.apis import DefinitionFormat
-from libs.tyk.document import format_of, json_text, parse
-from libs.tyk.errors import InvalidDefinition
-from libs.tyk.values import MAX_DEPTH
+from libs.tyk.definition_text import format_of, json_text, parse
+from libs.tyk.invalid_definition import InvalidDefinition
+from libs.tyk.json_values import MAX_DEPTH
 
 DATA = Path(__file__).parent.parent / "data"
 JSON = "application/json"
@@ -21,7 +21,7 @@ YAML = "application/yaml"
 
 @pytest.mark.parametrize("name", ["my-oauth-api.json", "orders-oas.json", "orders-classic.json"])
 def test_json_and_yaml_say_the_same(name: str) -> None:
-    """A definition means the same whether it is written in JSON or in YAML."""
+    """JSON and YAML have the same meaning."""
     text = (DATA / name).read_bytes()
     document = json.loads(text)
     assert parse(text, JSON) == document
@@ -46,7 +46,7 @@ def test_json_and_yaml_say_the_same(name: str) -> None:
 def test_the_content_type_chooses_the_language_and_the_text_where_it_does_not(
     content_type: str | None, text: bytes
 ) -> None:
-    """A content type of JSON or YAML decides; any other leaves it to the text."""
+    """A JSON or YAML content type decides; otherwise the text does."""
     assert parse(text, content_type) == {"a": 1}
 
 
@@ -73,14 +73,14 @@ def test_the_content_type_chooses_the_language_and_the_text_where_it_does_not(
     ],
 )
 def test_yaml_scalars_become_json_values(text: str, value: object) -> None:
-    """YAML is read by the core schema of YAML 1.2; what JSON cannot hold stays a string."""
+    """YAML 1.2 core schema; values that JSON lacks stay strings."""
     read = parse(f"a: {text}".encode(), YAML)
     assert read == {"a": value}
     assert type(read["a"]) is type(value)
 
 
 def test_yaml_keys_are_strings() -> None:
-    """The status codes of an OpenAPI document are keys, and keys are strings."""
+    """Keys such as status codes become strings."""
     assert parse(b"200: {}\ntrue: 1\nnull: 2\n2026-01-31: 3", YAML) == {
         "200": {},
         "true": 1,
@@ -102,10 +102,10 @@ def test_yaml_keys_are_strings() -> None:
         pytest.param(b"[1]", JSON, "an object is expected", id="json-array"),
         pytest.param(b"- 1", YAML, "an object is expected", id="yaml-sequence"),
         pytest.param(b"text", None, "an object is expected", id="plain-text"),
-        pytest.param(b'{"a": 1, "b": 2, "a": 3}', JSON, "'a' stands twice", id="json-key-twice"),
-        pytest.param(b'{"a": {"\\u0061": 1, "a": 3}}', None, "'a' stands twice", id="json-key-twice-escaped"),
-        pytest.param(b"a: 1\na: 2", YAML, "'a' stands twice", id="yaml-key-twice"),
-        pytest.param(b"1: 1\n'1': 2", YAML, "'1' stands twice", id="yaml-key-twice-quoted"),
+        pytest.param(b'{"a": 1, "b": 2, "a": 3}', JSON, "'a' occurs twice", id="json-key-twice"),
+        pytest.param(b'{"a": {"\\u0061": 1, "a": 3}}', None, "'a' occurs twice", id="json-key-twice-escaped"),
+        pytest.param(b"a: 1\na: 2", YAML, "'a' occurs twice", id="yaml-key-twice"),
+        pytest.param(b"1: 1\n'1': 2", YAML, "'1' occurs twice", id="yaml-key-twice-quoted"),
         pytest.param(b'{"a": NaN}', JSON, "NaN is not a JSON value", id="json-nan"),
         pytest.param(b'{"a": -Infinity}', None, "-Infinity is not a JSON value", id="json-infinity"),
         pytest.param(b'{"a": 1e999}', JSON, "too large", id="json-overflow"),
@@ -141,7 +141,7 @@ def test_yaml_keys_are_strings() -> None:
     ],
 )
 def test_text_that_is_no_definition_is_refused(text: bytes, content_type: str | None, sentence: str) -> None:
-    """Whatever no JSON document can be is refused with a sentence that says why."""
+    """Text that is no JSON document is refused with the reason."""
     with pytest.raises(InvalidDefinition) as refusal:
         parse(text, content_type)
     assert sentence in str(refusal.value)
@@ -150,7 +150,7 @@ def test_text_that_is_no_definition_is_refused(text: bytes, content_type: str | 
 
 @pytest.mark.parametrize("content_type", [JSON, YAML])
 def test_the_deepest_nesting_is_the_same_in_both_languages(content_type: str) -> None:
-    """MAX_DEPTH objects are read, one more is not, whichever the language."""
+    """Nesting up to MAX_DEPTH is accepted in both formats."""
     deepest = b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH
     assert parse(deepest, content_type)
     with pytest.raises(InvalidDefinition):
@@ -158,7 +158,7 @@ def test_the_deepest_nesting_is_the_same_in_both_languages(content_type: str) ->
 
 
 def test_a_yaml_refusal_names_the_line() -> None:
-    """Whoever wrote the YAML finds the place."""
+    """A YAML error names the line."""
     with pytest.raises(InvalidDefinition, match=r"line 3, column 6"):
         parse(b"a:\n  b: 1\n  c: *x", YAML)
 
@@ -172,8 +172,10 @@ def test_a_yaml_refusal_names_the_line() -> None:
         pytest.param({"api_definition": {}}, DefinitionFormat.CLASSIC, id="dashboard-wrapper"),
     ],
 )
-def test_the_format_is_told_from_the_document(document: dict[str, object], definition_format: DefinitionFormat) -> None:
-    """OpenAPI's version or Tyk's extension makes it OAS."""
+def test_the_format_is_detected_from_the_document(
+    document: dict[str, object], definition_format: DefinitionFormat
+) -> None:
+    """OpenAPI's version or Tyk's extension means OAS."""
     assert format_of(document) is definition_format
 
 
@@ -192,21 +194,21 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="\0")), VALUES, max_size=3))
-def test_what_is_written_reads_the_same(document: dict[str, object]) -> None:
-    """The JSON text that is kept means what was imported."""
+def test_written_json_reads_the_same(document: dict[str, object]) -> None:
+    """The stored JSON means what was imported."""
     assert parse(json_text(document).encode(), JSON) == document
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode), st.sampled_from([JSON, YAML, None]))
 def test_any_bytes_give_an_object_or_a_refusal(text: bytes, content_type: str | None) -> None:
-    """No text raises anything but InvalidDefinition."""
+    """Any bytes give an object or raise InvalidDefinition."""
     with contextlib.suppress(InvalidDefinition):
         assert isinstance(parse(text, content_type), dict)
 
 
 @given(st.text(st.sampled_from("ab:- \n{}[],\"'&*!|>?%#~\\0x1.e@`\t"), max_size=40))
 def test_any_yaml_gives_json_values_or_a_refusal(text: str) -> None:
-    """YAML never smuggles in what JSON cannot hold."""
+    """Any YAML gives JSON values or raises."""
     with contextlib.suppress(InvalidDefinition):
         document = parse(text.encode(), YAML)
         assert json.loads(json_text(document)) == document

@@ -1,4 +1,4 @@
-"""Tyk OAS definitions: what is read from them, and what is refused."""
+"""Tyk OAS definitions: what is read, and what is refused."""
 
 import copy
 import json
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.apis import Api, DefinitionFormat, GrantType, RefreshReuse, TokenLocation
-from libs.tyk.errors import InvalidDefinition
+from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.oas import read_oas
-from tests.unit.tyk_definitions import ABSENT, changed, definition
+from tests.unit.tyk_definitions import ABSENT, ORDERS_GRANTS, changed, definition
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 ORDERS = definition("orders-oas.json")
@@ -37,14 +37,14 @@ def refusal(document: Any) -> str:
 
 
 def with_auth_token(document: dict[str, Any], **declared: Any) -> dict[str, Any]:
-    """The document with a second scheme, of the Auth Token method."""
+    """The document with an additional Auth Token scheme."""
     document = changed(document, "components/securitySchemes/key", {"type": "apiKey", **declared})
     document = changed(document, f"{AUTHENTICATION}/securitySchemes/key", {"enabled": True})
     return {**document, "security": [*document["security"], {"key": []}]}
 
 
 def test_the_documented_definition_is_imported_as_it_is() -> None:
-    """The product's own example becomes an API that issues tokens for codes."""
+    """The product's example is an API that issues tokens for codes."""
     api = read(definition("my-oauth-api.json"))
     assert api.api_id == "generated"
     assert (api.name, api.active, api.listen_path, api.strip_listen_path) == (
@@ -67,16 +67,16 @@ def test_the_documented_definition_is_imported_as_it_is() -> None:
 
 
 def test_every_grant_is_read_from_the_flows() -> None:
-    """The flows and `refreshToken` are the grants; id and organisation are the definition's own."""
+    """Flows and `refreshToken` determine the grant types; id and organisation come from the definition."""
     api = read(ORDERS)
     assert (api.api_id, api.org_id) == ("orders-api", "5e9d9544a1dcd60001d0ed20")
     assert api.strip_authorization_data is True
     assert api.oauth is not None
-    assert api.oauth.grant_types == tuple(GrantType)
+    assert api.oauth.grant_types == ORDERS_GRANTS
 
 
 def test_the_kept_text_is_the_document_with_its_id() -> None:
-    """A reader gets back what was imported, and the id that it got."""
+    """The definition is returned with the id that it got."""
     document = definition("my-oauth-api.json")
     before = copy.deepcopy(document)
     kept = json.loads(read(document).definition.get_secret_value())
@@ -85,7 +85,7 @@ def test_the_kept_text_is_the_document_with_its_id() -> None:
 
 
 def test_a_replacement_keeps_its_creation_and_counts_its_version() -> None:
-    """Who replaces a definition says since when it exists and the how-manieth version it is."""
+    """A replacement keeps the creation time and increments the version."""
     earlier = NOW - timedelta(days=1)
     api = read(ORDERS, created_at=earlier, version=7)
     assert (api.version, api.created_at, api.updated_at) == (7, earlier, NOW)
@@ -93,7 +93,7 @@ def test_a_replacement_keeps_its_creation_and_counts_its_version() -> None:
 
 @pytest.mark.parametrize("empty", [ABSENT, "", None])
 def test_without_an_id_it_gets_the_given_one(empty: object) -> None:
-    """An absent, empty or null id is no id."""
+    """A missing, empty or null id is replaced."""
     api = read_changed(f"{TYK}/info/id", empty)
     assert api.api_id == "generated"
     assert json.loads(api.definition.get_secret_value())[TYK]["info"]["id"] == "generated"
@@ -113,7 +113,7 @@ def test_without_an_id_it_gets_the_given_one(empty: object) -> None:
     ],
 )
 def test_the_token_is_looked_for_where_the_sources_say(source: str, value: Any, location: TokenLocation) -> None:
-    """Tyk's rule: an absent source is a disabled one, and a nameless one is called as the header."""
+    """As in Tyk a missing source is disabled, and a nameless one has the header's name."""
     assert read_changed(f"{SETTINGS}/{source}", value).token_location == location
 
 
@@ -128,7 +128,7 @@ def test_the_token_is_looked_for_where_the_sources_say(source: str, value: Any, 
     ],
 )
 def test_the_implicit_grant_is_left_out(authorize_types: Any, codes: bool) -> None:
-    """`token` is ignored; where it stands alone, nothing is authorized and the code grant goes with it."""
+    """`token` is ignored; if it is the only response type, the code grant is not offered."""
     oauth = read_changed(f"{SETTINGS}/allowedAuthorizeTypes", authorize_types).oauth
     assert oauth is not None
     assert oauth.response_types == (("code",) if codes else ())
@@ -137,7 +137,7 @@ def test_the_implicit_grant_is_left_out(authorize_types: Any, codes: bool) -> No
 
 
 def test_no_code_flow_no_response_type() -> None:
-    """An API without the code grant authorizes nothing, whatever types it lists."""
+    """Without the code flow no response type is supported."""
     oauth = read_changed(f"{DECLARED}/flows", {"clientCredentials": {}}).oauth
     assert oauth is not None
     assert (oauth.grant_types, oauth.response_types) == (
@@ -147,8 +147,8 @@ def test_no_code_flow_no_response_type() -> None:
 
 
 @pytest.mark.parametrize("missing", [ABSENT, False, None])
-def test_no_refresh_tokens_unless_said(missing: object) -> None:
-    """`refreshToken` is false until it is true."""
+def test_no_refresh_tokens_by_default(missing: object) -> None:
+    """`refreshToken` is false by default."""
     oauth = read_changed(f"{SETTINGS}/refreshToken", missing).oauth
     assert oauth is not None
     assert not oauth.refresh_token
@@ -157,7 +157,7 @@ def test_no_refresh_tokens_unless_said(missing: object) -> None:
 
 @pytest.mark.parametrize("missing", [ABSENT, "", None])
 def test_a_login_page_may_be_missing(missing: object) -> None:
-    """An identity server can ask for codes without a login page being known here."""
+    """The login page may be missing, since an identity server can request codes without it."""
     oauth = read_changed(f"{SETTINGS}/authLoginRedirect", missing).oauth
     assert oauth is not None
     assert oauth.login_url is None
@@ -166,7 +166,7 @@ def test_a_login_page_may_be_missing(missing: object) -> None:
 
 @pytest.mark.parametrize("missing", [ABSENT, {}, {"onKeyChangeUrl": "", "sharedSecret": "s3cr3t"}])
 def test_no_url_no_notifications(missing: object) -> None:
-    """An absent or empty URL means that nobody wants to hear of tokens."""
+    """A missing or empty URL disables notifications."""
     oauth = read_changed(f"{SETTINGS}/notifications", missing).oauth
     assert oauth is not None
     assert oauth.notifications is None
@@ -180,14 +180,14 @@ def test_no_url_no_notifications(missing: object) -> None:
     ],
 )
 def test_without_authentication_the_api_is_keyless(path: str, value: object) -> None:
-    """It issues no tokens and takes none."""
+    """Without authentication the API neither issues nor accepts tokens."""
     api = read_changed(path, value)
     assert (api.oauth, api.auth_token) == (None, False)
 
 
 @pytest.mark.parametrize(("given", "active"), [(ABSENT, True), (True, True), (False, False)])
-def test_an_api_is_active_unless_it_says_not(given: object, active: bool) -> None:
-    """Who registers an API wants it to work."""
+def test_an_api_is_active_by_default(given: object, active: bool) -> None:
+    """An API is active unless it says otherwise."""
     assert read_changed(f"{TYK}/info/state/active", given).active is active
 
 
@@ -202,13 +202,13 @@ def test_an_api_is_active_unless_it_says_not(given: object, active: bool) -> Non
 def test_an_auth_token_api_issues_nothing_and_says_where_it_looks(
     declared: dict[str, str], location: TokenLocation
 ) -> None:
-    """An apiKey scheme alone is the Auth Token method, at the place OpenAPI names."""
+    """An apiKey scheme alone is Auth Token, at OpenAPI's place."""
     api = read(changed(with_auth_token(ORDERS, **declared), f"{SETTINGS}/enabled", False))
     assert (api.oauth, api.auth_token, api.token_location) == (None, True, location)
 
 
 def test_an_auth_token_scheme_may_add_sources() -> None:
-    """Tyk's settings add sources to the place that OpenAPI names."""
+    """Tyk's settings add places to OpenAPI's."""
     document = changed(with_auth_token(ORDERS, **{"in": "header", "name": "X-Key"}), f"{SETTINGS}/enabled", False)
     query = {"enabled": True, "name": "key"}
     api = read(changed(document, f"{AUTHENTICATION}/securitySchemes/key/query", query))
@@ -216,7 +216,7 @@ def test_an_auth_token_scheme_may_add_sources() -> None:
 
 
 def test_with_both_methods_the_token_is_where_oauth_says() -> None:
-    """An API may issue tokens and take those of others; there is one place to look."""
+    """With both methods the token is read where the OAuth scheme says."""
     api = read(with_auth_token(ORDERS, **{"in": "header", "name": "X-Key"}))
     assert api.oauth is not None
     assert (api.auth_token, api.token_location) == (True, TokenLocation())
@@ -224,16 +224,16 @@ def test_with_both_methods_the_token_is_where_oauth_says() -> None:
 
 @pytest.mark.parametrize("key", ["providers", "scopeCheck", "tokenExchange", "protectedResourceMetadata"])
 def test_a_scheme_of_another_authorization_server_is_skipped(key: str) -> None:
-    """Where two oauth2 schemes are enabled, the one whose tokens are issued elsewhere is not ours."""
+    """An oauth2 scheme of an external authorization server is skipped."""
     document = changed(ORDERS, "components/securitySchemes/elsewhere", {"type": "oauth2", "flows": {"password": {}}})
     document = changed(document, f"{AUTHENTICATION}/securitySchemes/elsewhere", {"enabled": True, key: {"a": 1}})
     api = read({**document, "security": [{"elsewhere": []}, {"tykOAuth": []}]})
     assert api.oauth is not None
-    assert api.oauth.grant_types == tuple(GrantType)
+    assert api.oauth.grant_types == ORDERS_GRANTS
 
 
 def test_the_order_of_security_decides_between_two() -> None:
-    """The first named of two schemes that issue tokens is the API's."""
+    """Of two schemes that issue tokens, the first in `security` is used."""
     document = changed(ORDERS, "components/securitySchemes/other", {"type": "oauth2", "flows": {"password": {}}})
     document = changed(document, f"{AUTHENTICATION}/securitySchemes/other", {"enabled": True})
     api = read({**document, "security": [{"other": []}, {"tykOAuth": []}]})
@@ -241,8 +241,26 @@ def test_the_order_of_security_decides_between_two() -> None:
     assert api.oauth.grant_types == (GrantType.PASSWORD,)
 
 
+FLOWS = "components/securitySchemes/tykOAuth/flows"
+
+
+def test_a19_scopes_are_those_of_every_flow_and_of_our_extension() -> None:
+    """Scopes are those of every flow and our extension, once each."""
+    flows = {
+        "clientCredentials": {"scopes": {"read": "", "write": ""}},
+        "implicit": {"scopes": {"write": "", "view": ""}},
+        "password": {"scopes": None},
+        "authorizationCode": {},
+        "x-note": "not a flow",
+    }
+    api = read(changed(changed(ORDERS, FLOWS, flows), "x-tokenwire", {"scopes": ["own", "read"]}))
+    assert api.oauth is not None
+    assert set(api.oauth.scopes) == {"read", "write", "view", "own"}
+    assert len(api.oauth.scopes) == 4
+
+
 def test_tokenwires_own_settings() -> None:
-    """`x-tokenwire` says what Tyk has no words for; what it leaves out stays as it is by default."""
+    """`x-tokenwire` has the settings that Tyk lacks, with defaults."""
     settings = {
         "accessTokenLifetime": 60,
         "refreshTokenLifetime": 3600,
@@ -265,7 +283,7 @@ def test_tokenwires_own_settings() -> None:
 
 
 def test_unknown_fields_of_tyk_are_kept_and_ignored() -> None:
-    """A definition may use all of Tyk; dots and dollars in keys are text like any other."""
+    """Unknown Tyk fields are kept, with any characters in their keys."""
     api = read_changed(f"{TYK}/middleware", {"$set": {"a.b": [None, 1.5, "é"]}})
     assert json.loads(api.definition.get_secret_value())[TYK]["middleware"] == {"$set": {"a.b": [None, 1.5, "é"]}}
 
@@ -311,8 +329,8 @@ UPSTREAM = "x-tyk-api-gateway.upstream.url"
         pytest.param(f"{TYK}/upstream/url", "http://h:x/", f"{UPSTREAM}: an absolute http", id="upstream-bad-port"),
         pytest.param(f"{TYK}/upstream/url", "http://[::1/", f"{UPSTREAM}: an absolute http", id="upstream-bad-bracket"),
         pytest.param(f"{TYK}/upstream/url", "http://u:p@h/", f"{UPSTREAM}: an absolute http", id="upstream-user"),
-        pytest.param(f"{TYK}/upstream/url", "http://h/\r\nX: y", f"{UPSTREAM}: an absolute", id="upstream-line-break"),
-        pytest.param(f"{TYK}/upstream/url", "http://hé/", f"{UPSTREAM}: an absolute http", id="upstream-not-ascii"),
+        pytest.param(f"{TYK}/upstream/url", "http://h/\r\nX: y", f"{UPSTREAM}: a control", id="upstream-line-break"),
+        pytest.param(f"{TYK}/upstream/url", "http://hé/", f"{UPSTREAM}: 'é' is not", id="upstream-not-ascii"),
         pytest.param("security", ABSENT, f"{SCHEMES}: authentication is enabled, but", id="no-security"),
         pytest.param("security", [{}], f"{SCHEMES}: authentication is enabled, but", id="empty-requirement"),
         pytest.param("security", [{"other": []}], f"{SCHEMES}: authentication is enabled, but", id="other-scheme"),
@@ -362,6 +380,12 @@ UPSTREAM = "x-tyk-api-gateway.upstream.url"
         pytest.param(f"{SETTINGS}/refreshToken", "true", "refreshToken: true or false", id="refresh-as-text"),
         pytest.param(f"{SETTINGS}/header/name", "X Token", "header.name: the name of a header", id="header-with-space"),
         pytest.param(f"{SETTINGS}/header/enabled", "yes", "header.enabled: true or false", id="header-enabled-as-text"),
+        pytest.param(f"{FLOWS}/password/scopes", ["read"], "scopes: an object", id="a19-scopes-as-a-list"),
+        pytest.param(f"{FLOWS}/password/scopes", {"a b": ""}, "password.scopes.a b: a scope is", id="a19-two-in-one"),
+        pytest.param(f"{FLOWS}/implicit", {"scopes": {'a"': ""}}, "a scope is 1 to 256", id="a19-quote-in-a-scope"),
+        pytest.param(f"{FLOWS}/password/scopes", {"": ""}, "a scope is 1 to 256", id="a19-empty-scope"),
+        pytest.param("x-tokenwire", {"scopes": ["a b"]}, "x-tokenwire.scopes.0: ", id="a19-own-two-in-one"),
+        pytest.param("x-tokenwire", {"scopes": "a"}, "x-tokenwire.scopes: ", id="a19-own-as-text"),
         pytest.param("x-tokenwire", [], "x-tokenwire: an object is expected", id="tokenwire-as-array"),
         pytest.param(
             "x-tokenwire",
@@ -392,9 +416,44 @@ UPSTREAM = "x-tyk-api-gateway.upstream.url"
         pytest.param("x-tokenwire/refreshReuse", "never", "x-tokenwire.refreshReuse: ", id="unknown-reuse"),
     ],
 )
-def test_what_cannot_be_is_refused_by_the_name_of_its_field(path: str, value: Any, message: str) -> None:
-    """The API provider reads which field is wrong and what belongs there."""
+def test_an_invalid_field_is_refused_by_name(path: str, value: Any, message: str) -> None:
+    """The error names the wrong field and what is expected."""
     assert message in refusal(changed(ORDERS, path, value))
+
+
+WEB_ADDRESSES = (f"{TYK}/upstream/url", f"{SETTINGS}/notifications/onKeyChangeUrl", f"{SETTINGS}/authLoginRedirect")
+
+
+@pytest.mark.parametrize("path", WEB_ADDRESSES)
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://h/{x}", "'{' is not allowed in a URL: write %7B for it"),
+        ("http://h/a|b", "'|' is not allowed in a URL: write %7C for it"),
+        ("http://h/é", "'é' is not allowed in a URL: percent-encode it"),
+        ("http://bücher.test/", "'ü' is not allowed in a URL: percent-encode it, or write the host as xn--"),
+        ("http://h/a b", "a space is not allowed in a URL: write %20 for it"),
+        ("http://h/ ", "a space is not allowed in a URL: write %20 for it"),
+        ("http:\\\\h\\x", "'\\' is not allowed in a URL: write %5C for it"),
+        ('http://h/?a="', "'\"' is not allowed in a URL: write %22 for it"),
+        ("http://h/<a>", "'<' is not allowed in a URL: write %3C for it"),
+        ("http://h/\t", "a control character is not allowed in a URL; remove it"),
+        ("http://h/\u200b", "a control character is not allowed in a URL; remove it"),
+    ],
+)
+def test_a8_a_refused_url_names_the_character_that_is_wrong(path: str, url: str, sentence: str) -> None:
+    """An invalid URL's error names the wrong character."""
+    assert f"{path.replace('/', '.')}: {sentence}" in refusal(changed(ORDERS, path, url))
+
+
+@pytest.mark.parametrize("url", ["http://h/a#b", "http://h#", "http://h/?a=b#/c"])
+def test_a8_a_fragment_is_refused_where_no_browser_reads_it(url: str) -> None:
+    """A fragment is refused, except in the login page's URL, which browsers open."""
+    for path in WEB_ADDRESSES[:2]:
+        assert f"{path.replace('/', '.')}: a fragment" in refusal(changed(ORDERS, path, url))
+    api = read(changed(ORDERS, WEB_ADDRESSES[2], url))
+    assert api.oauth is not None
+    assert api.oauth.login_url == url
 
 
 @pytest.mark.parametrize(
@@ -413,7 +472,7 @@ def test_what_cannot_be_is_refused_by_the_name_of_its_field(path: str, value: An
     ],
 )
 def test_a_refusal_repeats_no_value(path: str) -> None:
-    """What stands in the wrong field may be a secret."""
+    """An error never repeats a value, which may be a secret."""
     assert "hunter2" not in refusal(changed(ORDERS, path, "hunter2 \n" * 500))
 
 
@@ -427,14 +486,14 @@ def test_a_refusal_repeats_no_value(path: str) -> None:
         pytest.param({"in": "header", "name": "a b"}, "securitySchemes.key.name: the name of a header", id="bad-name"),
     ],
 )
-def test_an_auth_token_scheme_needs_its_place(declared: dict[str, str], message: str) -> None:
-    """An apiKey scheme says where the key is (OpenAPI 3, Security Scheme Object)."""
+def test_an_auth_token_scheme_needs_a_location(declared: dict[str, str], message: str) -> None:
+    """An apiKey scheme needs its place (OpenAPI 3, Security Scheme Object)."""
     assert message in refusal(changed(with_auth_token(ORDERS, **declared), f"{SETTINGS}/enabled", False))
 
 
 @pytest.mark.parametrize("document", [None, True, 1, "x", [], [{}], {}])
-def test_what_is_no_document_is_refused(document: object) -> None:
-    """Any JSON value may arrive where a definition is expected."""
+def test_json_other_than_an_object_is_refused(document: object) -> None:
+    """JSON values other than objects are refused."""
     assert refusal(document)
 
 
@@ -458,7 +517,7 @@ def paths_of(document: dict[str, Any], before: str = "") -> list[str]:
 
 @given(JSON)
 def test_any_json_gives_an_api_or_a_refusal(document: Any) -> None:
-    """No document raises anything but InvalidDefinition."""
+    """Any JSON either gives an API or raises InvalidDefinition."""
     with pytest.raises(InvalidDefinition):
         read(document)
 
@@ -470,7 +529,7 @@ FULL = with_auth_token(
 
 @given(st.sampled_from(paths_of(FULL)), JSON)
 def test_any_json_in_any_place_gives_an_api_or_a_refusal(path: str, value: Any) -> None:
-    """No member raises anything but InvalidDefinition, and what is read keeps the whole document."""
+    """The same for any JSON in any member; what is read keeps the whole document."""
     document = changed(FULL, path, value)
     try:
         api = read(document)

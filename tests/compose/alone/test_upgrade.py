@@ -1,0 +1,120 @@
+"""An upgrade from an earlier version, with its data and under load, as docs/operations.md says."""
+
+import io
+import logging
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.compose.containers import ComposeStack
+from tests.deployment import stack as files
+from tests.deployment.wiring import SERVICES
+from tests.faults.cluster import SCALE, Plain
+from tests.faults.container_rows import containers_of
+from tests.faults.containers import container_world, docker
+from tests.faults.rows import Row, Scene, play
+from tests.provision import CannotProvide
+
+PREVIOUS_TAG = "-previous"
+"""Added to the tag of today's image."""
+PREVIOUS = "f16cd98"
+"""The last commit of 0.2.0 in which all services had one MongoDB user."""
+CODE = ("contracts", "libs", "services", "deploy")
+DOCKERFILE = f"""
+FROM {{image}}
+USER 0:0
+RUN rm -rf {" ".join(CODE)}
+{"".join(f"COPY {name} {name}{chr(10)}" for name in CODE)}
+USER 10001:10001
+"""
+"""The earlier code on the dependencies of today's image, so that the build needs no package index."""
+SETTLED_WITHIN = 120.0
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Connections to RabbitMQ break on purpose, which libraries log as errors."""
+    for name in ("aiormq", "aio_pika"):
+        caplog.set_level(logging.CRITICAL, name)
+
+
+class Upgraded(Plain):
+    """First the earlier version with its own compose.yaml and secrets; `upgrade` puts today's in their place."""
+
+    def _write_files(self) -> None:
+        _extract(PREVIOUS, ("compose.yaml", "edge", "deploy"), self._home)
+        command = [sys.executable, "-m", "deploy.make_secrets", str(self._home / ".secrets")]
+        subprocess.run(command, cwd=self._home, check=True, capture_output=True)
+        (self._home / "faults.yaml").write_text(yaml.safe_dump(self._additions()))
+        self.environment["TOKENWIRE_VERSION"] += PREVIOUS_TAG
+
+    def _additions(self) -> dict[str, Any]:
+        """Also fewer open files: the earlier compose.yaml wants more than some engines allow."""
+        found = super()._additions()
+        for name in (*SERVICES, "edge", "mongodb", "mongodb-init", "rabbitmq"):
+            limits = {"nofile": {"soft": 16384, "hard": 16384}}
+            found["services"].setdefault(name, {})["ulimits"] = limits
+        return found
+
+    async def upgrade(self) -> None:
+        """Use today's files and image: prepare MongoDB, let the edge read its configuration again, then replace every
+        container of a service.
+        """
+        for name in ("edge", "deploy"):  # in place, as git does: containers have the directories mounted
+            shutil.copytree(files.ROOT / name, self._home / name, dirs_exist_ok=True)
+        shutil.copy(files.ROOT / "compose.yaml", self._home)
+        self.environment["TOKENWIRE_VERSION"] = self.environment["TOKENWIRE_VERSION"].removesuffix(PREVIOUS_TAG)
+        await self.compose("run", "--rm", "-T", "--no-deps", "mongodb-init")
+        # The edge's own settings differ, so it cannot be rolled; but it must handle instances that go as today's does.
+        (edge,) = await self.containers("edge")
+        await docker("kill", "--signal", "HUP", edge)
+        await self.roll(*SERVICES)
+
+
+def _extract(commit: str, paths: tuple[str, ...], into: Path) -> None:
+    """These files of an earlier commit. Raises CannotProvide without the project's history."""
+    done = subprocess.run(["git", "archive", commit, *paths], cwd=files.ROOT, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise CannotProvide(f"the upgrade starts from commit {commit}, which needs the project's git history")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(into, filter="data")
+
+
+async def upgraded(scene: Scene) -> None:
+    """Upgrade; afterwards every service runs today's image."""
+    containers = containers_of(scene)
+    assert isinstance(containers, Upgraded)
+    before = {each["Image"] for each in await containers.inspected() if _is_service(each)}
+    await scene.more(scene.scale.tokens // 2)
+    await containers.upgrade()
+    after = {each["Image"] for each in await containers.inspected() if _is_service(each)}
+    assert (len(before), len(after)) == (1, 1)
+    assert before != after
+    await containers.ready()
+    await scene.more(scene.scale.tokens // 2)
+
+
+def _is_service(facts: dict[str, Any]) -> bool:
+    return facts["Config"]["Labels"]["com.docker.compose.service"] in SERVICES
+
+
+async def test_an_upgrade_fails_no_request_and_loses_nothing(stack: ComposeStack, tmp_path: Path) -> None:
+    """Both versions work side by side on the same data while one service after the other is replaced. Clients use
+    their tokens before, meanwhile and afterwards.
+    """
+    _extract(PREVIOUS, CODE, tmp_path)
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE.format(image=stack.image))
+    await docker("build", "--quiet", "--tag", f"{stack.image}{PREVIOUS_TAG}", str(tmp_path))
+    row = Row("upgraded", "every service is replaced by its next version", during=upgraded, processes=(), flawless=True)
+    async with container_world(f"{stack.project}-upgrade", stack.project, Upgraded) as world:
+        played = await play(world, row, SCALE, "upgrade")
+        await played.settled(SETTLED_WITHIN)
+        assert (await played.judged()).complaints == []
+        assert await played.unbalanced() == []
+    await docker("image", "rm", f"{stack.image}{PREVIOUS_TAG}")
