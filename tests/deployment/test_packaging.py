@@ -6,8 +6,10 @@ import tomllib
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from libs.telemetry import exposition
 from libs.version import VERSION
@@ -52,3 +54,21 @@ async def test_the_version_is_in_one_place() -> None:
     outcome = await run_python("services", "--version")
     assert (outcome.status, outcome.out) == (0, f"tokenwire {VERSION}\n")
     assert re.search(rf'^tokenwire_build_info{{.*version="{re.escape(VERSION)}".*}} 1\.0$', exposition().decode(), re.M)
+
+
+def test_unreleased_code_does_not_have_the_version_of_a_release() -> None:
+    """With something under Unreleased it is a development version of the next release; the example for Kubernetes
+    names the latest release.
+    """
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased = changelog.partition("## Unreleased\n")[2].partition("\n## ")[0].strip()
+    released = Version(re.findall(r"^## (\d\S*) - ", changelog, re.MULTILINE)[0])
+    version = Version(VERSION)
+    assert str(version) == VERSION
+    if unreleased:
+        assert version.is_devrelease
+        assert version > released
+    else:
+        assert version == released
+    example = yaml.safe_load((ROOT / "deploy/kubernetes/example/kustomization.yaml").read_text(encoding="utf-8"))
+    assert [image["newTag"] for image in example["images"]] == [str(released)]
