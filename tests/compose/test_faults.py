@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.compose.containers import copied
-from tests.faults.container_rows import CONTAINER_ROWS, FULL, SHORT_ROWS
+from tests.faults.container_rows import CONTAINER_ROWS, SHORT, SHORT_ROWS
 from tests.faults.containers import container_world
 from tests.faults.rows import play
 
@@ -37,9 +37,9 @@ async def test_broken_and_scaled_containers_lose_and_double_nothing(tmp_path: Pa
         stack.make("images")
         stack.compose("build")
         async with container_world(stack.project, stack.project) as where:
-            played = [await play(where, row, FULL, SEED) for row in rows]
+            played = [await play(where, row, SHORT, SEED) for row in rows]
             for each in played:
                 await each.settled(SETTLED_WITHIN)
                 result = await each.judged()
                 assert not result.complaints, f"seed {SEED}, {each.row.name}: {result.complaints}"
-                assert result.verdict.tokens >= FULL.tokens
+                assert result.verdict.tokens >= SHORT.tokens

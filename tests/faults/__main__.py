@@ -71,7 +71,8 @@ async def _play(
                 run.undone.append(f"{row.name}: not done: {reason or type(reason).__name__}")
                 say(run.undone[-1])
             else:
-                say(report.line(await played[-1].judged()))
+                result = await played[-1].judged()
+                say("\n".join([report.line(result), *(f"  noted: {each}" for each in result.remarks)]))
         await asyncio.sleep(LATE)
         settled_at = time.monotonic() + SETTLED_WITHIN
         for each in played:

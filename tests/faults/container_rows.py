@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from pymongo.errors import PyMongoError
 
@@ -23,9 +24,11 @@ FULL = Scale(
     settle_within=3.0,
     sample=10,
     slack=3.0,
-    few=15,
+    repeated=0.1,
 )
 """Rows do not wait for what the notifier's lease and retries delay: all are judged again after the last one."""
+SHORT = replace(FULL, slack=None, repeated=1.0)
+"""For any machine, as in `make test`."""
 SHORT_ROWS = ("services killed", "rabbitmq cut off", "scaled")
 """Rows that `make test-compose` runs."""
 TOGETHER = (("token", "notifier", "gateway"), ("authorization", "revocation", "management"))

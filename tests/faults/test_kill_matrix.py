@@ -131,6 +131,8 @@ async def test_nothing_is_lost_invented_or_duplicated(where: World, row: Row) ->
     played = await play(where, row, SHORT, SEED)
     _played.append(played)
     result = await played.judged()
+    for each in result.remarks:
+        print(f"{row.name}: {each}")  # noqa: T201 - shown with `pytest -s`, and where something else fails
     assert not result.complaints, f"seed {SEED}: {result.complaints}"
     assert result.verdict.tokens >= SHORT.tokens
 
