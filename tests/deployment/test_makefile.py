@@ -81,6 +81,14 @@ def test_make_alone_lists_every_command(bare: Path) -> None:
     assert set(listed) >= {"run", "demo", "test", "check", "bench", "faults", "contracts", "images", "up", "down"}
 
 
+def test_the_readme_explains_every_command(bare: Path) -> None:
+    """Each target that `make` lists is in the table of commands, and no other."""
+    listed = set(re.findall(r"^make ([a-z-]+) +\S", made(bare).stdout, re.MULTILINE)) - {"help"}
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Commands\n")[2].partition("\n## ")[0]
+    explained = [cell for row in section.splitlines() for cell in row.split("|")[1:2]]
+    assert {name for cell in explained for name in re.findall(r"`make ([a-z-]+)", cell)} == listed
+
+
 @pytest.mark.parametrize("name", ["run", "embedded", "test"])
 def test_dependencies_are_pinned_by_version_and_hash(name: str) -> None:
     """Dependencies are pinned only by version and hash, never by URL or file."""

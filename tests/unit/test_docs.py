@@ -53,6 +53,12 @@ def test_lines_are_short(page: Path) -> None:
 
 
 @named
+def test_code_spans_end_on_their_line(page: Path) -> None:
+    """A command in code quotes can be copied in one piece."""
+    assert [number for number, line in prose(page) if line.count("`") % 2] == []
+
+
+@named
 def test_links_lead_somewhere(page: Path) -> None:
     """Each relative link names a file of the repository, and each anchor a heading of that file."""
     text = "\n".join(line for _, line in prose(page))
