@@ -1,5 +1,6 @@
 """Ports that nothing listens on."""
 
+import itertools
 import os
 import random
 import re
@@ -7,6 +8,9 @@ import socket
 
 _FIRST, _PER_WORKER = 10_000, 2_000
 """Below what systems give to outgoing connections (from 32768, or 49152)."""
+_WORKER = re.fullmatch(r"gw(\d)", os.environ.get("PYTEST_XDIST_WORKER", ""))
+_START = _FIRST + _PER_WORKER * (int(_WORKER[1]) + 1 if _WORKER else 0)
+_next = itertools.cycle(random.sample(range(_START, _START + _PER_WORKER), _PER_WORKER))
 
 
 def free_port() -> int:
@@ -17,23 +21,17 @@ def free_port() -> int:
 def free_ports(count: int) -> list[int]:
     """That many different free ports.
 
-    Workers that run tests side by side (pytest-xdist) take theirs from ranges of their own: otherwise the system could
-    give the same port to two of them before either listens on it.
+    A port is not returned twice until all others were: a server may take seconds to listen on the one that was chosen
+    for it. Workers that run tests side by side (pytest-xdist) have ranges of their own for the same reason.
     """
-    listeners: list[socket.socket] = []
-    worker = re.fullmatch(r"gw(\d)", os.environ.get("PYTEST_XDIST_WORKER", ""))
-    try:
-        while len(listeners) < count:
-            listener = socket.socket()
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as listener:
+            port = next(_next)
             try:
-                port = _FIRST + _PER_WORKER * int(worker[1]) + random.randrange(_PER_WORKER) if worker else 0
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
             except OSError:
-                listener.close()
-            else:
-                listeners.append(listener)
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+                continue
+            found.append(port)
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from libs.processes import end, ending_with_this_process
 
 ROOT = Path(__file__).parents[2]
-END_WITHIN = 20.0
+END_WITHIN = 60.0
 """Seconds from SIGTERM until a program is killed."""
 RUN_WITHIN = 60.0
 """Seconds after which a program that should exit by itself is killed."""

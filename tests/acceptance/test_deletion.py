@@ -9,7 +9,7 @@ from tests.acceptance.subscriber import Subscriber, subscribed
 from tests.acceptance.tenants import CALLBACK, NewTenant, Pair, Tenant, issued
 from tests.eventually import eventually
 
-FELT_WITHIN = 2.0
+FELT_WITHIN = 4.0
 """In seconds; waiting for a cache to expire would take five."""
 
 

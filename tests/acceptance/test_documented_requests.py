@@ -343,4 +343,4 @@ async def test_10_an_expired_token_is_refused(tenant_of: NewTenant) -> None:
         assert_refused(refused, 401, "Key has expired, please renew")
         return True
 
-    await eventually(expired, 5)
+    await eventually(expired)

@@ -8,9 +8,9 @@ from tests.acceptance.stack import Stack, instances_of
 from tests.acceptance.tenants import CALLBACK, NewTenant, Tenant
 from tests.eventually import eventually
 
-SEEN_WITHIN = 2.0
+SEEN_WITHIN = 4.0
 """In seconds; waiting for a cache to expire would take five."""
-OVERLAP = 4
+OVERLAP = 8
 """Seconds for which a replaced secret still works."""
 
 

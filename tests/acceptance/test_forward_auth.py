@@ -17,8 +17,8 @@ from tests.builders import Response
 from tests.deployment.edge import ForwardAuth
 from tests.eventually import eventually
 
-WITHIN = 1.0
-"""Seconds until all gateways refuse a revoked token."""
+WITHIN = 4.0
+"""In seconds; waiting for a cache to expire would take five."""
 GATEWAYS = instances_of("gateway")
 
 
@@ -142,7 +142,7 @@ async def test_an_expired_token_is_refused_with_401(guarded: Guarded, tenant_of:
         response = await guarded.call(tenant, pair.access)
         return response if response.status == 401 else None
 
-    response = await eventually(expired, within=5)
+    response = await eventually(expired)
     assert response.body == {"error": "Key has expired, please renew"}
     assert response.headers.getall("WWW-Authenticate") == ['Bearer realm="tokenwire", error="invalid_token"']
 

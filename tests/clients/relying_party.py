@@ -16,7 +16,7 @@ SCOPE = "orders:read orders:write"
 """The client's registered scope."""
 NARROW = "orders:read"
 """The scope that it requests."""
-HEARD_WITHIN = 5.0
+HEARD_WITHIN = 30.0
 """Seconds until the gateway knows of a revocation; it takes milliseconds."""
 LOGIN_PAGE = "https://login.example.test/authorize"
 

@@ -492,7 +492,7 @@ async def test_messages_of_a_dead_consumer_are_redelivered(fleet: Fleet) -> None
 
     began = time.monotonic()
     await dying.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
     survivor = await fleet.instance()
     survivor.subscribe(Subscription("inherited", Exchange.NOTIFY, ("work",), other))

@@ -16,7 +16,7 @@ from tests.ports import free_port, free_ports
 from tests.provision.nginx import nginx
 
 EDGE = Path(__file__).parents[2] / "edge"
-START_WITHIN = 10.0
+START_WITHIN = 60.0
 _PLACE = re.compile(r"server (\w+):8080 resolve (.*);")
 
 

@@ -33,7 +33,7 @@ async def bus_of(broker: GuardedRabbit, service: str, heard: list[Delivery]) -> 
         bus.subscribe(replace(subscription, handler=remember, on_gap=None))
     await bus.open()
     try:
-        await eventually(lambda: _responses(bus), within=20)
+        await eventually(lambda: _responses(bus))
         yield bus
     finally:
         await bus.close()
@@ -128,7 +128,7 @@ async def test_dead_letters_are_sent_back_by_their_own_user(broker: GuardedRabbi
         bus_of(broker, "management", []) as management,
         open_pool_queues(broker.url_of("dead_letters")) as queues,
     ):
-        await eventually(lambda: _responses(bus), within=20)
+        await eventually(lambda: _responses(bus))
         sent = Message("evt_dead", Exchange.EVENTS, "client.deleted.api-1", b"{}")
         assert await management.publish([sent]) == [Outcome.CONFIRMED]
 

@@ -1,9 +1,11 @@
 """`.ci/run` chooses its steps by what the machine has, prints what it leaves out, and fails if a step fails."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,10 @@ ALONE = "test-compose T=tests/compose/alone"
 ALWAYS = ["check", "audit", "test"]
 WITH_CONTAINERS = ["check", "audit", "test-compose", "test", ALONE]
 UNSET = "unset"
+LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
+IN_ONE_FILE = ["tests/unit/test_a.py::test_one[x::y]", "tests/unit/test_a.py::test_two"]
+IN_TWO_FILES = [*IN_ONE_FILE, "tests/unit/test_b.py::test_one"]
+AGAIN = "test T=tests/unit/test_a.py"
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,27 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture(name="ci")
 def _ci(tmp_path: Path) -> Run:
-    def run(*, npm: bool = True, docker: bool = True, failing: str = "", **environment: str) -> Outcome:
-        place, calls = tmp_path / "bin", tmp_path / "calls"
-        place.mkdir()
+    def run(
+        *,
+        npm: bool = True,
+        docker: bool = True,
+        failing: str = "",
+        tests: Mapping[str, Sequence[str]] = {},
+        **environment: str,
+    ) -> Outcome:
+        """`failing`: the step that fails; `tests`: the tests that fail, for the arguments of a `make`."""
+        place, calls, failures = tmp_path / "bin", tmp_path / "calls", tmp_path / "failures"
+        shutil.copytree(ROOT / ".ci", tmp_path / "copy/.ci")
+        (tmp_path / "copy" / LAST_FAILED.parent).mkdir(parents=True)
+        for directory in (place, failures):
+            directory.mkdir()
         calls.touch()
+        for made, failed in tests.items():
+            (failures / made.replace("/", " ")).write_text(json.dumps(dict.fromkeys(failed, True)))
         programs = {
-            "make": f'echo "${{{WITHOUT}-{UNSET}}} $*" >> {calls}; [ "$*" != "{failing}" ]',
+            "make": f'echo "${{{WITHOUT}-{UNSET}}} $*" >> {calls}; cp "{failures}/$(echo "$*" | tr / " ")" '
+            f"{LAST_FAILED}"
+            f' 2>/dev/null && exit 2; [ "$*" != "{failing}" ]',
             "npm": f'[ "$1" != ping ] || exit {int(not npm)}',
             "docker": f'[ "$1" = version ] || exit 0; {"echo 20.10" if docker else "exit 1"}',
         }
@@ -49,7 +70,7 @@ def _ci(tmp_path: Path) -> Run:
             (place / name).chmod(0o755)
         inherited = {name: value for name, value in os.environ.items() if name not in {WITHOUT, "TMPDIR"}}
         done = subprocess.run(
-            [ROOT / ".ci" / "run"],
+            [tmp_path / "copy/.ci/run"],
             env={**inherited, "TMPDIR": str(tmp_path), **environment, "PATH": f"{place}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
@@ -111,3 +132,30 @@ def test_a_step_that_fails_fails_the_run_after_the_others(ci: Run, step: str) ->
     outcome = ci(failing=step)
     assert (outcome.status, outcome.made) == (1, WITH_CONTAINERS), outcome.said
     assert outcome.said.splitlines()[-1].endswith(f"failed: make {step}")
+
+
+def test_files_that_failed_run_once_more_and_are_named(ci: Run) -> None:
+    """If they pass alone, the run passes."""
+    outcome = ci(tests={"test": IN_TWO_FILES, "test-compose": IN_ONE_FILE})
+    again = f"{AGAIN} tests/unit/test_b.py"
+    made = ["check", "audit", "test-compose", "test-compose T=tests/unit/test_a.py", "test", again, ALONE]
+    assert (outcome.status, outcome.made) == (0, made), outcome.said
+    assert "tests/unit/test_a.py tests/unit/test_b.py" in outcome.said.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("tests", "made"),
+    [
+        ({"test": IN_ONE_FILE, AGAIN: IN_ONE_FILE}, ["check", "audit", "test", AGAIN]),
+        ({"test": [f"tests/unit/test_{number}.py::test_one" for number in range(6)]}, ALWAYS),
+        ({"test": []}, ALWAYS),
+        ({"check": IN_ONE_FILE}, ALWAYS),
+    ],
+    ids=["alone, too", "in many files", "without a test", "of another step"],
+)
+def test_what_fails_in_any_other_way_fails_the_run(
+    ci: Run, tests: Mapping[str, Sequence[str]], made: Sequence[str]
+) -> None:
+    """The run fails if a file fails again, if many files failed, and if it was not a test that failed."""
+    outcome = ci(docker=False, tests=tests)
+    assert (outcome.status, outcome.made) == (1, made), outcome.said

@@ -21,7 +21,7 @@ VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 """The example pair of RFC 7636 appendix B."""
 PKCE = {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
-HEARD_WITHIN = 5.0
+HEARD_WITHIN = 30.0
 """Seconds after which no process still trusts its cache (TOKENWIRE_CACHE_TTL), even without the bus."""
 
 

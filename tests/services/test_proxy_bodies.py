@@ -331,4 +331,4 @@ async def stands_still(measure: object) -> None:
         seen.append(measure())  # type: ignore[operator]
         return seen[-1] > 0 and len(seen) > 15 and len(set(seen[-15:])) == 1
 
-    await eventually(still, 15, every=0.02)
+    await eventually(still)

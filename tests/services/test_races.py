@@ -210,7 +210,7 @@ async def test_exchanges_during_a_client_s_deletion_leave_no_valid_token(pair: P
     assert all([await pair.nowhere_admitted(party, token) for token in issued])
 
 
-async def test_a_revocation_reaches_other_instances_within_a_second(pair: Pair) -> None:
+async def test_a_revocation_reaches_other_instances_before_a_cache_expires(pair: Pair) -> None:
     """Row 113: refused at once where it was revoked; at gateways with a cached grant when the bus tells them."""
     party = await pair.one.party()
     here, there = pair.one.knows(party), pair.two.knows(party)
@@ -219,7 +219,7 @@ async def test_a_revocation_reaches_other_instances_within_a_second(pair: Pair) 
         assert (await there.verify(tokens.access)).status == 200
         assert (await here.revoke(tokens.access)).status == 200
         assert (await here.verify(tokens.access)).status == 403
-        await eventually(partial(pair.nowhere_admitted, party, tokens.access), within=1)
+        await eventually(partial(pair.nowhere_admitted, party, tokens.access), within=4)
 
 
 async def test_wrong_verifiers_at_once_count_each(pair: Pair) -> None:

@@ -57,7 +57,7 @@ async def test_b5_without_mongodb_no_service_is_ready(mongodb: Database, databas
         mongodb.kill()
         try:
             for one in services:
-                await eventually(partial(unavailable_by_mongodb, one), within=20)
+                await eventually(partial(unavailable_by_mongodb, one))
             assert not is_up("mongodb")
         finally:
             await mongodb.start()

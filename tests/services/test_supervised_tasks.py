@@ -105,5 +105,5 @@ async def test_b3_every_background_task_is_supervised(
         for name in {name_of(task) for task in background(before) - set(supervised)}:
             child = next(task for task in background(before) if name_of(task) == name)
             inject(child)
-            await eventually(lambda: supervisor.failures(essential=True), within=3)
+            await eventually(lambda: supervisor.failures(essential=True))
             await eventually(lambda: system.has_status("ok"))

@@ -104,7 +104,7 @@ async def become(parties: Sequence[Party], token: str, expected: list[int]) -> N
         async def heard(party: Party = party) -> bool:
             return await statuses(party, token) == expected
 
-        await eventually(heard, within=2)
+        await eventually(heard, within=4)
 
 
 async def test_a6_narrowing_a_user_holds_for_tokens_already_issued(gateways: tuple[System, System]) -> None:

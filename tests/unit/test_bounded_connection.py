@@ -25,7 +25,7 @@ from tests.eventually import eventually
 
 SHORT = 0.3
 """Seconds allowed for a head and for a body in these tests."""
-SOON = 5.0
+SOON = 30.0
 HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 
 
