@@ -119,7 +119,7 @@ def refused_by(system: System, scene: Scene) -> Callable[[], Awaitable[bool]]:
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_a_change_at_one_instance_reaches_the_other_within_a_second(
+async def test_a_change_at_one_instance_reaches_the_other_by_the_bus(
     instances: Instances, end: Callable[[Scene], Awaitable[None]]
 ) -> None:
     """The other gateway refuses when the bus tells it; the one at which it was done, at once."""
