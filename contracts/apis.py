@@ -163,7 +163,7 @@ class Api(Record):
     oauth: OAuthSettings | None = None
     """None: the API issues no tokens."""
     auth_token: bool = False
-    """True: accepts tokens of other APIs if a policy grants access to both."""
+    """True: the API asks for a token, but issues none; it accepts those of other APIs if a policy grants both."""
     guards: Guards | None = None
     """What the definition requires of a call besides a token; None: nothing."""
     unsupported: tuple[Unsupported, ...] = ()

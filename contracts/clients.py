@@ -35,10 +35,9 @@ class ClientSecret(Contract):
     """When a replaced secret stops working; None: valid until it is replaced."""
 
 
-class Client(Record):
-    """A registered client app of one API. A client without secrets is public (RFC 6749 §2.1)."""
+class Registration(Contract):
+    """What holds for a client on one API."""
 
-    client_id: ClientId
     api_id: PublicId
     name: Name = ""
     description: Text = ""
@@ -47,7 +46,6 @@ class Client(Record):
     scope: Scope | None = None
     """Scopes that the client may request; None: all that the API declares."""
     meta_data: dict[str, Any] = {}
-    secrets: tuple[ClientSecret, ...] = ()
     resource_server: bool = False
     """True: the client is the API's resource server and may introspect all access tokens of the API (RFC 7662)."""
     localhost_any_port: bool = False
@@ -56,6 +54,23 @@ class Client(Record):
     """Grants created until then are revoked, whatever their own record says."""
     registration: str | None = None
     """Keyed digest of the request that registered the client, kept until its response is known to have been sent."""
+    created_at: Moment
+    updated_at: Moment
+
+
+class Client(Registration, Record):
+    """A client app, seen from one API on which it is registered. Without secrets it is public (RFC 6749 §2.1).
+
+    Id and secrets are the same on all of its APIs; everything else belongs to the registration.
+    """
+
+    client_id: ClientId
+    secrets: tuple[ClientSecret, ...] = ()
+    others: tuple[Registration, ...] = ()
+    """The registrations on other APIs."""
+    unregistered_at: Moment | None = None
+    """When the client was last deleted from one of its APIs. Grants from before must not revive if it is registered
+    there again."""
 
 
 RegisteredSecret = Annotated[SecretStr, Field(min_length=24, max_length=256)]

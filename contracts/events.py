@@ -291,21 +291,21 @@ class ClientUpdated(ClientEvent):
 
 
 class ClientSecretRotated(ClientEvent):
-    """A client app got a new secret."""
+    """A client app got a new secret, on all APIs on which it is registered."""
 
     type: Literal["io.tokenwire.client.secret_rotated"] = "io.tokenwire.client.secret_rotated"
     data: ClientData
 
 
 class ClientTokensRevoked(ClientEvent):
-    """All grants that the client has had so far are revoked (`revoke_all`); a `grant.revoked` for each follows."""
+    """All grants that the client has had so far on this API are revoked (`revoke_all`), each with a `grant.revoked`."""
 
     type: Literal["io.tokenwire.client.tokens_revoked"] = "io.tokenwire.client.tokens_revoked"
     data: ClientData
 
 
 class ClientDeleted(ClientEvent):
-    """A client app was deleted; its grants are revoked, and a `grant.revoked` for each follows."""
+    """A client app was deleted from an API; its grants there are revoked, and a `grant.revoked` for each follows."""
 
     type: Literal["io.tokenwire.client.deleted"] = "io.tokenwire.client.deleted"
     data: DeletedClientData

@@ -210,6 +210,8 @@ class IssuedToken(Response):
     expires: int
     """Unix seconds."""
     grant_id: str
+    api_id: str
+    """The API that issued it."""
     subject: str | None = None
     scope: str | None = None
     rate_limit: RateLimit | None = None

@@ -11,7 +11,7 @@ from contracts.apis import Api, OAuthSettings
 from contracts.clients import Client
 from contracts.operators import Actor, Operator, Permission
 from libs import client_secrets
-from libs.catalog import Catalog
+from libs.catalog import Catalog, Registrations
 from libs.encryption import KeyRing
 from libs.http.context import current
 from libs.http.error_responses import NotAuthenticated, NotPermitted
@@ -110,7 +110,8 @@ class ClientAuthenticator:
     async def authenticate(self, authorization: str | None, body: BodyCredentials, api_id: str | None = None) -> Client:
         """The client that the request authenticates as; a public client is identified only (RFC 6749 §2.1).
 
-        With `api_id`, a client of another API is refused. An unknown client and a wrong secret get the same error after
+        With `api_id` it is seen from that API, and refused if it is not registered there; without, it is seen from any
+        of its APIs, which share its secrets. An unknown client and a wrong secret get the same error after
         the same work, one look-up and two comparisons, so that neither text nor time tells which client ids exist.
         Raises InvalidClient, InvalidRequest, TooManyAttempts.
         """
@@ -118,12 +119,12 @@ class ClientAuthenticator:
         throttle = self._throttle
         if not throttle.has_no_failures:
             await throttle.check(throttle.client_counters(credentials.client_id))
-        client = self._verified(
-            await self._catalog.client_cached_or_loading(credentials.client_id), credentials, api_id
-        )
+        cached = await self._catalog.registrations_cached_or_loading(credentials.client_id)
+        client = self._verified(_seen_from(api_id, cached), credentials)
         if client is None:
             # Perhaps it is not cached, or another process has just changed its secret: ask the database.
-            client = self._verified(await self._catalog.reload_client(credentials.client_id), credentials, api_id)
+            current = await self._catalog.reload_registrations(credentials.client_id)
+            client = self._verified(_seen_from(api_id, current), credentials)
         # No await between this check and `attempt`: of many guesses at the same time, a failed one must be seen by the
         # others, even if theirs would succeed.
         if client is not None and throttle.has_no_failures:
@@ -137,10 +138,14 @@ class ClientAuthenticator:
             attempt.succeed()
         return client
 
-    def _verified(self, client: Client | None, credentials: Credentials, api_id: str | None) -> Client | None:
-        if client is not None and api_id not in {None, client.api_id}:
-            client = None
+    def _verified(self, client: Client | None, credentials: Credentials) -> Client | None:
         if client is not None and is_public(client) and credentials.secret is None:
             return client
         valid = client_secrets.is_valid(self._keys, client, credentials.secret or "", self._now())
         return client if valid else None
+
+
+def _seen_from(api_id: str | None, registrations: Registrations | None) -> Client | None:
+    if registrations is None:
+        return None
+    return next(iter(registrations.values())) if api_id is None else registrations.get(api_id)

@@ -12,7 +12,8 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from contracts.apis import Api
@@ -23,6 +24,7 @@ from contracts.policies import Policy
 from contracts.resource_owners import ResourceOwner
 from libs.bus.invalidation import invalidate
 from libs.bus.port import Delivery, Exchange, Mode, Pulse, Subscription
+from libs.oauth.registrations import registrations_of
 from libs.store.operators import key_digest
 from libs.store.store import Store
 from libs.supervision import spawn
@@ -44,6 +46,10 @@ MISSING_FOR = 1.0
 """Seconds for which the database is not asked again for a listen path that no API has."""
 
 V = TypeVar("V")
+
+
+Registrations = Mapping[str, Client]
+"""A client as each of its APIs sees it, by API id; never empty."""
 
 
 class SeveralApis(Exception):
@@ -170,6 +176,11 @@ def _serving(path: str, segment: str, apis: Sequence[Api]) -> Api | None:
     return next((api for api in apis if names_id and api.api_id == segment), None)
 
 
+async def _registrations(store: Store, client_id: str) -> Registrations | None:
+    client = await store.clients.get(client_id)
+    return registrations_of(client) if client else None
+
+
 class Catalog:
     """Cached APIs, clients, policies, operators and resource owners. One per process."""
 
@@ -178,7 +189,7 @@ class Catalog:
         self._apis_by_ref = _CachedCollection(store.apis.at, ttl, clock, self._pulse)
         self._apis_by_segment = _CachedCollection(store.apis.under, ttl, clock, self._pulse, MISSING_FOR)
         self._apis = _CachedCollection(store.apis.get, ttl, clock, self._pulse)
-        self._clients = _CachedCollection(store.clients.get, ttl, clock, self._pulse)
+        self._clients = _CachedCollection(partial(_registrations, store), ttl, clock, self._pulse)
         self._policies = _CachedCollection(store.policies.get, ttl, clock, self._pulse)
         self._operators = _CachedCollection(store.operators.with_digest, ttl, clock, self._pulse)
         self._resource_owners = _CachedCollection(store.resource_owners.without_password, ttl, clock, self._pulse)
@@ -214,20 +225,22 @@ class Catalog:
         """The API of this id."""
         return await self._apis.cached_or_load(api_id)
 
-    async def client(self, client_id: str) -> Client | None:
-        """The client of this id."""
-        return await self._clients.cached_or_load(client_id) if is_client_id(client_id) else None
+    async def client(self, client_id: str, api_id: str) -> Client | None:
+        """The client of this id, seen from this API; None if it is not registered there."""
+        registrations = await self._clients.cached_or_load(client_id) if is_client_id(client_id) else None
+        return registrations.get(api_id) if registrations else None
 
-    def cached_client(self, client_id: str) -> Client | None:
+    def cached_client(self, client_id: str, api_id: str) -> Client | None:
         """The client if it is cached; does not wait."""
-        return self._clients.cached(client_id)
+        registrations = self._clients.cached(client_id)
+        return registrations.get(api_id) if registrations else None
 
-    async def client_cached_or_loading(self, client_id: str) -> Client | None:
-        """The client if it is cached, or being loaded for another request. Starts no load."""
+    async def registrations_cached_or_loading(self, client_id: str) -> Registrations | None:
+        """The client on each of its APIs if it is cached, or being loaded for another request. Starts no load."""
         return await self._clients.cached_or_loading(client_id)
 
-    async def reload_client(self, client_id: str) -> Client | None:
-        """The client as the database has it now."""
+    async def reload_registrations(self, client_id: str) -> Registrations | None:
+        """The client on each of its APIs as the database has it now."""
         return await self._clients.reload(client_id) if is_client_id(client_id) else None
 
     async def policy(self, policy_id: str) -> Policy | None:

@@ -293,7 +293,7 @@ def access_on(
     Every policy set must grant the API; paths, versions and limits are intersected. Metadata is merged: the client's
     (`meta_data`), overwritten by the rules', then by the policies', the client's first.
     """
-    if issued_by != api.api_id and not api.auth_token:
+    if issued_by != api.api_id and not (api.auth_token or api.oauth):
         return None
     if sets.client is None and not _open_to_all(sets.others, issued_by, api):
         return None

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import orjson
 from pymongo import IndexModel
 
-from contracts.clients import Client, ClientDeletion, ClientSecret
+from contracts.clients import Client, ClientDeletion, ClientSecret, Registration
 from contracts.events import (
     ClientCreated,
     ClientData,
@@ -15,11 +16,13 @@ from contracts.events import (
     ClientTokensRevoked,
     ClientUpdated,
     DeletedClientData,
+    Event,
 )
 from contracts.pages import PAGE_SIZE
 from libs import client_secrets
 from libs.encryption import CannotDecrypt, KeyRing
 from libs.event_encoding import EventContext
+from libs.oauth.registrations import registered_on, registrations_of, with_registration, without_registration
 from libs.store.mongo import Document, outage_is_unavailability
 from libs.store.records import Page, Records, Reencryption, Tombstone
 
@@ -29,7 +32,11 @@ def _data(client: Client) -> ClientData:
 
 
 class Clients(Records[Client]):
-    """All registered client apps; client ids are unique over all APIs."""
+    """All client apps, one document for each client id.
+
+    The document has the earliest registration at the top, as if there were no other, and the rest in `others`. `api_id`
+    is then the list of all APIs, so one index finds the clients of an API in both forms.
+    """
 
     name = "clients"
     model = Client
@@ -42,13 +49,35 @@ class Clients(Records[Client]):
     def _word(self, record: Client) -> str:
         return record.api_id
 
+    def _encode(self, record: Client) -> Document:
+        first, *others = registrations_of(record).values()
+        document = super()._encode(first)
+        if others:
+            document["api_id"] = [first.api_id, *(other.api_id for other in others)]
+            document["others"] = [_encoded(registration) for registration in first.others]
+        return document
+
+    def _decode(self, document: Document) -> Client:
+        if others := document.get("others"):
+            decoded = [{**other, "meta_data": orjson.loads(other["meta_data"])} for other in others]
+            document = {**document, "api_id": document["api_id"][0], "others": decoded}
+        return super()._decode(document)
+
     async def get(self, key: str) -> Client | None:
-        """The client; None if there is none, or it was deleted. Takes the same time in each case."""
+        """The client, seen from the first API on which it was registered; None if there is none, or it was deleted.
+
+        Takes the same time in each case.
+        """
         return await self._get_constant_time(key)
 
+    async def registered(self, client_id: str, api_id: str) -> Client | None:
+        """The client, seen from this API; None if it is not registered there."""
+        return registered_on(await self.get(client_id), api_id)
+
     async def page_of_api(self, api_id: str, number: int | None, after: str | None = None) -> Page[Client]:
-        """`page` of the clients of an API."""
-        return await self._page({"api_id": api_id}, "living_of_api", number, after)
+        """`page` of the clients of an API, seen from it."""
+        page = await self._page({"api_id": api_id}, "living_of_api", number, after)
+        return Page(_all_on(api_id, page.records), page.pages, page.next)
 
     async def of_api_until(self, api_id: str, until: datetime | None, after: str = "") -> Sequence[Client]:
         """Up to PAGE_SIZE clients of an API with ids after `after`, created up to `until` (None: at any time).
@@ -56,7 +85,8 @@ class Clients(Records[Client]):
         Clients that were created later are skipped; an empty result means that there are no more.
         """
         while found := await self._list({"api_id": api_id, "_id": {"$gt": after}}, PAGE_SIZE, "living_of_api"):
-            if wanted := [client for client in found if until is None or client.created_at <= until]:
+            there = _all_on(api_id, found)
+            if wanted := [client for client in there if until is None or client.created_at <= until]:
                 return wanted
             after = found[-1].client_id
         return ()
@@ -65,11 +95,23 @@ class Clients(Records[Client]):
         """Store a new client. Grants of a deleted client with the same id stay revoked. Raises Conflict."""
         return await self._add(client, ClientCreated, _data(client), ctx)
 
+    async def register_also(self, client: Client, added: Client, ctx: EventContext) -> Client | None:
+        """Register the client on the API of `added` as well, with the secrets it has; None if another writer was first.
+
+        Grants of an earlier registration there stay revoked.
+        """
+        after = with_registration(client, added)
+        if not await self._advance_to(after, after, ClientCreated, _data(after), ctx):
+            return None
+        return after.model_copy(update={"version": after.version + 1})
+
     async def note_response_sent(self, client: Client) -> None:
         """Note that the response to the registration was sent; it is not repeated. Raises TemporarilyUnavailable."""
-        query = {"_id": client.client_id, "registration": client.registration}
         async with outage_is_unavailability():
-            await self._mongo[self.name].update_one(query, {"$set": {"registration": None}})
+            for query, field in (("registration", "registration"), ("others.registration", "others.$.registration")):
+                found = {"_id": client.client_id, query: client.registration}
+                if (await self._mongo[self.name].update_one(found, {"$set": {field: None}})).matched_count:
+                    return
 
     def _recreated(self, record: Client, tombstone: Tombstone) -> Client:
         return super()._recreated(record, tombstone).model_copy(update={"revoked_before": tombstone.deleted_at})
@@ -101,10 +143,34 @@ class Clients(Records[Client]):
             yield outcome
 
     async def revoke_all(self, client: Client, ctx: EventContext) -> Client | None:
-        """Revoke all grants of the client up to now; None if another writer was first."""
+        """Revoke all grants that the client has had so far on this API; None if another writer was first."""
         return await self._change(client, {"revoked_before": ctx.now}, ClientTokensRevoked, _data(client), ctx)
 
     async def delete(self, client: Client, reason: ClientDeletion, ctx: EventContext) -> bool:
-        """Delete the client and revoke all its grants; False if another writer was first."""
+        """Delete the client from the API from which it is seen, and revoke its grants there.
+
+        Without another API, the client is gone. False if another writer was first.
+        """
         data = DeletedClientData(client_id=client.client_id, api_id=client.api_id, reason=reason)
-        return await self._remove(client, ClientDeleted, data, ctx)
+        remaining = without_registration(client, ctx.now)
+        if remaining is None:
+            return await self._remove(client, ClientDeleted, data, ctx)
+        return await self._advance_to(remaining, client, ClientDeleted, data, ctx)
+
+    async def _advance_to(
+        self, after: Client, about: Client, event: type[Event], data: ClientData, ctx: EventContext
+    ) -> bool:
+        """Write the client with its next version and an event about one of its registrations; False as above."""
+        before, version = after.version, {"version": after.version + 1}
+        pending_event = self._event(event, data, about.model_copy(update=version), ctx)
+        document = {**self._encode(after), **version, "last_event": pending_event.id}
+        return await self._advance(after.client_id, before, document, pending_event)
+
+
+def _encoded(registration: Registration) -> Document:
+    document: dict[str, Any] = registration.model_dump()
+    return {**document, "meta_data": orjson.dumps(registration.meta_data)}
+
+
+def _all_on(api_id: str, clients: Sequence[Client]) -> Sequence[Client]:
+    return [there for client in clients if (there := registered_on(client, api_id)) is not None]

@@ -184,13 +184,16 @@ class Grants(OutboxCollection):
         (decision,) = await retry_on_conflict(attempt, attempts=MAX_DECISIONS, exhausted=_too_many_changes)
         return decision
 
-    async def page_of_client(self, client: Client, now: datetime, page: int, size: int) -> tuple[Sequence[Grant], int]:
-        """One page, counted from 1, of the client's grants with a live access token; and how many there are in total.
+    async def page_of_client(
+        self, registrations: Sequence[Client], now: datetime, page: int, size: int
+    ) -> tuple[Sequence[Grant], int]:
+        """One page, counted from 1, of a client's grants with a live access token; and how many there are in total.
 
+        `registrations`: the client, seen from each API whose grants are wanted.
         The soonest to expire come first; grants that `revoke_all` has ended are not included. Counts no further than
         one more than MOST_PAGES pages, and returns nothing beyond them. Earlier pages are skipped in the index.
         """
-        query = _live(client, now)
+        query = _any_of([_live(client, now) for client in registrations])
         async with outage_is_unavailability():
             collection = self._mongo.indexed(self.name)
             total = await collection.count_documents(query, limit=MOST_PAGES * size + 1, hint="live")
@@ -203,25 +206,28 @@ class Grants(OutboxCollection):
         return [_decode(documents[key]) for key in ids if key in documents], total
 
     async def live_of_client(
-        self, client: Client, now: datetime, size: int, after: End | None = None
+        self, registrations: Sequence[Client], now: datetime, size: int, after: End | None = None
     ) -> tuple[Sequence[Grant], bool]:
         """Up to `size` of the same grants, those that sort after `after`, and whether there are more."""
-        query = _live(client, now)
+        queries = [_live(client, now) for client in registrations]
         if after is not None and after.expires_at > now:
-            ties = {**query, "access.expires_at": after.expires_at, "_id": {"$gt": after.grant_id}}
-            query = {"$or": [ties, {**query, "access.expires_at": {"$gt": after.expires_at}}]}
+            end, ties = after.expires_at, {"access.expires_at": after.expires_at, "_id": {"$gt": after.grant_id}}
+            queries = [{**query, **rest} for query in queries for rest in (ties, {"access.expires_at": {"$gt": end}})]
         async with outage_is_unavailability():
-            cursor = self._mongo.indexed(self.name).find(query, _LISTED, hint="live").sort(_BY_END)
+            cursor = self._mongo.indexed(self.name).find(_any_of(queries), _LISTED, hint="live").sort(_BY_END)
             documents = await cursor.limit(size + 1).to_list(None)
         return [_decode(document) for document in documents[:size]], len(documents) > size
 
-    async def unended_of_client(self, client_id: str, until: datetime, batch: int) -> AsyncIterator[Sequence[str]]:
-        """Ids of grants of a client that were created up to `until` and that no revocation has ended, expired or not.
+    async def unended_of_client(
+        self, api_id: str, client_id: str, until: datetime, batch: int
+    ) -> AsyncIterator[Sequence[str]]:
+        """Ids of a client's grants on an API, created up to `until`, that no revocation has ended, expired or not.
 
         Read from the index alone, without visiting the ended ones.
         """
         unended = [GrantState.PENDING.value, GrantState.ACTIVE.value]
-        query = {"client_id": client_id, "state": {"$in": unended}, "created_at": {"$lte": until}}
+        whose = {"client_id": client_id, "api_id": api_id}
+        query = {**whose, "state": {"$in": unended}, "created_at": {"$lte": until}}
         async with outage_is_unavailability():
             cursor = self._mongo.indexed(self.name).find(query, {"_id": 1}, hint="live", batch_size=batch)
             while found := await cursor.to_list(batch):
@@ -230,6 +236,10 @@ class Grants(OutboxCollection):
 
 def _too_many_changes() -> TemporarilyUnavailable:
     return TemporarilyUnavailable("too many changes of one grant at once")
+
+
+def _any_of(queries: Sequence[Document]) -> Document:
+    return queries[0] if len(queries) == 1 else {"$or": queries}
 
 
 def _live(client: Client, now: datetime) -> Document:

@@ -41,8 +41,8 @@ class ApprovedRequest:
 async def verify_client(catalog: Catalog, api: Api, settings: OAuthSettings, request: CodeRequest) -> VerifiedRequest:
     """The request with its client and the redirect URI to use. Raises CannotRedirect."""
     try:
-        client = await catalog.client(request.client_id) if request.client_id else None
-        if client is None or client.api_id != api.api_id:
+        client = await catalog.client(request.client_id, api.api_id)
+        if client is None:
             raise InvalidRequest("client_id is missing, or not a client of this API")
         redirect_uri = match_redirect_uri(
             request.redirect_uri, client.redirect_uris, localhost_any_port=client.localhost_any_port

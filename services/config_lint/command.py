@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from libs import logging
 from libs.encryption import CannotDecrypt, KeyRing
+from libs.oauth.registrations import registrations_of
 from libs.passwords import PasswordHasher
 from libs.runtime import utc_now
 from libs.settings import load
@@ -73,10 +74,10 @@ async def _registered(settings: LintSettings) -> tuple[list[Finding], Mapping[st
         apis, scopes, findings = await _check_apis(store)
         clients, policies = await store.clients.all(), await store.policies.all()
         operators, now = await store.operators.all(), utc_now()
-        for client in clients:
-            findings += check_client(client, keys, now, production=settings.is_production)
-            if client.api_id in scopes:
-                findings += check_scope(client, scopes[client.api_id])
+        for registration in (each for client in clients for each in registrations_of(client).values()):
+            findings += check_client(registration, keys, now, production=settings.is_production)
+            if registration.api_id in scopes:
+                findings += check_scope(registration, scopes[registration.api_id])
         for policy in policies:
             findings += check_policy(policy)
         used = [(operator, await store.audit_log.latest_of(operator.operator_id)) for operator in operators]
@@ -84,7 +85,7 @@ async def _registered(settings: LintSettings) -> tuple[list[Finding], Mapping[st
         findings += check_key_ring(keys, await _count_under_other_keys(store, keys))
         findings += await _demo_user(store, production=settings.is_production)
     counts = {"APIs": apis, "clients": len(clients), "policies": len(policies), "operators": len(operators)}
-    return findings, counts
+    return list(dict.fromkeys(findings)), counts
 
 
 async def _check_apis(store: Store) -> tuple[int, Mapping[str, Sequence[str]], list[Finding]]:

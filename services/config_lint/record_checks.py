@@ -191,8 +191,8 @@ def _check_notifications(place: str, oauth: OAuthSettings) -> Iterator[Finding]:
 
 
 def check_client(client: Client, keys: KeyRing, now: datetime, *, production: bool) -> Iterator[Finding]:
-    """Findings about a client app."""
-    place = f"client {client.client_id}"
+    """Findings about one registration of a client app; those about its secret are the same for all of them."""
+    place = _place(client)
     if plain := [uri for uri in client.redirect_uris if is_unencrypted_remote(uri)]:
         yield Finding(
             Severity.HIGH,
@@ -224,7 +224,7 @@ def check_client(client: Client, keys: KeyRing, now: datetime, *, production: bo
         yield Finding(
             Severity.HIGH if production else Severity.LOW,
             "demo-client",
-            place,
+            f"client {client.client_id}",
             "it is the demo client or has its secret",
             "anyone who has read the documentation can get its tokens",
             "Delete it and the API `demo-api`.",
@@ -234,7 +234,7 @@ def check_client(client: Client, keys: KeyRing, now: datetime, *, production: bo
         yield Finding(
             Severity.MEDIUM,
             "key-not-in-ring",
-            place,
+            f"client {client.client_id}",
             "its secret was stored with a key that is not in the key ring",
             "it cannot authenticate",
             "Add the key to TOKENWIRE_KEYS again, or rotate the secret.",
@@ -243,7 +243,7 @@ def check_client(client: Client, keys: KeyRing, now: datetime, *, production: bo
 
 def check_scope(client: Client, declared: Collection[str]) -> Iterator[Finding]:
     """Findings about the scope of a client, given the scopes that its API declares."""
-    place = f"client {client.client_id}"
+    place = _place(client)
     if client.scope is None:
         if declared:
             yield Finding(
@@ -263,6 +263,10 @@ def check_scope(client: Client, declared: Collection[str]) -> Iterator[Finding]:
             "the scope is never granted, but would be as soon as the API declares it",
             "Remove it from the client's scope, or declare it in the API's definition.",
         )
+
+
+def _place(client: Client) -> str:
+    return f"client {client.client_id} on API {client.api_id}" if client.others else f"client {client.client_id}"
 
 
 def undecryptable_api(api_id: str, reason: str) -> Finding:

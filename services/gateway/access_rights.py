@@ -69,7 +69,7 @@ class Rights:
         if policies is None:
             policies = await self._catalog.policies(policy_ids)
         # The grant id stands for its rules and the policies that they apply: these never change.
-        key = (api.api_id, grant.grant_id if grant.rules else grant.client_id, owner_ids)
+        key = (api.api_id, grant.grant_id if grant.rules else f"{grant.api_id} {grant.client_id}", owner_ids)
         cached = self._cache.get(key)
         if cached is None or not cached.follows_from(api, client, policies):
             cached = _CachedRight(api, client, policies, _outcome(grant, client, api, policies))

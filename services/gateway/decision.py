@@ -168,7 +168,8 @@ class AccessDecision:
             return UNKNOWN_TOKEN
         if labels is not None:
             labels.client_id = grant.client_id
-        client = self.catalog.cached_client(grant.client_id) or await self.catalog.client(grant.client_id)
+        whose = grant.client_id, grant.api_id
+        client = self.catalog.cached_client(*whose) or await self.catalog.client(*whose)
         if client is None:
             return CLIENT_GONE
         # `revoked_before` revokes all of a client's tokens with one write; the grants are ended one by one afterwards.

@@ -22,6 +22,7 @@ from libs.oauth.client_auth import is_public
 from libs.oauth.errors import AccessDenied, InvalidClient, InvalidRequest
 from libs.oauth.grants import is_revoked_with_client, live_refresh_token
 from libs.oauth.issuer_url import issuer_of
+from libs.oauth.registrations import registered_on
 from libs.oauth.token_formats import PresentedToken, TokenFormat, TokenKind, public_token_id
 from libs.policies import is_holder
 from libs.store.grants import Grants
@@ -143,7 +144,7 @@ class Introspector:
         grant = await self.grants.read(presented.grant_id) if presented else None
         if presented is None or grant is None or not _is_theirs(grant, requester):
             return INACTIVE
-        client = await self.catalog.client(grant.client_id)
+        client = await self.catalog.client(grant.client_id, grant.api_id)
         refresh = live_refresh_token(grant, presented)
         if (
             client is None
@@ -191,7 +192,10 @@ def _is_theirs(grant: Grant | TokenGrant, requester: Requester) -> bool:
 
 
 def _is_opened_by(opened: tuple[str, ...], requester: Requester) -> bool:
-    return isinstance(requester, Client) and requester.resource_server and requester.api_id in opened
+    if isinstance(requester, Operator):
+        return False
+    there = (registered_on(requester, api_id) for api_id in opened)
+    return any(client.resource_server for client in there if client is not None)
 
 
 def _unix(moment: datetime) -> int:

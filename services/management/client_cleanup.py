@@ -66,9 +66,9 @@ class ClientCleanup:
         """How many clients were deleted: 1, or 0 if it is gone already. Raises Retry if others keep changing it."""
 
         async def attempt() -> int | None:
-            current = await self.clients.get(client.client_id)
+            current = await self.clients.registered(client.client_id, client.api_id)
             # A client that was registered again under the same id after the API was deleted is another client.
-            if current is None or current.api_id != client.api_id or current.created_at != client.created_at:
+            if current is None or current.created_at != client.created_at:
                 return 0
             return 1 if await self.clients.delete(current, ClientDeletion.API_DELETED, ctx) else None
 

@@ -32,6 +32,7 @@ from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Tak
 from libs.http.operations import operator_of, operator_operation
 from libs.oauth.client_auth import is_public
 from libs.oauth.errors import TemporarilyUnavailable
+from libs.oauth.registrations import registered_on, with_registration
 from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
 from libs.store.store import Store
@@ -45,6 +46,11 @@ from services.management.success_responses import PAGE, document, enveloped, lis
 # pattern must not match theirs.
 _CLIENT = "/api/apis/oauth/{api_id}/{client_id}"
 _CLIENT_PATTERN = {"client_id": "(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^{}/]+"}
+
+MOST_REGISTRATIONS = 200
+"""APIs of one client. Its tokens on all of them are listed with one query."""
+MOST_BYTES = 8 * 1024 * 1024
+"""Size of all registrations of a client, which are one document: half of what MongoDB can store."""
 
 log = structlog.get_logger("management")
 
@@ -67,7 +73,9 @@ class ClientEndpoints:
         tag="Client apps",
         summary="Create a client",
         description="Registers a client app for the API. `client_id` and `secret` are generated if the body does not "
-        "set them. Repeating a request that got no response returns the same client instead of a second one.",
+        "set them. A client can be registered on several APIs with the same id and secret; each registration has its "
+        "own redirect URIs, policies and metadata. Repeating a request that got no response returns the same client "
+        "instead of a second one.",
         body=RequestBody(model=ClientRegistration),
         response=ResponseSpec(
             description="Client created. The only response with the secret if secrets are shown once.",
@@ -94,17 +102,33 @@ class ClientEndpoints:
             if client_id != generated or not await self.store.clients.present([generated]):
                 with suppress(Conflict):
                     return await self._registered(await self.store.clients.register(client, ctx), secret)
-            if (first := await self.retries.find(client_id, digest, ctx)) is not None:
-                return await self._repeated(first)
-        raise Taken(f"the client id '{ids[-1]}' is taken")
+            if (first := await self.retries.find(client_id, api.api_id, digest, ctx)) is not None:
+                return await self._repeated(first, secret if registration.secret else None)
+        also = await retry_on_conflict(lambda: self._register_also(client, secret, ctx), exhausted=ChangedByOthers)
+        return await self._registered(also, secret)
+
+    async def _register_also(self, client: Client, secret: str | None, ctx: EventContext) -> Client | None:
+        """Register a client of another API on this one as well. Raises Taken unless it is certainly the same client."""
+        known = await self.store.clients.get(client.client_id)
+        if known is None or registered_on(known, client.api_id) is not None:
+            raise Taken(f"the client id '{client.client_id}' is taken")
+        if is_public(known) != is_public(client) or not self._has_secret(known, secret, ctx.now):
+            raise Taken(
+                f"the client id '{client.client_id}' is registered on the API '{known.api_id}' with another secret; "
+                "send that secret to register the client on this API, too, or choose another id"
+            )
+        if len(known.others) + 1 >= MOST_REGISTRATIONS:
+            raise BadRequest(f"the client '{client.client_id}' is registered on {MOST_REGISTRATIONS} APIs already")
+        _require_storable(with_registration(known, client))
+        return await self.store.clients.register_also(known, client, ctx)
 
     async def _registered(self, client: Client, secret: str | None) -> web.Response:
         await self._require_api_still(client)
         return document(client_view(client, secret), written=lambda: self.retries.written(client))
 
-    async def _repeated(self, client: Client) -> web.Response:
-        """The response for a retry. If the secret was only to be shown once, it is replaced by a new one."""
-        secret = self._secret(client)
+    async def _repeated(self, client: Client, given: str | None) -> web.Response:
+        """The response for a retry. A generated secret that was only to be shown once is replaced by a new one."""
+        secret = given or self._secret(client)
         if secret is None and not is_public(client):
             secret, ctx = client_secrets.new_secret(), self.event_context()
             new = self._protected(client.client_id, secret, ctx.now)
@@ -182,6 +206,7 @@ class ClientEndpoints:
                 await require_policies(self.store.policies, client.model_copy(update=changes).policy_ids)
             if "scope" in changes:
                 require_declared(client.model_copy(update=changes).scope, await self._api(request))
+            _require_storable(client.model_copy(update=changes))
             return await self.store.clients.edit(client, changes, self.event_context()) if changes else client
 
         return document(self._view(await retry_on_conflict(attempt, exhausted=ChangedByOthers), operator))
@@ -193,7 +218,8 @@ class ClientEndpoints:
         Permission.WRITE,
         tag="Client apps",
         summary="Rotate a client's secret",
-        description="Generates a new secret, or sets the given one. The old secret stays valid for `overlap` seconds.",
+        description="Generates a new secret, or sets the given one, on all APIs on which the client is registered. The "
+        "old secret stays valid for `overlap` seconds.",
         body=RequestBody(model=SecretRotation, optional=True),
         response=ResponseSpec(description="Secret rotated; the response contains the new one.", models=(OAuthClient,)),
         errors=(404, 409),
@@ -222,13 +248,13 @@ class ClientEndpoints:
         Permission.WRITE,
         tag="Client apps",
         summary="Delete a client",
-        description="Deletes the client app. All its tokens stop working at once.",
+        description="Deletes the client app from this API. All its tokens of this API stop working at once.",
         response=ResponseSpec(description="Client deleted.", models=(Envelope,)),
         errors=(404, 409),
         patterns=_CLIENT_PATTERN,
     )
     async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /api/apis/oauth/{api_id}/{client_id}; revokes all its grants at once."""
+        """DELETE /api/apis/oauth/{api_id}/{client_id}; revokes all its grants there at once."""
 
         async def attempt() -> bool:
             client = await self._client(request)
@@ -236,6 +262,9 @@ class ClientEndpoints:
 
         await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("OAuth client deleted successfully.")
+
+    def _has_secret(self, client: Client, secret: str | None, now: datetime) -> bool:
+        return is_public(client) or client_secrets.is_valid(self.keys, client, secret or "", now)
 
     def _protected(self, client_id: str, secret: str, now: datetime) -> ClientSecret:
         return client_secrets.protect(self.keys, client_id, secret, now, retrievable=self.retrievable_secrets)
@@ -269,8 +298,8 @@ class ClientEndpoints:
         return api
 
     async def _client(self, request: web.Request) -> Client:
-        client = await self.store.clients.get(request.match_info["client_id"])
-        if client is None or client.api_id != request.match_info["api_id"]:
+        client = await self.store.clients.registered(request.match_info["client_id"], request.match_info["api_id"])
+        if client is None:
             raise NotFound("OAuth client not found")
         return client
 
@@ -288,6 +317,12 @@ class ClientEndpoints:
         except CannotDecrypt as error:
             log.warning("client_secret_not_shown", client_id=client.client_id, reason=str(error))
             return None
+
+
+def _require_storable(client: Client) -> None:
+    # One registration alone is smaller than the largest body.
+    if client.others and len(client.model_dump_json()) > MOST_BYTES:
+        raise BadRequest("the registrations of this client are too large together: shorten meta_data")
 
 
 def _require_use(api: Api, registration: ClientRegistration) -> None:

@@ -33,7 +33,7 @@ class RegistrationRetries:
         self._clients = clients
         self._keys = keys
         self._sent: set[str] = set()
-        """Clients whose response this process has written, while the database does not show it yet."""
+        """Digests of requests whose response this process has written, while the database does not show it yet."""
         self._recording: set[asyncio.Task[None]] = set()
 
     def digest(self, operator: Operator, api_id: str, registration: ClientRegistration) -> str:
@@ -48,7 +48,7 @@ class RegistrationRetries:
         """The client id generated for this request; a retry gets the same."""
         return hashlib.sha256(digest.encode()).hexdigest()[:_ID_LENGTH]
 
-    async def find(self, client_id: str, digest: str, ctx: EventContext) -> Client | None:
+    async def find(self, client_id: str, api_id: str, digest: str, ctx: EventContext) -> Client | None:
         """The client of an earlier, identical request whose response was never written; None if there is none.
 
         Waits while the earlier request may still be in progress. Raises TemporarilyUnavailable.
@@ -56,8 +56,8 @@ class RegistrationRetries:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + IN_FLIGHT_WITHIN
         while True:
-            client = await self._clients.get(client_id)
-            if client is None or client.registration != digest or client_id in self._sent:
+            client = await self._clients.registered(client_id, api_id)
+            if client is None or client.registration != digest or digest in self._sent:
                 return None
             if client.updated_at != client.created_at or ctx.now - client.created_at > UNSENT_RESPONSE_WINDOW:
                 return None
@@ -67,16 +67,18 @@ class RegistrationRetries:
 
     def written(self, client: Client) -> None:
         """Record in the background that the response was written; returns at once."""
-        self._sent.add(client.client_id)
-        task = spawn("registration-response-sent", self._record(client))
+        if client.registration is None:
+            return
+        self._sent.add(client.registration)
+        task = spawn("registration-response-sent", self._record(client, client.registration))
         self._recording.add(task)
         task.add_done_callback(self._recording.discard)
 
-    async def _record(self, client: Client) -> None:
+    async def _record(self, client: Client, digest: str) -> None:
         try:
             await self._clients.note_response_sent(client)
         except TemporarilyUnavailable as error:
             # Harmless: an identical request within the window gets this client again, and the window ends by itself.
             log.warning("registration_response_not_recorded", client_id=client.client_id, error=error.detail)
         finally:
-            self._sent.discard(client.client_id)
+            self._sent.discard(digest)

@@ -46,13 +46,13 @@ class ClientRevocation:
         log.info("grants_revoked", client_id=event.data.client_id, grants=revoked, event_id=event.id)
 
     async def _revoke(self, event: ClientDeleted | ClientTokensRevoked) -> int:
-        client_id, until = event.data.client_id, event.time
+        api_id, client_id, until = event.data.api_id, event.data.client_id, event.time
         if isinstance(event, ClientTokensRevoked):
-            return await self.revoker.revoke_grants(client_id, until, RevocationReason.REVOKE_ALL)
-        if await self.clients.get(client_id) is None:
+            return await self.revoker.revoke_grants(api_id, client_id, until, RevocationReason.REVOKE_ALL)
+        if await self.clients.registered(client_id, api_id) is None:
             # Up to now, not only up to the deletion: a process that had not heard of it may have issued a token since.
             until = self.revoker.event_context().now
-        return await self.revoker.revoke_grants(client_id, until, _REASONS[event.data.reason])
+        return await self.revoker.revoke_grants(api_id, client_id, until, _REASONS[event.data.reason])
 
     def subscription(self) -> Subscription:
         """The subscription of the queue that all revocation processes share."""

@@ -19,6 +19,7 @@ from libs.http.forms import read_parameters
 from libs.http.operations import operator_operation
 from libs.http.responses import NO_STORE, json_bytes
 from libs.oauth.errors import BodyTooLarge, InvalidRequest
+from libs.oauth.registrations import registrations_of
 from libs.store.clients import Clients
 from services.revocation.revoker import NotOfClient, Revoker
 from services.revocation.token_list import client_of_path
@@ -76,7 +77,7 @@ class TokenManagement:
         Permission.REVOKE,
         tag="Revocation",
         summary="Revoke all tokens of a client",
-        description="Every token that the client has stops working at once.",
+        description="Every token that the client has, on every API, stops working at once.",
         body=RequestBody(model=RevocationRequest, media_types=(FORM, JSON), optional=True, description=_CREDENTIALS),
         response=ResponseSpec(description="Tokens revoked.", models=(Envelope,)),
         errors=(404,),
@@ -84,7 +85,8 @@ class TokenManagement:
     async def revoke_all(self, http_request: web.Request) -> web.Response:
         """200 with every grant of the client revoked, at once and in every process."""
         client, _ = await self._client_and_body(http_request)
-        await self.revoker.revoke_all(client)
+        for registration in registrations_of(client).values():
+            await self.revoker.revoke_all(registration)
         return _ok("tokens revoked successfully")
 
     async def _client_and_body(self, http_request: web.Request) -> tuple[Client, RevocationRequest]:

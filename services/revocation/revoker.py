@@ -65,28 +65,31 @@ class Revoker:
         return await self._revoke(grant_id, decide)
 
     async def revoke_all(self, client: Client) -> bool:
-        """Revoke all grants that the client has until now; False if the client no longer exists.
+        """Revoke all grants that the client has until now on this API; False if it is no longer registered there.
 
         It is one write on the client, which counts in every process at once (`is_revoked_with_client`). The grants
         themselves are revoked one by one when its event is consumed (client_revocation.py).
         """
 
         async def attempt() -> int | None:
-            current = await self.clients.get(client.client_id)
+            current = await self.clients.registered(client.client_id, client.api_id)
             if current is None:
                 return 0
             return 1 if await self.clients.revoke_all(current, self.event_context()) else None
 
         return bool(await retry_on_conflict(attempt, exhausted=_too_many_changes))
 
-    async def revoke_grants(self, client_id: str, until: datetime, reason: RevocationReason) -> int:
-        """Revoke the client's grants created up to this moment, each with its event; returns how many. Idempotent."""
+    async def revoke_grants(self, api_id: str, client_id: str, until: datetime, reason: RevocationReason) -> int:
+        """Revoke the client's grants on this API created up to this moment, each with its event; returns how many.
+
+        Idempotent.
+        """
 
         def decide(current: Grant | None, ctx: EventContext) -> Transition | None:
             return revoke_grant(current, reason, ctx) if current and current.state is not GrantState.REVOKED else None
 
         revoked = 0
-        async for grant_ids in self.grants.unended_of_client(client_id, until, REVOKED_AT_ONCE):
+        async for grant_ids in self.grants.unended_of_client(api_id, client_id, until, REVOKED_AT_ONCE):
             revoked += sum(await asyncio.gather(*(self._revoke(grant_id, decide) for grant_id in grant_ids)))
         return revoked
 

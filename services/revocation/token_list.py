@@ -17,11 +17,12 @@ from contracts.operations import Parameters, ResponseSpec
 from contracts.operators import Permission
 from contracts.pages import MOST_AT_ONCE, PAGE_SIZE, TokenPageQuery
 from contracts.policies import Policy
-from libs.catalog import Catalog
+from libs.catalog import Catalog, Registrations
 from libs.http.error_responses import BadRequest, NotFound
 from libs.http.operations import operator_operation
 from libs.http.pages import cursor_of, link_to_next, read_cursor, require_within_reach
 from libs.http.responses import NO_STORE, json_bytes
+from libs.oauth.registrations import registered_on, registrations_of
 from libs.oauth.token_formats import public_token_id
 from libs.policies import ApiAccess, KeyRules, PolicySets, access_on, counted_under, counter_of
 from libs.store.clients import Clients
@@ -69,8 +70,8 @@ class TokenList:
         "listTokensOnShortPath",
         Permission.READ,
         tag="Revocation",
-        summary="List a client's tokens (short path)",
-        description="The same as listTokens.",
+        summary="List a client's tokens on all APIs",
+        description="As listTokens, for all APIs on which the client is registered.",
         parameters=Parameters(model=TokenPageQuery),
         response=_TOKENS,
         errors=(400, 404),
@@ -80,42 +81,50 @@ class TokenList:
 
         If there are more, the header `Link` has the URL of the rest, since Tyk's bodies have no field for it.
         """
-        client = await client_of_path(self.clients, request)
+        registrations = await self._registrations(request)
         cursor, page = read_cursor(request, len(End._fields)), request.query.get("page")
         if page is None:
-            return await self._list(request, client, _end_of(cursor) if cursor else None)
+            return await self._list(request, registrations, _end_of(cursor) if cursor else None)
         number = max(1, int(page) if page.isascii() and page.isdecimal() and 0 < len(page) < 9 else 1)
-        grants, total = await self.grants.page_of_client(client, self.now(), number, PAGE_SIZE)
+        grants, total = await self.grants.page_of_client(list(registrations.values()), self.now(), number, PAGE_SIZE)
         pages = -(-total // PAGE_SIZE)
         require_within_reach(number, pages)
         pagination = Pagination(page_num=number, page_total=pages, page_size=PAGE_SIZE)
-        tokens = IssuedTokens(Pagination=pagination, Tokens=await self._listed(client, grants))
+        tokens = IssuedTokens(Pagination=pagination, Tokens=await self._listed(registrations, grants))
         following = _cursor_of(grants[-1]) if grants and number < pages else None
         return _json(tokens.model_dump(exclude_none=True), link_to_next(request, following))
 
-    async def _list(self, request: web.Request, client: Client, after: End | None) -> web.Response:
-        grants, more = await self.grants.live_of_client(client, self.now(), MOST_AT_ONCE, after)
-        tokens = [token.model_dump(exclude_none=True) for token in await self._listed(client, grants)]
+    async def _registrations(self, request: web.Request) -> Registrations:
+        """The client that the path names, on the API that it names or on all of its APIs. Raises NotFound."""
+        client = await client_of_path(self.clients, request)
+        return {client.api_id: client} if "api_id" in request.match_info else registrations_of(client)
+
+    async def _list(self, request: web.Request, registrations: Registrations, after: End | None) -> web.Response:
+        clients = list(registrations.values())
+        grants, more = await self.grants.live_of_client(clients, self.now(), MOST_AT_ONCE, after)
+        tokens = [token.model_dump(exclude_none=True) for token in await self._listed(registrations, grants)]
         return _json(tokens, link_to_next(request, _cursor_of(grants[-1]) if more else None))
 
-    async def _listed(self, client: Client, grants: Sequence[Grant]) -> list[IssuedToken]:
-        limited = await self._limited(client, grants)
+    async def _listed(self, registrations: Registrations, grants: Sequence[Grant]) -> list[IssuedToken]:
+        limited = await self._limited(registrations, grants)
         statuses = iter(await self.counters.limit_statuses([each for each in limited if each]))
         return [_token(grant, next(statuses) if each else None) for grant, each in zip(grants, limited, strict=True)]
 
-    async def _limited(self, client: Client, grants: Sequence[Grant]) -> list[tuple[str, Limits] | None]:
+    async def _limited(self, registrations: Registrations, grants: Sequence[Grant]) -> list[tuple[str, Limits] | None]:
         """For each grant the name of its counter and its limits on the API that issued it; None: it has no limits.
 
         Most grants of a client have the same limits, which are computed once.
         """
         users = await self._users(grants)
-        ours = PolicySets(await self._active(client.policy_ids))
+        of_clients = {
+            api_id: PolicySets(await self._active(client.policy_ids)) for api_id, client in registrations.items()
+        }
         known: dict[tuple[str, tuple[str, ...]], ApiAccess | None] = {}
         counters: dict[tuple[str, str, str | None], str] = {}
         limited: list[tuple[str, Limits] | None] = []
         for grant in grants:
             of_user = users.get(grant.subject or "", ()) if grant.grant_type is GrantType.PASSWORD else ()
-            key = grant.api_id, of_user
+            key, ours = (grant.api_id, of_user), of_clients[grant.api_id]
             if grant.key_rules is not None:
                 access = await self._access(grant, ours, of_user)
             elif key in known:
@@ -150,10 +159,12 @@ class TokenList:
 
 
 async def client_of_path(clients: Clients, request: web.Request) -> Client:
-    """The client that the path names. Raises NotFound, also if the path names another API than the client's."""
+    """The client that the path names, seen from the API in the path, if any. Raises NotFound."""
     client = await clients.get(request.match_info["client_id"])
     api_id = request.match_info.get("api_id")
-    if client is None or (api_id is not None and client.api_id != api_id):
+    if api_id is not None:
+        client = registered_on(client, api_id)
+    if client is None:
         raise NotFound("OAuth Client ID not found")
     return client
 
@@ -182,6 +193,7 @@ def _token(grant: Grant, status: LimitStatus | None) -> IssuedToken:
         code=public_token_id(grant.grant_id, grant.generation),
         expires=int(grant.access.expires_at.timestamp()),
         grant_id=grant.grant_id,
+        api_id=grant.api_id,
         subject=grant.subject,
         scope=grant.access.scope,
         rate_limit=RateLimit(requests=status.rate, per_unit=status.per) if status and status.rate else None,

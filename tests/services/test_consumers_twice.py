@@ -148,11 +148,11 @@ async def test_the_catalog_may_reload_twice(system: System, bus: Bus) -> None:
     """The catalog reloads after each invalidation, with the same result."""
     party = await system.party()
     deps = system.deps
-    assert await deps.catalog.client(party.id) == party.client
+    assert await deps.catalog.client(party.id, party.api.api_id) == party.client
     await settle(deps)
     for kind in ("client.created", "api.created"):
         await again(system, bus, "catalog", bus.last(kind))
-    assert await deps.catalog.client(party.id) == party.client
+    assert await deps.catalog.client(party.id, party.api.api_id) == party.client
     assert await deps.catalog.api(party.api.api_id) == party.api
 
 

@@ -218,7 +218,7 @@ def language(request: pytest.FixtureRequest) -> str:
         ),
     ],
 )
-async def test_a8_ip_lists(
+async def test_c2_ip_lists(
     system: System, behind: Upstream, door: str, language: str, guard: str, admitted: list[str], refused: list[str]
 ) -> None:
     """IP lists use the address seen by the trusted proxy, before any token is checked."""
@@ -231,7 +231,7 @@ async def test_a8_ip_lists(
             assert said(await api.ask(door, address=address, token=token)) == expected, address
 
 
-async def test_a8_an_ip_list_counts_the_peer_where_no_proxy_is_trusted(mongodb_url: str, behind: Upstream) -> None:
+async def test_c2_an_ip_list_counts_the_peer_where_no_proxy_is_trusted(mongodb_url: str, behind: Upstream) -> None:
     """Without trusted proxies the peer address counts; headers have no effect."""
     async with open_system(mongodb_url) as system:
         api = await made(system, guarded("oas", behind.url, "addresses-allowed"))
@@ -277,7 +277,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("endpoint", "path", "method", "expected"), PATHS)
-async def test_a8_path_lists(
+async def test_c2_path_lists(
     system: System,
     behind: Upstream,
     door: str,
@@ -310,7 +310,7 @@ async def test_a8_path_lists(
         pytest.param("public%2f..%2fprivate", "GET", 400, id="private-once-decoded"),
     ],
 )
-async def test_a8_ignored_paths_need_no_token(
+async def test_c2_ignored_paths_need_no_token(
     system: System, behind: Upstream, door: str, language: str, path: str, method: str, status: int
 ) -> None:
     """Ignored paths need no token, unless some reading of the path is another one."""
@@ -322,7 +322,7 @@ async def test_a8_ignored_paths_need_no_token(
     assert (await api.ask(door, path, method)).status == 200
 
 
-async def test_a8_a_token_on_an_ignored_path_is_stripped_all_the_same(system: System, behind: Upstream) -> None:
+async def test_c2_a_token_on_an_ignored_path_is_stripped_all_the_same(system: System, behind: Upstream) -> None:
     """`strip_auth_data` removes a token on ignored paths, too."""
     document = guarded("classic", behind.url, ignored("GET", "/public"))
     api = await made(system, document)
@@ -333,7 +333,7 @@ async def test_a8_a_token_on_an_ignored_path_is_stripped_all_the_same(system: Sy
     assert behind.latest.one("Authorization") == "Bearer"
 
 
-async def test_a8_an_openapi_path_template_opens_only_itself(system: System, behind: Upstream, door: str) -> None:
+async def test_c2_an_openapi_path_template_opens_only_itself(system: System, behind: Upstream, door: str) -> None:
     """A path of OpenAPI `paths` matches as a whole, not as a prefix."""
     document = guarded("oas", behind.url, ignored("GET", "/public/{id}"))
     api = await made(system, document)
@@ -342,7 +342,7 @@ async def test_a8_an_openapi_path_template_opens_only_itself(system: System, beh
     assert found == expected
 
 
-async def test_a8_lists_count_in_tyk_s_order(system: System, behind: Upstream, door: str, language: str) -> None:
+async def test_c2_lists_count_in_tyk_s_order(system: System, behind: Upstream, door: str, language: str) -> None:
     """The order is Tyk's: internal, ignored, blocked, allowed; a blocked address is refused on ignored paths, too."""
     guards = (
         ignored("GET", "/a"),
@@ -358,7 +358,7 @@ async def test_a8_lists_count_in_tyk_s_order(system: System, behind: Upstream, d
     assert said(await api.ask(door, "a", token=False, address="192.0.2.8")) == ADDRESS
 
 
-async def test_a8_the_old_lists_of_tyk_classic(system: System, behind: Upstream, door: str) -> None:
+async def test_c2_the_old_lists_of_tyk_classic(system: System, behind: Upstream, door: str) -> None:
     """Tyk Classic's old lists: strings for every method, and `method_actions`."""
     document = guarded("classic", behind.url)
     version = "version_data/versions/Default"
@@ -385,7 +385,7 @@ async def test_a8_the_old_lists_of_tyk_classic(system: System, behind: Upstream,
 
 
 @pytest.mark.parametrize("guard", ["blocked", "addresses", "size", "rate"])
-async def test_a8_guards_of_an_api_that_asks_for_no_token(
+async def test_c2_guards_of_an_api_that_asks_for_no_token(
     system: System, behind: Upstream, door: str, language: str, guard: str
 ) -> None:
     """Guards work on a keyless API."""
@@ -403,7 +403,7 @@ async def test_a8_guards_of_an_api_that_asks_for_no_token(
     assert said(response) == expected
 
 
-async def test_a8_an_internal_api_is_not_there(system: System, behind: Upstream, door: str, language: str) -> None:
+async def test_c2_an_internal_api_is_not_there(system: System, behind: Upstream, door: str, language: str) -> None:
     """An internal API gets 404 even with a valid token, and is not in introspection."""
     open_api = await made(system, guarded(language, behind.url))
     document = guarded(language, behind.url, "internal")
@@ -435,7 +435,7 @@ async def test_a8_an_internal_api_is_not_there(system: System, behind: Upstream,
         ),
     ],
 )
-async def test_a8_a_custom_domain(
+async def test_c2_a_custom_domain(
     system: System, behind: Upstream, door: str, language: str, guard: str, ours: list[str], others: list[str]
 ) -> None:
     """A call with another Host does not reach an API with a custom domain, as in Tyk."""
@@ -446,7 +446,7 @@ async def test_a8_a_custom_domain(
         assert said(await api.ask(door, host=host)) == NO_API, host
 
 
-async def test_a8_an_expired_api(system: System, behind: Upstream, door: str, language: str) -> None:
+async def test_c2_an_expired_api(system: System, behind: Upstream, door: str, language: str) -> None:
     """After its expiry an API refuses every call."""
     api = await made(system, guarded(language, behind.url, "expiry"))
     assert said(await api.ask(door)) == EXPIRED
@@ -458,7 +458,7 @@ async def test_a8_an_expired_api(system: System, behind: Upstream, door: str, la
     assert said(await (await made(system, document)).ask(door)) == (200, "")
 
 
-async def test_a8_request_sizes(system: System, behind: Upstream, door: str, language: str) -> None:
+async def test_c2_request_sizes(system: System, behind: Upstream, door: str, language: str) -> None:
     """The smaller of the API's and the endpoint's size limit applies; requests without body pass."""
     api = await made(
         system, guarded(language, behind.url, "size", sized("POST", "/small", 5), sized("POST", "/large", 50))
@@ -472,7 +472,7 @@ async def test_a8_request_sizes(system: System, behind: Upstream, door: str, lan
     assert said(await api.ask(door, "small", "GET")) == (200, "")
 
 
-async def test_a8_a_body_of_unknown_size_needs_its_length(system: System, behind: Upstream) -> None:
+async def test_c2_a_body_of_unknown_size_needs_its_length(system: System, behind: Upstream) -> None:
     """With a size limit a body needs a Content-Length (Tyk's 411)."""
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -487,7 +487,7 @@ async def test_a8_a_body_of_unknown_size_needs_its_length(system: System, behind
         assert (await system.call("POST", api.party.at("x"), headers=bearer, data=pieces())).status == expected
 
 
-async def test_a8_rates_of_the_api_and_of_an_endpoint(system: System, behind: Upstream, language: str) -> None:
+async def test_c2_rates_of_the_api_and_of_an_endpoint(system: System, behind: Upstream, language: str) -> None:
     """Rates are counted over all callers and both the proxy and /verify; an endpoint's rate replaces the API's."""
     api = await made(system, guarded(language, behind.url, "rate", rated("GET", "/one", 1)))
     other = Guarded(api.party, (await api.party.tokens()).access)
@@ -502,7 +502,7 @@ async def test_a8_rates_of_the_api_and_of_an_endpoint(system: System, behind: Up
 
 
 @pytest.mark.parametrize("switch", ["skipped", "off"])
-async def test_a8_a_rate_that_is_switched_off(system: System, behind: Upstream, language: str, switch: str) -> None:
+async def test_c2_a_rate_that_is_switched_off(system: System, behind: Upstream, language: str, switch: str) -> None:
     """A rate can be disabled by its own switch and by the API's."""
     document = guarded(language, behind.url, "rate")
     paths = {
@@ -516,7 +516,7 @@ async def test_a8_a_rate_that_is_switched_off(system: System, behind: Upstream, 
     assert [(await api.ask("verify")).status for _ in range(4)] == [200] * 4
 
 
-async def test_a8_a_refused_call_counts_for_nothing(system: System, behind: Upstream) -> None:
+async def test_c2_a_refused_call_counts_for_nothing(system: System, behind: Upstream) -> None:
     """A refused call is not counted, neither against the API's rate nor the client's quota."""
     api = await made(system, guarded("oas", behind.url, "rate", blocked("GET", "/admin")))
     for _ in range(4):
@@ -529,7 +529,7 @@ async def test_a8_a_refused_call_counts_for_nothing(system: System, behind: Upst
     assert said(await limited.ask("verify")) == (200, "")
 
 
-async def test_a8_a_rate_is_exact_over_instances(mongodb_url: str, behind: Upstream) -> None:
+async def test_c2_a_rate_is_exact_over_instances(mongodb_url: str, behind: Upstream) -> None:
     """Two gateways together admit exactly the rate."""
     broker, database = LocalBroker(), f"tokenwire_test_{secrets.token_hex(6)}"
     async with (
@@ -551,7 +551,7 @@ def versioned(behind: Upstream, **version: Any) -> dict[str, Any]:
     return changed(changed(document, "version_data", data), "definition", {"location": "url", "key": ""})
 
 
-async def test_a8_guards_of_one_version(system: System, behind: Upstream, door: str) -> None:
+async def test_c2_guards_of_one_version(system: System, behind: Upstream, door: str) -> None:
     """Guards of a version apply to the path below it in every reading; an unknown version has none."""
     lists = {"black_list": [{"path": "^/admin"}]}
     api = await made(system, versioned(behind, use_extended_paths=True, extended_paths=lists))
@@ -563,7 +563,7 @@ async def test_a8_guards_of_one_version(system: System, behind: Upstream, door: 
     assert said(await expired.ask(door, "v2/x")) == EXPIRED
 
 
-async def test_a8_a_version_that_does_not_exist_is_refused(system: System, behind: Upstream, door: str) -> None:
+async def test_c2_a_version_that_does_not_exist_is_refused(system: System, behind: Upstream, door: str) -> None:
     """An unknown version is refused, or it would bypass the guards of the others."""
     document = versioned(behind, use_extended_paths=True, extended_paths={"black_list": [{"path": "/admin"}]})
     document = changed(document, "definition", {"location": "url-param", "key": "v"})
@@ -577,7 +577,7 @@ async def test_a8_a_version_that_does_not_exist_is_refused(system: System, behin
     assert said(await (await made(system, falling)).ask(door, "admin?v=v3")) == (200, "")
 
 
-async def test_a8_a_preflight_that_the_upstream_answers_is_guarded_too(system: System, behind: Upstream) -> None:
+async def test_c2_a_preflight_that_the_upstream_answers_is_guarded_too(system: System, behind: Upstream) -> None:
     """`optionsPassthrough` admits OPTIONS without a token, but the lists still apply."""
     cors = {**ON, "optionsPassthrough": True, "allowedOrigins": ["https://app.example.test"]}
     document = guarded("oas", behind.url, "addresses-blocked", blocked("OPTIONS", "/admin"))

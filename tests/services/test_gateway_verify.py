@@ -336,13 +336,6 @@ async def test_without_a_common_policy_an_auth_token_api_is_closed(system: Syste
         assert denied(await accepting.verify(tokens.access), *DISALLOWED)
 
 
-async def test_a_policy_does_not_open_another_oauth_api(system: System) -> None:
-    """Only Auth Token APIs accept other APIs' tokens."""
-    issuing, other = await system.party(), await system.party()
-    party = await under(system, (issuing.api.api_id, other.api.api_id), issuing)
-    assert denied(await other.verify((await party.tokens()).access), *DISALLOWED)
-
-
 async def test_a_deleted_client_s_tokens_are_refused_by_every_api(system: System) -> None:
     """Tokens of a deleted client are refused by Auth Token APIs, too."""
     issuing, accepting = await system.party(), await system.party(auth_token())

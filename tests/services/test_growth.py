@@ -499,7 +499,8 @@ async def test_b8_ending_all_grants_of_a_client_reads_each_once(world: World) ->
     await seed.insert(store, "grants", seed.grant_documents(client, FEW, world.now - SECOND))
     await seed.insert(store, "grants", seed.grant_documents(client, MANY, world.now - SECOND, state="revoked"))
     async with profiled(store.mongo, "grants") as profile:
-        batches = [batch async for batch in store.grants.unended_of_client(client.client_id, world.now, 3)]
+        found = store.grants.unended_of_client(client.api_id, client.client_id, world.now, 3)
+        batches = [batch async for batch in found]
     profile.require_indexed()
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert (profile.examined, profile.keys <= FEW + 10) == (0, True)

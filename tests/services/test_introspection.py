@@ -192,13 +192,14 @@ async def test_a_common_policy_lets_a_resource_server_know(system: System) -> No
     assert await to_its_client(server, (await issuing.tokens()).access) == NOTHING
 
 
-async def test_a_policy_does_not_reach_another_oauth_api(system: System) -> None:
-    """This applies to Auth Token APIs only."""
+async def test_c4_a_policy_reaches_another_oauth_api(system: System) -> None:
+    """Its resource server may introspect tokens that a common policy opens it to, and no others."""
     issuing, other = await system.party(), await system.party()
     server = await system.client_of(other.api, resource_server=True)
     tokens = await (await sharing(system, issuing, other)).tokens()
-    assert await to_its_client(server, tokens.access) == NOTHING
-    assert (await to_an_operator(system, tokens.access))["aud"] == [issuing.api.api_id]
+    assert (await to_its_client(server, tokens.access))["active"] is True
+    assert (await to_an_operator(system, tokens.access))["aud"] == [issuing.api.api_id, other.api.api_id]
+    assert await to_its_client(server, (await issuing.tokens()).access) == NOTHING
 
 
 async def test_an_api_without_authentication_ignores_tokens(system: System) -> None:

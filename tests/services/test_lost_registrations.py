@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
 
 from contracts.clients import Client
-from libs.event_encoding import EventContext
 from libs.store import mongo
 from libs.store.clients import Clients
 from tests.builders import Caller, api_document, make_api, unique
@@ -34,18 +33,20 @@ async def clients_at(service: Management, path: str) -> list[dict[str, Any]]:
     return list(response.body["apps"])
 
 
-async def abandoned(service: Management, path: str, body: dict[str, Any]) -> None:
-    """Register, and disconnect after the client is written but before the response is."""
+async def abandoned(
+    service: Management, path: str, body: dict[str, Any], step: Literal["register", "register_also"] = "register"
+) -> None:
+    """Register, and disconnect after this step has written the client but before the response is."""
     http = service.writer.http
     assert http.server.runner is not None
     server = http.server.runner.server
     assert server is not None
-    clients, register = service.deps.store.clients, service.deps.store.clients.register
+    clients, register = service.deps.store.clients, getattr(service.deps.store.clients, step)
     there, gone = asyncio.Event(), asyncio.Event()
 
-    async def and_wait(client: Client, ctx: EventContext) -> Client:
-        clients.register = register  # type: ignore[method-assign]
-        registered = await register(client, ctx)
+    async def and_wait(*arguments: Any) -> Any:
+        setattr(clients, step, register)
+        registered = await register(*arguments)
         there.set()
         await gone.wait()
         return registered
@@ -53,7 +54,7 @@ async def abandoned(service: Management, path: str, body: dict[str, Any]) -> Non
     def connected() -> int:
         return sum(connection.transport is not None for connection in server.connections)
 
-    clients.register = and_wait  # type: ignore[method-assign]
+    setattr(clients, step, and_wait)
     before = connected()
     reader, writer = await asyncio.open_connection(http.host, http.port)
     text = orjson.dumps(body)
@@ -101,6 +102,25 @@ async def test_b2_a_registration_that_was_answered_is_not_repeated(service: Mana
     assert len({response.body["client_id"] for response in responses}) == 3
     chosen = body | {"client_id": unique("chosen")}
     assert [(await service.writer("POST", path, json=chosen)).status for _ in range(2)] == [200, 409]
+
+
+async def test_c4_a_cut_off_registration_on_a_further_api_is_answered_again(mongodb_url: str) -> None:
+    """With secrets that are shown once, the retry gets the secret that it sent, and rotates nothing."""
+    async with management(mongodb_url, client_secrets="show_once") as service:
+        path, body = await registering(service, client_id=unique("chosen"), secret="a secret of twenty-four or more")
+        assert (await service.writer("POST", path, json=body)).status == 200
+        before = await service.deps.store.clients.get(body["client_id"])
+        further, _ = await registering(service)
+        await abandoned(service, further, body, "register_also")
+        response = await service.writer("POST", further, json=body)
+        assert (response.status, response.body["secret"]) == (200, body["secret"])
+        (client,) = await clients_at(service, further)
+        assert client["client_id"] == body["client_id"]
+        assert len(await service.heard.about(body["client_id"])) == 2
+        after = await service.deps.store.clients.get(body["client_id"])
+        assert before is not None
+        assert after is not None
+        assert after.secrets == before.secrets
 
 
 @pytest.mark.parametrize("who", ["another-operator", "another-body"])

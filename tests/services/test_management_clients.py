@@ -229,8 +229,8 @@ async def test_an_api_without_oauth_takes_no_clients(service: Management) -> Non
     assert (await service.writer("GET", f"/api/apis/oauth/{api.api_id}")).body == {"apps": [], "pages": 0}
 
 
-async def test_a_taken_id_is_409_on_every_api(service: Management, place: str) -> None:
-    """Client ids are unique over all APIs; a conflict changes nothing."""
+async def test_c4_a_taken_id_without_its_secret_is_409_on_every_api(service: Management, place: str) -> None:
+    """Only with the client's secret is it registered on a further API; a conflict changes nothing."""
     client = await registered(service.writer, place, redirect_uri=CALLBACK, client_id=unique("first"))
     other = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
     for path in (place, other):

@@ -249,6 +249,7 @@ async def test_the_list_has_public_ids_and_expiry(system: System) -> None:
         "code": f"{grant.grant_id}.1",
         "expires": int(system.clock().timestamp()) + 3600,
         "grant_id": grant.grant_id,
+        "api_id": party.api.api_id,
         "subject": "alice",
         "scope": "a b",
     }

@@ -44,11 +44,12 @@ async def test_no_record_is_trusted_after_it(system: System, bus: Bus) -> None:
     """It could concern any record, so all cached records are reloaded."""
     party = await system.party(name="before")
     await settle(system.deps)
-    assert (await system.deps.catalog.client(party.id)) is await system.deps.catalog.client(party.id)
+    catalog, whose = system.deps.catalog, (party.id, party.api.api_id)
+    assert (await catalog.client(*whose)) is await catalog.client(*whose)
     await system.deps.store.mongo["clients"].update_one({"_id": party.id}, {"$set": {"name": "after"}})
     with pytest.raises(Drop):
         await heard(bus, "catalog", b"")
-    client = await system.deps.catalog.client(party.id)
+    client = await catalog.client(*whose)
     assert client is not None
     assert client.name == "after"
 

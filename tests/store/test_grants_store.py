@@ -287,11 +287,11 @@ async def test_live_tokens_are_listed_by_their_end(shelf: Shelf) -> None:
     """The soonest to expire first, page by page, with the total number."""
     owner = client()
     made = [(await shelf.tokens(owner, ctx_at(seconds)))[0].grant_id for seconds in (3, 1, 2)]
-    first, total = await shelf.grants.page_of_client(owner, NOW, 1, 2)
-    rest, _ = await shelf.grants.page_of_client(owner, NOW, 2, 2)
+    first, total = await shelf.grants.page_of_client([owner], NOW, 1, 2)
+    rest, _ = await shelf.grants.page_of_client([owner], NOW, 2, 2)
     assert total == 3
     assert [grant.grant_id for grant in (*first, *rest)] == [made[1], made[2], made[0]]
-    assert (await shelf.grants.page_of_client(owner, NOW, 3, 2)) == ([], 3)
+    assert (await shelf.grants.page_of_client([owner], NOW, 3, 2)) == ([], 3)
 
 
 async def test_only_live_tokens_are_listed(shelf: Shelf) -> None:
@@ -307,10 +307,10 @@ async def test_only_live_tokens_are_listed(shelf: Shelf) -> None:
     assert await shelf.grants.commit(transition)
     ended, _ = await shelf.tokens(owner, ctx_at(12))
     assert await shelf.grants.commit(revoke_grant(ended, RevocationReason.OPERATOR, CTX))
-    found, total = await shelf.grants.page_of_client(owner, NOW, 1, 10)
+    found, total = await shelf.grants.page_of_client([owner], NOW, 1, 10)
     assert ([grant.grant_id for grant in found], total) == ([live.grant_id], 1)
     dead = owner.model_copy(update={"revoked_before": ctx_at(10).now})
-    assert await shelf.grants.page_of_client(dead, NOW, 1, 10) == ([], 0)
+    assert await shelf.grants.page_of_client([dead], NOW, 1, 10) == ([], 0)
 
 
 async def test_unrevoked_grants_are_found_at_any_age(shelf: Shelf) -> None:
@@ -322,7 +322,7 @@ async def test_unrevoked_grants_are_found_at_any_age(shelf: Shelf) -> None:
     ended, _ = await shelf.tokens(owner, ctx_at(0))
     assert await shelf.grants.commit(revoke_grant(ended, RevocationReason.OPERATOR, CTX))
     younger, _ = await shelf.tokens(owner, ctx_at(3))
-    batches = [batch async for batch in shelf.grants.unended_of_client(owner.client_id, ctx_at(2).now, 2)]
+    batches = [batch async for batch in shelf.grants.unended_of_client(owner.api_id, owner.client_id, ctx_at(2).now, 2)]
     found = {grant_id for batch in batches for grant_id in batch}
     assert found == {code.grant_id, active.grant_id, old.grant_id}
     assert younger.grant_id not in found
