@@ -1,16 +1,19 @@
 """Health check of a container: asks a service whether it is ready, with Python's standard library alone.
 
-python -m services.health http://127.0.0.1:8080/readyz
+python -m services.health [--wait=SECONDS] http://127.0.0.1:8080/readyz
 
 Status 0 for 200, with the response on standard output if the service is degraded;
-1 and one line on standard error otherwise.
+1 and one line on standard error otherwise. With `--wait` it asks again until 200 or the end of that time.
 """
 
 import socket
 import sys
+import time
 
 WITHIN = 3.0
 """Seconds the service has to respond."""
+AGAIN_AFTER = 0.2
+WAIT = "--wait="
 
 
 def ask(url: str) -> tuple[bool, str]:
@@ -30,9 +33,13 @@ def ask(url: str) -> tuple[bool, str]:
     return status == "200", f"{url}: {status} {body[:1000]}"
 
 
-def main(url: str) -> None:
+def main(url: str, wait: float) -> None:
     """Print what is wrong, if anything, and exit with the status."""
+    deadline = time.monotonic() + wait
     healthy, line = ask(url)
+    while not healthy and time.monotonic() < deadline:
+        time.sleep(AGAIN_AFTER)
+        healthy, line = ask(url)
     if not healthy:
         sys.exit(line)
     if '"degraded"' in line:
@@ -40,6 +47,11 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m services.health URL")
-    main(sys.argv[1])
+    *options, address = sys.argv[1:] or [""]
+    try:
+        (seconds,) = [float(option.removeprefix(WAIT)) for option in options if option.startswith(WAIT)] or [0.0]
+    except ValueError:
+        address = ""
+    if not address or address.startswith("-") or any(not option.startswith(WAIT) for option in options):
+        sys.exit(f"usage: python -m services.health [{WAIT}SECONDS] URL")
+    main(address, seconds)

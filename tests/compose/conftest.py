@@ -27,13 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @dataclass(frozen=True)
-class Start:
-    """How the stack started."""
+class Built:
+    """A fresh copy of the project with its secrets and images."""
 
-    said: str
-    """What `make up` printed."""
-    build_seconds: float
-    up_seconds: float
+    stack: ComposeStack
+    seconds: float
+    """How long the application image took; the base images were there."""
     image_bytes: int
 
 
@@ -41,23 +40,41 @@ class Start:
 class Started:
     """The running stack."""
 
-    stack: ComposeStack
-    start: Start
+    built: Built
+    said: str
+    """What `make up` printed."""
+    seconds: float
+
+    @property
+    def stack(self) -> ComposeStack:
+        """The running stack."""
+        return self.built.stack
 
 
 @pytest.fixture(scope="session")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """`make up` in a fresh copy of the project, with webhooks to private addresses allowed."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """A fresh copy of the project, not started, with webhooks to private addresses allowed."""
     directory = tmp_path_factory.mktemp("clone")
     with copied(directory, TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS="true") as stack:
         stack.make("images")
         began = time.monotonic()
         stack.make("secrets")
         stack.compose("build")
-        built = time.monotonic()
-        said = stack.make("up")
-        up = time.monotonic()
-        yield Started(stack, Start(said, built - began, up - built, image_size(stack.image)))
+        yield Built(stack, time.monotonic() - began, image_size(stack.image))
+
+
+@pytest.fixture(scope="session")
+def image(built: Built) -> str:
+    """The tag of the application image, for tests that run stacks of their own."""
+    return built.stack.project
+
+
+@pytest.fixture(scope="session")
+def started(built: Built) -> Started:
+    """`make up` in that copy."""
+    began = time.monotonic()
+    said = built.stack.make("up")
+    return Started(built, said, time.monotonic() - began)
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,9 @@
 import logging
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.compose.containers import copied
 from tests.faults.container_rows import CONTAINER_ROWS, SHORT, SHORT_ROWS
 from tests.faults.containers import container_world
 from tests.faults.rows import play
@@ -27,19 +25,16 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.NOTSET)
 
 
-async def test_broken_and_scaled_containers_lose_and_double_nothing(tmp_path: Path) -> None:
+async def test_broken_and_scaled_containers_lose_and_double_nothing(image: str) -> None:
     """If services are killed or RabbitMQ is cut off, nothing is lost, made up or doubled. Scaling fails no request,
     and every instance does its part of the work.
     """
     rows = [row for row in CONTAINER_ROWS if row.name in SHORT_ROWS]
     assert len(rows) == len(SHORT_ROWS)
-    with copied(tmp_path / "clone") as stack:
-        stack.make("images")
-        stack.compose("build")
-        async with container_world(stack.project, stack.project) as where:
-            played = [await play(where, row, SHORT, SEED) for row in rows]
-            for each in played:
-                await each.settled(SETTLED_WITHIN)
-                result = await each.judged()
-                assert not result.complaints, f"seed {SEED}, {each.row.name}: {result.complaints}"
-                assert result.verdict.tokens >= SHORT.tokens
+    async with container_world(f"{image}-faults", image) as where:
+        played = [await play(where, row, SHORT, SEED) for row in rows]
+        for each in played:
+            await each.settled(SETTLED_WITHIN)
+            result = await each.judged()
+            assert not result.complaints, f"seed {SEED}, {each.row.name}: {result.complaints}"
+            assert result.verdict.tokens >= SHORT.tokens

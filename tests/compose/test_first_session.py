@@ -21,24 +21,27 @@ from tests.eventually import eventually
 
 CALLBACK = "https://app.example.test/callback"
 BUILD_WITHIN, START_WITHIN, IMAGE_UP_TO = 180, 30, 250_000_000
-"""What one may expect on a machine that does nothing else; a busy one is slower."""
+"""What one may expect on a machine that does nothing else; a busy one is slower. The build downloads packages where no
+wheels are cached. The start waits for RabbitMQ's boot, then for the imports of six services at once, which takes some
+twenty seconds of processor time, so it depends on the cores that are free.
+"""
 
 
 def test_the_stack_is_up_and_says_how_to_go_on(started: Started, capfd: pytest.CaptureFixture[str]) -> None:
     """Every container is healthy, the image is small, and the suggested curl command works as it is printed."""
-    start, stack = started.start, started.stack
+    built, stack = started.built, started.stack
     with capfd.disabled():
         sys.stderr.write(
-            f"\nbuild {start.build_seconds:.0f} s (at most {BUILD_WITHIN} on an idle machine), image "
-            f"{start.image_bytes / 1e6:.0f} MB, start {start.up_seconds:.0f} s (at most {START_WITHIN}), load "
-            f"{os.getloadavg()[0]:.0f}\n"
+            f"\nbuild {built.seconds:.0f} s (at most {BUILD_WITHIN} on an idle machine), image "
+            f"{built.image_bytes / 1e6:.0f} MB, start {started.seconds:.0f} s (at most {START_WITHIN} on an idle "
+            f"machine), {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}\n"
         )
-    assert start.image_bytes < IMAGE_UP_TO
+    assert built.image_bytes < IMAGE_UP_TO
     states = {container.service: (container.state, container.health) for container in stack.containers()}
     assert states.pop("mongodb-init") == ("exited", "")
     assert set(states.values()) == {("running", "healthy")}, states
-    assert f"Tokenwire is at {stack.url}; its operator key is in .secrets/bootstrap_operator_key" in start.said
-    command = curl_command(start.said).replace("curl ", f"{shlex.quote(str(curl()))} -s ", 1)
+    assert f"Tokenwire is at {stack.url}; its operator key is in .secrets/bootstrap_operator_key" in started.said
+    command = curl_command(started.said).replace("curl ", f"{shlex.quote(str(curl()))} -s ", 1)
     done = subprocess.run(["bash", "-c", command], cwd=stack.directory, capture_output=True, check=True)
     assert json.loads(done.stdout)["apis"] == []
 

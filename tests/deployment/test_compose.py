@@ -16,6 +16,7 @@ import yaml
 from libs.encryption import Opener, Sealer
 from libs.settings import PREFIX, load
 from libs.tracing.trace_settings import ENDPOINT, TRACES_ENDPOINT
+from services import health
 from services.config_lint.setting_checks import LintSettings
 from tests.deployment import stack
 from tests.deployment.wiring import SERVICES, settings_class, wired
@@ -152,8 +153,10 @@ def test_the_token_service_seals_to_the_key_that_the_notifier_opens(made: Path) 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_health_check_exists_in_the_code(service: str) -> None:
     """The health check's module, path and port exist in the code."""
-    python, dash, module, url = stack.containers()[service]["healthcheck"]["test"][1:]
+    python, dash, module, wait, url = stack.containers()[service]["healthcheck"]["test"][1:]
     assert (python, dash) == ("python", "-m")
+    limit = float(stack.containers()[service]["healthcheck"]["timeout"].removesuffix("s"))
+    assert float(wait.removeprefix(health.WAIT)) + health.WITHIN < limit
     assert importlib.util.find_spec(module) is not None
     paths = {route.resource.canonical for route in wired(service).app.router.routes() if route.resource is not None}
     assert urlsplit(url).path in paths
@@ -211,18 +214,21 @@ def test_networks_are_separated() -> None:
 
 
 def test_a_start_waits_for_what_it_needs() -> None:
-    """MongoDB is up before it is prepared, and prepared before the services start; the edge starts last."""
+    """MongoDB is prepared and RabbitMQ has its definitions before the services start. `mongodb-init` waits for MongoDB
+    by itself, and the edge finds the services when they listen, so these start beside them.
+    """
     conditions = {
-        name: {other: wanted["condition"] for other, wanted in container.get("depends_on", {}).items()}
+        name: wanted if isinstance(wanted, list) else {other: each["condition"] for other, each in wanted.items()}
         for name, container in stack.containers().items()
+        for wanted in [container.get("depends_on", {})]
     }
-    assert conditions["mongodb-init"] == {"mongodb": "service_healthy"}
+    assert conditions["mongodb-init"] == ["mongodb"]
     for service in SERVICES:
         assert conditions[service] == {
             "mongodb-init": "service_completed_successfully",
             "rabbitmq": "service_healthy",
         }
-    assert conditions["edge"] == dict.fromkeys(SERVICES, "service_healthy")
+    assert sorted(conditions["edge"]) == sorted(SERVICES)
     assert all("healthcheck" in stack.containers()[name] for name in CONTAINERS if name not in COMMANDS)
 
 

@@ -9,10 +9,12 @@ from aiohttp import web
 from tests.ports import free_port
 
 
-async def check(url: str) -> tuple[int, str]:
+async def check(*words: str) -> tuple[int, str]:
     """Exit status and output of `python -m services.health`."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.health", url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "services.health", *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
     assert not (out and err)
@@ -58,3 +60,36 @@ async def test_no_response_is_unhealthy() -> None:
     """If the service does not listen, the check prints one line and exits with 1."""
     returned, said = await check(f"http://127.0.0.1:{free_port()}/readyz")
     assert (returned, said.count("\n")) == (1, 1)
+
+
+async def test_with_wait_a_service_that_becomes_ready_is_healthy() -> None:
+    """The first check of a container that is still starting ends when the service is ready."""
+    answers = [503, 503, 200]
+
+    async def response(_: web.Request) -> web.Response:
+        return web.Response(status=answers.pop(0), text="{}")
+
+    app = web.Application()
+    app.router.add_get("/readyz", response)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/readyz"
+        assert await check("--wait=60", url) == (0, "")
+        assert answers == []
+    finally:
+        await runner.cleanup()
+
+
+async def test_with_wait_the_last_answer_counts() -> None:
+    """When the time is over, the check says why the service is not ready."""
+    returned, said = await check("--wait=0.5", f"http://127.0.0.1:{free_port()}/readyz")
+    assert (returned, said.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("words", [(), ("--wait=6",), ("--wait=x", "http://h/"), ("--other=1", "http://h/")])
+async def test_a_wrong_call_says_how_it_is_called(words: tuple[str, ...]) -> None:
+    """One line, and the status of an unhealthy container."""
+    returned, said = await check(*words)
+    assert (returned, said) == (1, "usage: python -m services.health [--wait=SECONDS] URL\n")

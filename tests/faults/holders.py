@@ -53,7 +53,9 @@ class Holdings:
     tenants: dict[str, Tenant] = field(default_factory=dict)
     """The tenant of each grant, by grant id."""
     failed: Counter[str] = field(default_factory=Counter)
-    """Number of requests without a response or with a 5xx, by kind."""
+    """Number of requests without a response or with a 5xx, by kind and, for these, the beginning of the response, which
+    says whether the edge or a service failed.
+    """
     refused: list[str] = field(default_factory=list)
     """Refusals to a client whose requests had all been answered."""
     given_up: list[str] = field(default_factory=list)
@@ -160,7 +162,7 @@ class Holder:
             else:
                 if response.status < 500:
                     return Outcome(response, ambiguous)
-                self.holdings.failed[f"{what}: {response.status}"] += 1
+                self.holdings.failed[f"{what}: {response.status} {response.raw[:120].decode(errors='replace')}"] += 1
             ambiguous = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
-from tests.compose.containers import ComposeStack
 from tests.eventually import eventually
 from tests.faults.containers import USUAL, Containers, ContainerWorld, container_world
 from tests.faults.holders import Held, Holder, Holdings, Load
@@ -55,12 +54,12 @@ async def run(containers: Containers, command: str, *, given: Path | None = None
     return said.decode()
 
 
-async def test_a_backup_made_under_load_restores_everything_that_it_has(stack: ComposeStack, tmp_path: Path) -> None:
+async def test_a_backup_made_under_load_restores_everything_that_it_has(image: str, tmp_path: Path) -> None:
     """After the loss of every volume, tokens issued before the backup are valid, and their webhooks, none of which had
     been delivered, are delivered once each. Nothing appears that the backup does not have.
     """
     archive = tmp_path / "tokenwire.backup"
-    async with container_world(f"{stack.project}-restore", stack.project) as world:
+    async with container_world(f"{image}-restore", image) as world:
         world.receiver.behave(PATH, answering(503), seconds=3600)
         notified = {f"{SCHEME}__notifications__onKeyChangeUrl": world.receiver.url(PATH)}
         tenant = await new_tenant(world.system.anybody, world.system.operator, **notified)
