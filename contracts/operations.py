@@ -120,6 +120,7 @@ PATH_PARAMETERS: Mapping[str, tuple[Any, str]] = {
     "username": (Username, "The name of the resource owner."),
     "operator_id": (PublicId, "The id of the operator."),
     "delivery_id": (PublicId, "The id of the delivery, which is the id of the event that it delivers."),
+    "token": (Annotated[str, Field(min_length=1)], "The token. It is not logged."),
     "uri": (Annotated[str, Field(min_length=1)], "The path of the call to check, without its leading slash."),
 }
 """Every path parameter: its type and its description."""

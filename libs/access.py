@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import SecretStr
 
 from contracts.apis import Api, OAuthSettings
@@ -19,18 +19,20 @@ from libs.oauth.client_auth import Credentials, is_public, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
 from libs.throttle import LoginThrottle
 
+TYK_KEY_HEADER = "X-Tyk-Authorization"
+"""Where clients of Tyk's gateway send its secret; here it has an operator key, which wins over `Authorization`."""
 _LONGEST_KEY = 512
 
 
 class OperatorAuthenticator:
-    """Authenticates operators by the key in `Authorization`, with brute-force protection."""
+    """Authenticates operators by the key in a header, with brute-force protection."""
 
     def __init__(self, catalog: Catalog, throttle: LoginThrottle) -> None:
         self._catalog = catalog
         self._throttle = throttle
 
     async def require(self, request: web.Request, permission: Permission) -> Operator:
-        """The operator whose key is in `Authorization` (a `Bearer ` prefix is accepted).
+        """The operator whose key is in `X-Tyk-Authorization`, or else in `Authorization`, with or without `Bearer `.
 
         From now on it is the actor of this request, whom the audit log names. Raises NotAuthenticated, NotPermitted if
         the operator has neither this permission nor `admin`, and TooManyAttempts.
@@ -51,7 +53,7 @@ class OperatorAuthenticator:
 
     async def authenticate(self, request: web.Request) -> Operator | None:
         """The operator whose key the request carries; None for no key or an unknown one. Raises TooManyAttempts."""
-        key = request.headers.get("Authorization", "")
+        key = request.headers.get(TYK_KEY_HEADER) or request.headers.get(hdrs.AUTHORIZATION) or ""
         if key[:7].lower() == "bearer ":
             key = key[7:].strip()
         return await self._operator_with(key) if 0 < len(key) <= _LONGEST_KEY and key.isascii() else None

@@ -34,6 +34,7 @@ OF_SINGLE_SERVICES = frozenset(
         "oauth_error_status",
         "per_endpoint_concurrency",
         "total_concurrency",
+        "tyk_gateway_api",
         "upstream_connect_timeout",
         "upstream_deny",
         "upstream_timeout",
@@ -142,6 +143,12 @@ def _error_status(value: object) -> Literal[403] | None:
 
 OAuthErrorStatus = Annotated[Literal[403] | None, BeforeValidator(_error_status)]
 """One status for every OAuth error, or None for those of RFC 6749 §5.2."""
+
+
+TykGatewayApi = Annotated[
+    bool, Field(description="true: also offer the open-source Tyk gateway's own API below /tyk/, for operators.")
+]
+"""Whether the service offers its part of the gateway's API."""
 
 
 def _base_url(text: str) -> str:

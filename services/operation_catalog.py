@@ -32,6 +32,17 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 """All of them. Every service has those with `service=None`."""
 
+TYK_GATEWAY_OPERATIONS: tuple[Operation, ...] = tuple(
+    replace(each, service=service)
+    for service, declared in {
+        Service.MANAGEMENT: management.TYK_GATEWAY_OPERATIONS,
+        Service.REVOCATION: revocation.TYK_GATEWAY_OPERATIONS,
+        Service.AUTHORIZATION: authorization.TYK_GATEWAY_OPERATIONS,
+    }.items()
+    for each in declared
+)
+"""The Tyk gateway's own API, which these services only offer if they are told to."""
+
 
 def operations_by(service: Service) -> tuple[Operation, ...]:
     """The operations of this service."""

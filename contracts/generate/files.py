@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from contracts.events import EVENTS, NotificationCommand
 from contracts.generate.asyncapi import asyncapi_document
-from contracts.generate.openapi import WEBHOOK, openapi_document
+from contracts.generate.openapi import WEBHOOK, openapi_document, tyk_gateway_api_document
 from contracts.generate.schemas import FactSchema, Mode, Schema, of_model
 from contracts.operations import Service
-from services.operation_catalog import OPERATIONS
+from services.operation_catalog import OPERATIONS, TYK_GATEWAY_OPERATIONS
 
 DIRECTORY = Path(__file__).parents[1] / "generated"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -33,6 +33,7 @@ class _Plain(yaml.SafeDumper):
 def rendered() -> dict[str, bytes]:
     """Every file by its name below the directory."""
     files = {f"openapi/{service}.yaml": _as_yaml(openapi_document(service)) for service in Service}
+    files["openapi/tyk-gateway-api.yaml"] = _as_yaml(tyk_gateway_api_document())
     files["asyncapi.yaml"] = _as_yaml(asyncapi_document())
     for name, schema in _schemas():
         files[f"schemas/{name}.json"] = _as_json({"$schema": _DIALECT, "$id": f"{_NAME}{name}", **schema})
@@ -74,10 +75,9 @@ def _schemas() -> Iterator[tuple[str, Schema]]:
 
 
 def _bodies() -> set[tuple[type[BaseModel], Mode]]:
-    read = {operation.body.model for operation in OPERATIONS if operation.body and operation.body.model}
-    written = {
-        model for operation in OPERATIONS for response in operation.responses.values() for model in response.models
-    }
+    every = (*OPERATIONS, *TYK_GATEWAY_OPERATIONS)
+    read = {operation.body.model for operation in every if operation.body and operation.body.model}
+    written = {model for operation in every for response in operation.responses.values() for model in response.models}
     return {(model, "validation") for model in read} | {
         (model, "serialization") for model in written | ({WEBHOOK.model} if WEBHOOK.model else set())
     }

@@ -1,7 +1,7 @@
 """One OpenAPI 3.1 document per service, from the operations that its handlers declare."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,7 +21,7 @@ from contracts.operations import (
     Service,
 )
 from contracts.webhooks import TokenNotification
-from services.operation_catalog import operations_by
+from services.operation_catalog import TYK_GATEWAY_OPERATIONS, operations_by
 
 _TITLES = {
     Service.AUTHORIZATION: "authorization codes",
@@ -37,6 +37,11 @@ Dashboard's envelope (`Status`, `Message`, `Meta`). Unknown paths return 404, un
 and `Allow`. If the setting `oauth_error_status` is set, OAuth errors have that status instead of 400, 401 and 403. \
 OAuth requests: unknown parameters are ignored, repeated ones are refused. Other bodies: the schema says whether \
 unknown fields are allowed."""
+_ABOUT_TYK = """\
+The part of the open-source Tyk gateway's own API that belongs to OAuth, translated to the operations of the \
+management API; available if `TOKENWIRE_TYK_GATEWAY_API` is true. The operator key is in `X-Tyk-Authorization` or \
+`Authorization`. Every path also works with a slash at its end. Errors have the gateway's envelope (`status`, \
+`message`), those of `/tyk/oauth/authorize-client` the format of RFC 6749 §5.2."""
 
 _SECURITY_SCHEMES = {
     "client": {
@@ -49,7 +54,8 @@ _SECURITY_SCHEMES = {
         "type": "apiKey",
         "in": "header",
         "name": "Authorization",
-        "description": "An operator key, with or without `Bearer ` before it. The role named by an operation is the "
+        "description": "An operator key, with or without `Bearer ` before it; `X-Tyk-Authorization` is read, too, "
+        "and wins. The role named by an operation is the "
         "permission that the operator needs; `admin` includes all others.",
     },
     "token": {
@@ -79,15 +85,25 @@ WEBHOOK = RequestBody(
 
 def openapi_document(service: Service) -> dict[str, Any]:
     """The operations of the service, and for the notifier the requests it sends."""
-    operations = operations_by(service)
+    title = f"Tokenwire {service}: {_TITLES[service]}"
+    return _document(title, _ABOUT, operations_by(service), [WEBHOOK] if service is Service.NOTIFIER else [])
+
+
+def tyk_gateway_api_document() -> dict[str, Any]:
+    """The Tyk gateway's own API, which three services offer together."""
+    return _document("Tokenwire: the Tyk gateway's own API", _ABOUT_TYK, TYK_GATEWAY_OPERATIONS, [])
+
+
+def _document(
+    title: str, about: str, operations: Sequence[Operation], webhooks: Sequence[RequestBody]
+) -> dict[str, Any]:
     bodies = [operation.body for operation in operations if operation.body]
-    webhooks = [WEBHOOK] if service is Service.NOTIFIER else []
     models = [*_read(bodies), *_written(operations), *((body.model, "serialization") for body in webhooks)]
     components = Components((model, mode) for model, mode in models if model is not None)
     writer = _Writer(components)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": f"Tokenwire {service}: {_TITLES[service]}", "version": VERSION, "description": _ABOUT},
+        "info": {"title": title, "version": VERSION, "description": about},
         "servers": [{"url": BASE_URL, "description": "The edge, or all services in one process."}],
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in operations)],
         "paths": writer.paths(operations),

@@ -21,6 +21,9 @@ from libs.oauth.errors import (
 )
 from libs.oauth.redirect_uris import with_query
 
+_GATEWAY_API = "/tyk/"
+"""Below this path errors are in the envelope of the open-source Tyk gateway's API."""
+_ENVELOPED = ("/api/", _GATEWAY_API)
 _TEXT = bytes(range(0x20, 0x7F)).translate(None, b'"\\').decode()
 
 log = structlog.get_logger("http")
@@ -73,6 +76,12 @@ class ChangedByOthers(Taken):
         super().__init__("other requests are changing this record at the same time; read it again and retry")
 
 
+class Unprocessable(Refusal):
+    """422: a required parameter is missing."""
+
+    status = 422
+
+
 class TooLarge(Refusal):
     """413: the body exceeds the limit."""
 
@@ -113,8 +122,10 @@ class ErrorRenderer:
                 return self._oauth(request, error.error)
             case Redirected():
                 return self._redirected(error)
+            case NotAuthenticated() if request.path.startswith(_GATEWAY_API):
+                return _enveloped(request, 403, "Attempted administrative access with invalid or missing key!")
             case Refusal():
-                return _enveloped(error.status, error.message, meta=error.meta)
+                return _enveloped(request, error.status, error.message, meta=error.meta)
             case ValidationError():
                 return self._malformed(request, first_fault(error))
             case web.RequestPayloadError():
@@ -131,15 +142,15 @@ class ErrorRenderer:
         status = error.status
         if isinstance(error, TemporarilyUnavailable | TooManyRequests):
             headers["Retry-After"] = str(error.retry_after)
-            if request.path.startswith("/api/"):
-                return _enveloped(status, error.description, headers)
+            if request.path.startswith(_ENVELOPED):
+                return _enveloped(request, status, error.description, headers)
         elif self._oauth_error_status and status in {400, 401, 403}:
             status = self._oauth_error_status
         if isinstance(error, BodyTooSlow):
             # RFC 9110 §15.5.9: after a 408 the rest of the body may still arrive, so the connection cannot be reused.
             headers["Connection"] = "close"
-            if request.path.startswith("/api/"):
-                return _enveloped(status, error.description, headers)
+            if request.path.startswith(_ENVELOPED):
+                return _enveloped(request, status, error.description, headers)
         if isinstance(error, InvalidClient):
             # RFC 6749 §5.2: 401 with "the 'WWW-Authenticate' response header field matching the authentication scheme".
             headers["WWW-Authenticate"] = 'Basic realm="tokenwire", charset="UTF-8"'
@@ -155,8 +166,8 @@ class ErrorRenderer:
         return web.Response(status=302, headers={**NO_STORE, "Location": location})
 
     def _malformed(self, request: web.Request, fault: str) -> web.Response:
-        if request.path.startswith("/api/"):
-            return _enveloped(400, fault)
+        if request.path.startswith(_ENVELOPED):
+            return _enveloped(request, 400, fault)
         return self._oauth(request, InvalidRequest(fault))
 
     def _http(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -169,8 +180,8 @@ class ErrorRenderer:
     def _plain(
         self, request: web.Request, status: int, message: str, headers: dict[str, str] | None = None
     ) -> web.Response:
-        if request.path.startswith("/api/"):
-            return _enveloped(status, message, headers)
+        if request.path.startswith(_ENVELOPED):
+            return _enveloped(request, status, message, headers)
         code = "server_error" if status >= 500 else "invalid_request"
         body = orjson.dumps({"error": code, "error_description": message})
         return json_bytes(body, status, {**NO_STORE, **(headers or {})})
@@ -182,7 +193,14 @@ def _methods(allowed: str) -> str:
 
 
 def _enveloped(
-    status: int, message: str, headers: dict[str, str] | None = None, meta: Mapping[str, object] | None = None
+    request: web.Request,
+    status: int,
+    message: str,
+    headers: dict[str, str] | None = None,
+    meta: Mapping[str, object] | None = None,
 ) -> web.Response:
-    body = orjson.dumps({"Status": "Error", "Message": message, "Meta": meta})
-    return json_bytes(body, status, {**NO_STORE, **(headers or {})})
+    """The error in the envelope of the gateway's API below `/tyk/`, elsewhere in the Dashboard's."""
+    body: dict[str, object] = {"Status": "Error", "Message": message, "Meta": meta}
+    if request.path.startswith(_GATEWAY_API):
+        body = {"status": "error", "message": message} | ({} if meta is None else {"meta": meta})
+    return json_bytes(orjson.dumps(body), status, {**NO_STORE, **(headers or {})})

@@ -89,6 +89,14 @@ def _parse_json(body: bytes, known: Collection[str], structured: Collection[str]
     return once(parameters, known)
 
 
+_REPLACED = web.RequestKey("replaced_body", bytes)
+
+
+def replace_body(request: web.Request, body: bytes) -> None:
+    """`read_body` returns this from now on; the request's own body must have been read."""
+    request[_REPLACED] = body
+
+
 async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
     """Read the whole body and decompress it.
 
@@ -100,7 +108,10 @@ async def read_body(request: web.Request, limit: int = BODY_LIMIT) -> bytes:
     if request.content.is_eof():  # already complete, as most are: no timeout needed
         plain = "Content-Encoding" not in request.headers and request.content.exception() is None
         if plain and request.content.total_bytes <= limit:
-            return request.content.read_nowait()
+            body = request.content.read_nowait()
+            return body or request.get(_REPLACED, body)
+        if _REPLACED in request:
+            return request[_REPLACED]
         return await _gathered(request, limit)
     try:
         async with asyncio.timeout(BODY_WITHIN):

@@ -95,7 +95,7 @@ class Health:
     async def readyz(self, _request: web.Request) -> web.Response:
         """Return 200 if ready or degraded, otherwise 503, with the state of each dependency by name."""
         states = await self.look()
-        readiness = self._readiness(states)
+        readiness = self.readiness(states)
         body = orjson.dumps({"status": readiness, **states})
         return json_bytes(body, 503 if readiness is Readiness.UNAVAILABLE else 200)
 
@@ -118,7 +118,8 @@ class Health:
                 self._unreachable.remove(name)
                 log.warning("dependency_recovered", dependency=name)
 
-    def _readiness(self, states: Mapping[str, str]) -> Readiness:
+    def readiness(self, states: Mapping[str, str]) -> Readiness:
+        """Whether the process can serve requests with its dependencies in these states."""
         away = [self._dependencies[name] for name, state in states.items() if state != _OK]
         if any(dependency.needed for dependency in away):
             return Readiness.UNAVAILABLE

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from contracts.error_bodies import Envelope, OAuthErrorBody
 from contracts.operations import Caller, Operation, Parameters, RequestBody, ResponseSpec
 from contracts.operators import Operator, Permission
+from libs.http.context import current
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Require = Callable[[web.Request, Permission], Awaitable[Operator]]
@@ -32,6 +33,7 @@ ERRORS: Mapping[int, str] = {
     408: "The request body did not arrive in time.",
     409: "The id or name is taken, or another request changed the record at the same time.",
     413: "The request body is too large.",
+    422: "A required parameter is missing.",
     429: "Too many failed authentication attempts; retry after `Retry-After` seconds.",
     503: "The database is unavailable and nothing was changed; retry after `Retry-After` seconds.",
 }
@@ -186,7 +188,11 @@ def _permitted(handler: Handler, declared: Operation, require: Require | None) -
     if permission is None or require is None:
         raise TypeError(f"{declared.name} needs a permission and an authenticator that checks it")
 
+    secret = "{token}" in declared.path
+
     async def handle(request: web.Request) -> web.StreamResponse:
+        if secret:
+            current().shown_path = declared.path
         request[_OPERATOR] = await require(request, permission)
         return await handler(request)
 

@@ -9,8 +9,10 @@ from services.authorization.authorize import AuthorizeEndpoint
 from services.authorization.authorize_client import CodeEndpoint
 from services.authorization.metadata import MetadataEndpoint
 from services.authorization.settings import AuthorizationSettings
+from services.authorization.tyk_codes import TykCodeEndpoint
 
 OPERATIONS = operations_of(CodeEndpoint, AuthorizeEndpoint, MetadataEndpoint)
+TYK_GATEWAY_OPERATIONS = operations_of(TykCodeEndpoint)
 
 
 def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -> None:
@@ -28,6 +30,8 @@ def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -
     access = OperatorAuthenticator(deps.catalog, deps.throttle)
     for endpoint in (code, authorize, metadata):
         add_operations(app, endpoint, access.require)
+    if settings.tyk_gateway_api:
+        add_operations(app, TykCodeEndpoint(deps.store.clients, code), access.require)
     deps.outbox.watch(deps.store.grants)
 
 

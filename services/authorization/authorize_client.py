@@ -37,7 +37,10 @@ _KEY_RULES = (
     "(or `apply_policy_id`) restricts the grant further to what these policies allow. Fields that would restrict the "
     "token and are not supported are refused by name."
 )
-_RESPONSES = {
+BODY = RequestBody(
+    model=CodeRequest, media_types=(FORM, JSON), fields=("response_type", "client_id"), description=_KEY_RULES
+)
+RESPONSES = {
     200: ResponseSpec(description="Code issued.", models=(CodeResponse,)),
     400: ResponseSpec(description=ERRORS[400], models=(CodeRefusal,)),
     401: ResponseSpec(description=ERRORS[401], models=(Envelope,)),
@@ -62,10 +65,8 @@ def _issue_code(
         description=description,
         caller=Caller.OPERATOR,
         permission=Permission.AUTHORIZE,
-        body=RequestBody(
-            model=CodeRequest, media_types=(FORM, JSON), fields=("response_type", "client_id"), description=_KEY_RULES
-        ),
-        responses=_RESPONSES,
+        body=BODY,
+        responses=RESPONSES,
         patterns=patterns or {},
     )
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from libs.settings import OAuthErrorStatus, Settings
+from libs.settings import OAuthErrorStatus, Settings, TykGatewayApi
 
 
 class AuthorizationSettings(Settings):
@@ -11,3 +11,4 @@ class AuthorizationSettings(Settings):
     oauth_error_status: OAuthErrorStatus = Field(
         None, description="403: every OAuth error has this status, as in Tyk; unset: as RFC 6749 says."
     )
+    tyk_gateway_api: TykGatewayApi = False

@@ -20,6 +20,10 @@ from services.management.registration_retries import RegistrationRetries
 from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
 from services.management.stream_subscribers import StreamSubscribers
+from services.management.tyk_clients import TykClientEndpoints
+from services.management.tyk_definitions import TykApiEndpoints, TykPolicyEndpoints
+from services.management.tyk_keys import TykKeyEndpoints
+from services.management.tyk_process import TykProcessEndpoints
 
 OPERATIONS = operations_of(
     ApiEndpoints,
@@ -30,6 +34,13 @@ OPERATIONS = operations_of(
     EventStream,
     Analytics,
     AuditLogEndpoint,
+)
+TYK_GATEWAY_OPERATIONS = operations_of(
+    TykClientEndpoints,
+    TykApiEndpoints,
+    TykPolicyEndpoints,
+    TykKeyEndpoints,
+    TykProcessEndpoints,
 )
 
 
@@ -48,15 +59,27 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     retrievable_secrets = settings.client_secrets is ClientSecrets.STORED
     retries = RegistrationRetries(store.clients, deps.keys)
     events = EventStream(access, subscribers)
+    apis = ApiEndpoints(store.apis, event_context)
+    clients = ClientEndpoints(store, deps.keys, event_context, retrievable_secrets, retries)
+    policies = PolicyEndpoints(store.policies, store.apis, event_context)
+    users = ResourceOwnerEndpoints(store.resource_owners, store.policies, passwords, event_context)
+    translations = (
+        TykClientEndpoints(clients),
+        TykApiEndpoints(apis),
+        TykPolicyEndpoints(policies),
+        TykKeyEndpoints(users),
+        TykProcessEndpoints(deps.health),
+    )
     for endpoint in (
-        ApiEndpoints(store.apis, event_context),
-        ClientEndpoints(store, deps.keys, event_context, retrievable_secrets, retries),
-        PolicyEndpoints(store.policies, store.apis, event_context),
-        ResourceOwnerEndpoints(store.resource_owners, store.policies, passwords, event_context),
+        apis,
+        clients,
+        policies,
+        users,
         OperatorEndpoints(store.operators, event_context),
         events,
         Analytics(store.usage, deps.now),
         AuditLogEndpoint(store.audit_log),
+        *(translations if settings.tyk_gateway_api else ()),
     ):
         add_operations(app, endpoint, access.require)
     app.on_shutdown.append(events.stop)

@@ -58,6 +58,14 @@ def read_api(
     return Imported(api, notes.warnings)
 
 
+def own_id(body: bytes, content_type: str | None) -> str:
+    """The id that the definition in the body gives its API; empty if it gives none."""
+    document = parse(body, content_type)
+    if format_of(document) is DefinitionFormat.OAS:
+        return str(document["x-tyk-api-gateway"].get("info", {}).get("id") or "")
+    return str(document.get("api_definition", document).get("api_id") or "")
+
+
 def definition_text(api: Api, *, with_secrets: bool) -> bytes:
     """The imported definition including its id, as JSON text."""
     text = api.definition.get_secret_value()

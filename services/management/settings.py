@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from libs.settings import Settings
+from libs.settings import Settings, TykGatewayApi
 
 _KEY = re.compile(r"[\x21-\x7e]{24,512}")
 
@@ -44,3 +44,4 @@ class ManagementSettings(Settings):
     bootstrap_operator_key: Annotated[SecretStr | None, AfterValidator(_operator_key)] = Field(
         None, description="Key of the operator 'bootstrap', who has permission admin; at least 24 characters."
     )
+    tyk_gateway_api: TykGatewayApi = False

@@ -12,8 +12,10 @@ from services.revocation.operator_revocation import TokenManagement
 from services.revocation.revoker import Revoker
 from services.revocation.settings import RevocationSettings
 from services.revocation.token_list import TokenList
+from services.revocation.tyk_tokens import TykTokenEndpoints
 
 OPERATIONS = operations_of(TokenManagement, TokenList, RevocationEndpoint)
+TYK_GATEWAY_OPERATIONS = operations_of(TykTokenEndpoints)
 
 
 def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> None:
@@ -27,6 +29,11 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     tokens = TokenList(store.clients, deps.catalog, store.grants, store.counters, deps.now)
     add_operations(app, management, access.require)
     add_operations(app, tokens, access.require)
+    if settings.tyk_gateway_api:
+        translation = TykTokenEndpoints(
+            management, tokens, deps.catalog, store.grants, revoker, deps.token_format, deps.now
+        )
+        add_operations(app, translation, access.require)
     add_operations(app, endpoint, cross_origin=CrossOrigin(deps.catalog))
     deps.bus.subscribe(ClientRevocation(revoker, store.clients).subscription())
     deps.outbox.watch(store.grants)

@@ -16,14 +16,15 @@ import pytest
 from contracts.generate.examples import FILE, examples
 from contracts.operations import ANY_METHOD, Caller, Operation
 from contracts.operators import Permission
+from libs.access import TYK_KEY_HEADER
 from libs.bus.local import LocalBroker, LocalBus
-from services.operation_catalog import OPERATIONS
+from services.operation_catalog import OPERATIONS, TYK_GATEWAY_OPERATIONS
 from tests.builders import Response, make_operator, settle
 from tests.eventually import eventually
 from tests.notifications import Receiver, answering, database_of_its_own, notifier, receiver
 from tests.services.system import CHALLENGE, VERIFIER, System, basic, open_system
 
-BY_NAME = {operation.name: operation for operation in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in (*OPERATIONS, *TYK_GATEWAY_OPERATIONS)}
 CALLBACK = "https://app.example.com/callback"
 OPERATOR_KEY = "$OPERATOR_KEY"
 """In the examples, in place of the real key."""
@@ -89,7 +90,8 @@ class Recording:
     ) -> Response:
         operation, headers = BY_NAME[name], dict(headers or {})
         if operation.caller is Caller.OPERATOR:
-            headers["Authorization"] = self._key
+            header = TYK_KEY_HEADER if operation in TYK_GATEWAY_OPERATIONS else "Authorization"
+            headers[header] = self._key
         target = re.sub(r"{(\w+)}", lambda part: (path or {})[part[1]], operation.path)
         body = {"json": json} if json is not None else {"data": form} if form is not None else {}
         caller = self._callers[operation.service == "notifier"]
@@ -186,6 +188,61 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("deleteOasApi", API)
     for process in ("healthz", "readyz", "metrics"):
         await record(process)
+    await the_gateways_api(record, system, definition("shop", webhook))
+
+
+async def the_gateways_api(record: Recording, system: System, shop: dict[str, Any]) -> None:
+    """The Tyk gateway's own API, from the first import to the last deletion."""
+    shop_api, shop_client = {"api_id": "shop"}, {"api_id": "shop", "client_id": "shop-app"}
+    policy = {"id": "read-shop", "name": "Read the shop", "access_rights": {"shop": {"api_id": "shop"}}}
+    one_policy = {"policy_id": "read-shop"}
+    await record("tykHello")
+    await record("tykAddApi", json=shop)
+    await record("tykAddOasApi", json=shop)
+    await record("tykListApis")
+    await record("tykListOasApis")
+    await record("tykGetApi", shop_api)
+    await record("tykGetOasApi", shop_api)
+    await record("tykReplaceApi", shop_api, json=shop)
+    await record("tykReplaceOasApi", shop_api, json=shop)
+    await record("tykReload")
+    await record("tykReloadGroup")
+    await record("tykAddPolicy", json=policy)
+    await record("tykListPolicies")
+    await record("tykGetPolicy", one_policy)
+    await record("tykReplacePolicy", one_policy, json=policy)
+    client = {"client_id": "shop-app", "redirect_uri": CALLBACK, "policy_id": "read-shop"}
+    await record("tykCreateClient", json=client | {"api_id": "shop"})
+    await record("tykListClients", shop_api)
+    await record("tykListApisOfClient", {"client_id": "shop-app"})
+    await record("tykGetClient", shop_client)
+    await record("tykUpdateClient", shop_client, json=client | {"description": "The shop app"})
+    secret = (await record("tykRotateClientSecret", shop_client)).body["secret"]
+    user, session = {"username": "bob"}, {"apply_policies": ["read-shop"]}
+    await record("tykAddKey", user, json=session | {"basic_auth_data": {"password": "correct horse battery staple"}})
+    await record("tykListKeys")
+    await record("tykGetKey", user)
+    await record("tykUpdateKey", user, json=session)
+    asked = {"response_type": "code", "client_id": "shop-app", "redirect_uri": CALLBACK}
+    code = (await record("tykIssueCode", form=asked)).body["code"]
+    exchange = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK}
+    credentials = {"Authorization": basic("shop-app", secret)}
+    issued = (await record("issueToken", {"api_ref": "shop"}, headers=credentials, form=exchange, record=False)).body
+    await record("tykListTokens", shop_client)
+    token = {"token": issued["access_token"]}
+    await record("tykGetToken", token)
+    await record("tykDeleteToken", token)
+    await settle(system.deps)
+    await record("tykRevokeToken", form={"token": issued["access_token"], "client_id": "shop-app"})
+    await record("tykRevokeRefreshToken", {"token": issued["refresh_token"]}, query={"api_id": "shop"})
+    await record("tykRevokeAllTokens", form={"client_id": "shop-app"})
+    await record("tykPurgeTokens", query={"scope": "lapsed"})
+    await record("tykDeleteKey", user)
+    await record("tykDeleteClient", shop_client)
+    await record("tykDeletePolicy", one_policy)
+    await record("tykDeleteApi", shop_api)
+    await record("tykAddOasApi", json=shop, record=False)
+    await record("tykDeleteOasApi", shop_api)
 
 
 async def tokens(record: Recording, system: System, client: str) -> None:
@@ -262,7 +319,7 @@ async def _found(mongodb_url: str) -> dict[str, dict[str, Any]]:
     broker, database = LocalBroker(), database_of_its_own()
     async with (
         receiver() as received,
-        open_system(mongodb_url, database, bus=LocalBus(broker), notifier=False) as system,
+        open_system(mongodb_url, database, bus=LocalBus(broker), notifier=False, tyk_gateway_api=True) as system,
         notifier(mongodb_url, database, broker=broker) as sender,
     ):
         received.behave(answering(503), "/tokens")  # so that a delivery is left to be sent again

@@ -50,6 +50,7 @@ WRONG = {
     "UPSTREAM_DENY": ["everything", "10.0.0.0/33", "link-local metadata"],
     "UPSTREAM_TIMEOUT": ["0", "3601", "soon"],
     "CLIENT_SECRETS": ["sometimes"],
+    "TYK_GATEWAY_API": ["perhaps"],
     "LIMITS_ON_FAILURE": ["perhaps", "Allow"],
     "BOOTSTRAP_OPERATOR_KEY": ["short", "a key with spaces and 24 characters", "x" * 513],
 }
