@@ -636,7 +636,10 @@ def main() -> None:
         secure_cookies=options.secure_cookies,
     )
     print(f"authLoginRedirect: http://{options.host}:{options.port}/login")
-    web.run_app(create_app(settings), host=options.host, port=options.port, print=None)
+    try:
+        web.run_app(create_app(settings), host=options.host, port=options.port, print=None)
+    except OSError as error:
+        raise SystemExit(f"cannot listen: {error.strerror}; --port chooses another port") from None
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9003, help="default: %(default)s")
     options = parser.parse_args()
     print(f"an API's upstream may now be http://{options.host}:{options.port}/", flush=True)
-    web.run_app(create_app(), host=options.host, port=options.port, print=None)
+    try:
+        web.run_app(create_app(), host=options.host, port=options.port, print=None)
+    except OSError as error:
+        raise SystemExit(f"cannot listen: {error.strerror}; --port chooses another port") from None
 
 
 if __name__ == "__main__":

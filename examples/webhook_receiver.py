@@ -176,7 +176,11 @@ def main() -> None:
     if not shared_secret:
         parser.error("TOKENWIRE_WEBHOOK_SECRET must hold the API's shared secret")
     print(f"onKeyChangeUrl: http://{options.host}:{options.port}/tokens", flush=True)
-    web.run_app(create_app(shared_secret, partial(print, flush=True)), host=options.host, port=options.port, print=None)
+    app = create_app(shared_secret, partial(print, flush=True))
+    try:
+        web.run_app(app, host=options.host, port=options.port, print=None)
+    except OSError as error:
+        raise SystemExit(f"cannot listen: {error.strerror}; --port chooses another port") from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -291,6 +292,26 @@ async def test_every_example_says_how_to_start_it(name: str) -> None:
     told = await run_python(f"examples.{name}", "--help")
     assert told.status == 0
     assert told.out.startswith(f"usage: python -m examples.{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("upstream", (), id="upstream"),
+        pytest.param("webhook_receiver", (), id="webhook-receiver"),
+        pytest.param("identity_server", ("--api-id", "any", "--listen-path", "/any/"), id="identity-server"),
+    ],
+)
+async def test_e7_a_used_port_is_one_line(name: str, options: tuple[str, ...]) -> None:
+    """A server whose port is in use says so in one line that names the way out, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = str(used.getsockname()[1])
+        secrets = {"TOKENWIRE_WEBHOOK_SECRET": SECRET, "TOKENWIRE_OPERATOR_KEY": "any"}
+        told = await run_python(f"examples.{name}", *options, "--port", port, settings=secrets)
+    assert told.status == 1
+    assert told.complaint.startswith("cannot listen: ")
+    assert port in told.complaint
+    assert told.complaint.endswith("; --port chooses another port")
 
 
 def test_the_examples_import_nothing_of_the_project() -> None:
