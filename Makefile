@@ -25,10 +25,11 @@ HOST_PYTHON = $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	if $$name -c '$(SUITABLE)' >/dev/null 2>&1; then command -v $$name; break; fi; done)
 INSTALL_PYTHON := apt-get install python3 python3-venv make
 PIP := -m pip install --quiet --no-input --disable-pip-version-check
-PIP_INSTALL := $(PIP) --require-hashes
+INSTALL := deploy/install_packages.py
 # The `tokenwire` command: points to this checkout, downloads nothing.
 PIP_INSTALL_TOKENWIRE := -W ignore $(PIP) --no-index --no-deps --no-build-isolation --editable .
-NEED_RUN = $(PYTHON) -c 'import nacl.public, yaml' 2>/dev/null || $(PYTHON) $(PIP_INSTALL) -r requirements/run.txt
+NEED_HOST_PYTHON = test -n "$(HOST_PYTHON)" || { echo "Python 3.11 or later is needed: $(INSTALL_PYTHON)" >&2; exit 1; }
+NEED_RUN = $(PYTHON) -c 'import nacl.public, yaml' 2>/dev/null || $(PYTHON) $(INSTALL) requirements/run.txt
 # What needs no broker and no running stack.
 QUICK := tests/unit tests/faults/test_judge.py tests/security/test_rows.py tests/security/test_hardening_rows.py \
 	$(addprefix tests/deployment/test_,compose.py rabbitmq_definitions.py makefile.py packaging.py readme.py)
@@ -58,8 +59,11 @@ test: $(VENV)/.test ## Run all tests against a real MongoDB and a real RabbitMQ,
 test-compose: $(VENV)/.test ## Run the tests of the container stack; they need a Docker engine
 	@exec $(PYTHON) -m pytest $(or $(T),tests/compose)
 
-bench: $(VENV)/.test ## Measure throughput relative to a bare handler in the same run (B=webhooks for one part; B=--help lists the parts)
-	@exec $(PYTHON) -m bench $(B)
+# Help needs no installation.
+HELP := $(filter -h --help,$(B))
+bench: $(if $(HELP),,$(VENV)/.test) ## Measure throughput relative to a bare handler in the same run (B=webhooks for one part; B=--help lists the parts)
+	$(if $(HELP),@$(NEED_HOST_PYTHON))
+	@exec $(if $(HELP),$(HOST_PYTHON) -m bench.options,$(PYTHON) -m bench) $(B)
 
 faults: $(VENV)/.test ## Kill everything under load; fails if an event is lost or duplicated; 20 minutes (SEED=… repeats a run)
 	@exec $(PYTHON) -m tests.faults --report docs/faults.md $(if $(SEED),--seed "$(SEED)")
@@ -77,11 +81,13 @@ check: $(VENV)/.test ## Lint, types, import rules, generated contracts, private 
 	$(PYTHON) -m mypy
 	$(BIN)/lint-imports
 	$(PYTHON) -m contracts.generate --check
+	$(PYTHON) -m deploy.reference --check
 	$(PYTHON) -m deploy.check_private_attributes
 	$(PYTHON) -m deploy.check_manifests
 
-contracts: $(VENV)/.test ## Regenerate contracts/generated/ from the models
+contracts: $(VENV)/.test ## Regenerate contracts/generated/ and docs/reference/ from the code
 	$(PYTHON) -m contracts.generate
+	$(PYTHON) -m deploy.reference
 
 audit: $(VENV)/.test ## List known vulnerabilities of the pinned packages (OSV); says so if OSV cannot be reached
 	@exec $(PYTHON) -m deploy.audit_dependencies requirements/test.txt
@@ -124,19 +130,19 @@ $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --gen
 endef
 
 $(PYTHON):
-	@test -n "$(HOST_PYTHON)" || { echo "Python 3.11 or later is needed: $(INSTALL_PYTHON)" >&2; exit 1; }
+	@$(NEED_HOST_PYTHON)
 	@$(HOST_PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python's venv module is missing: $(INSTALL_PYTHON)" >&2; exit 1; }
 	@$(HOST_PYTHON) -m venv $(VENV)
 
 $(VENV)/.embedded: requirements/embedded.txt requirements/run.txt | $(PYTHON)
-	@echo "installing the pinned dependencies into $(VENV)"
-	@$(PYTHON) $(PIP_INSTALL) -r $<
+	@echo "installing the pinned dependencies into $(VENV), once; about a minute"
+	@$(PYTHON) $(INSTALL) $<
 	@$(PYTHON) $(PIP_INSTALL_TOKENWIRE)
 	@touch $@
 
 $(VENV)/.test: requirements/test.txt | $(PYTHON)
-	@echo "installing the pinned dependencies and the test tools into $(VENV)"
-	@$(PYTHON) $(PIP_INSTALL) -r $<
+	@echo "installing the pinned dependencies and the test tools into $(VENV), once; a minute or two"
+	@$(PYTHON) $(INSTALL) $<
 	@$(PYTHON) $(PIP_INSTALL_TOKENWIRE)
 	@touch $@

@@ -1,6 +1,5 @@
 """`make bench` runs all benchmarks, `make bench B=webhooks` only the named ones, each against a bare handler."""
 
-import argparse
 import asyncio
 import signal
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import abuse, arrival, check, growth, publish, tokens, webhooks
+from bench import abuse, arrival, check, growth, options, publish, tokens, webhooks
 from bench.report import MeasurementFailed, Report
 from bench.testbed import Testbed
 from libs import logging
@@ -25,8 +24,6 @@ MEASUREMENTS: dict[str, Callable[[Testbed], Report]] = {
     "publish": publish.measure,
     "abuse": abuse.measure,
 }
-BY_NAME = frozenset({"growth", "abuse", "publish"})
-"""Measured only by name: the first two take minutes, the last justifies the publish encoder."""
 
 
 def _measured(names: Sequence[str], rounds: int, seconds: float, size: int) -> list[Report]:
@@ -46,22 +43,13 @@ def _measured(names: Sequence[str], rounds: int, seconds: float, size: int) -> l
 
 def main() -> None:
     """Run the benchmarks and print the reports. Exit with 1 if a target was missed or a response was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"{', '.join(MEASUREMENTS)}; default: all but {', '.join(BY_NAME)}")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of load for each server in a round")
-    parser.add_argument("--size", type=int, default=1_000_000, help="records of each kind inserted by growth")
-    arguments = parser.parse_args()
-    if arguments.size < 1000:
-        parser.error("--size must be at least 1000")
-    if unknown := ", ".join(set(arguments.name) - MEASUREMENTS.keys()):
-        parser.error(f"unknown measurement: {unknown}; known are {', '.join(MEASUREMENTS)}")
+    arguments = options.parsed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.configure("warning", json=False, service="bench")
     began = time.monotonic()
     try:
         reports = _measured(
-            arguments.name or [name for name in MEASUREMENTS if name not in BY_NAME],
+            arguments.name or [name for name in MEASUREMENTS if name not in options.BY_NAME],
             arguments.rounds,
             arguments.seconds,
             arguments.size,

@@ -166,18 +166,22 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    environment: Environment = Environment.PRODUCTION
+    environment: Environment = Field(
+        Environment.PRODUCTION, description="development allows what is only safe on your own machine."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     public_url: BaseUrl = Field(
-        "http://127.0.0.1:8080", description="Where clients reach the edge; part of the issuer."
+        "http://127.0.0.1:8080", description="URL at which clients reach the edge; part of the issuer."
     )
-    mongodb_url: SecretStr = Field(..., description="mongodb:// URL of a replica set.")
+    mongodb_url: SecretStr = Field(..., description="Connection string (mongodb://) of a replica set.")
     mongodb_database: str = Field("tokenwire", pattern=r"^[A-Za-z0-9_-]{1,38}$", description="Database name.")
     amqp_url: SecretStr = Field(
-        ..., description="amqp:// or amqps:// URL of RabbitMQ, or comma-separated, one for each node."
+        ..., description="amqp:// or amqps:// URL of RabbitMQ, or several separated by commas, one for each node."
     )
-    declare_topology: bool = Field(True, description="Declare exchanges and queues; false where definitions made them.")
+    declare_topology: bool = Field(
+        True, description="Declare exchanges and queues at start; false where definitions made them."
+    )
     keys: Annotated[SecretStr, AfterValidator(_key_ring)] = Field(
         ..., description="Key ring: <id>:<base64 of 32 bytes>[,…]; the first is current."
     )
@@ -185,10 +189,12 @@ class Settings(BaseSettings):
         5.0,
         ge=0,
         le=300,
-        description="Seconds after which what is kept in memory is read again; less than one while the bus is silent.",
+        description="Maximum age of cached records in seconds; under one second while the bus is silent.",
     )
     trusted_proxies: Annotated[str, AfterValidator(_proxies)] = Field(
-        "", description="Addresses and networks, separated by commas, whose X-Forwarded-For is believed; unset: none."
+        "",
+        description="Addresses and networks, separated by commas, whose X-Forwarded-… headers are believed and passed "
+        "on to upstreams; unset: none.",
     )
     throttle_client: LimitText = Field(
         "20/60", description="Failures/seconds: wrong secrets of one client from one address."
@@ -200,25 +206,31 @@ class Settings(BaseSettings):
         "100/3600", description="Failures/seconds: wrong passwords of one user from addresses where it never logged in."
     )
     throttle_address: LimitText = Field(
-        "60/60", description="Failures/seconds: from one address; client secrets, passwords, operator keys each."
+        "60/60",
+        description="Failures/seconds from one address, counted separately for secrets, passwords, operator keys.",
     )
     max_connections: int = Field(
-        4096, ge=16, le=100_000, description="Connections at once; those idle for the longest make room."
+        4096,
+        ge=16,
+        le=100_000,
+        description="Open connections per process; beyond that the longest idle ones are closed.",
     )
     max_unfinished_heads: int = Field(
         1024,
         ge=16,
         le=100_000,
-        description="Connections that wait for the end of a request's headers.",
+        description="Connections per process that have not sent complete headers; beyond that the oldest is closed.",
     )
     linger: float = Field(
         2.5, ge=0, le=30, description="Seconds for which a stopping service still responds, so that the edge moves on."
     )
     log_level: str = Field(
-        "info", pattern=r"^(debug|info|warning|error)$", description="debug, info, warning or error."
+        "info",
+        pattern=r"^(debug|info|warning|error)$",
+        description="Lowest level that is logged: debug, info, warning or error.",
     )
-    log_format: LogFormat = LogFormat.JSON
-    access_log_sample: float = Field(1.0, ge=0, le=1, description="Share of successful requests that get a log line.")
+    log_format: LogFormat = Field(LogFormat.JSON, description="json for machines, console for people.")
+    access_log_sample: float = Field(1.0, ge=0, le=1, description="Share of successful requests that are logged.")
 
     @classmethod
     def settings_customise_sources(

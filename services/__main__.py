@@ -31,7 +31,7 @@ from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
 from services.command_store import StoreUnreadable
 from services.config_lint import command as config_lint
-from services.demo_data import CLIENT_ID, CLIENT_SECRET, PER, RATE, load_demo_data
+from services.demo_data import CLIENT_ID, CLIENT_SECRET, PASSWORD, PER, RATE, USERNAME, load_demo_data
 from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
@@ -54,18 +54,24 @@ CONNECTED_WITHIN = 3.0
 class AllInOneSettings(Settings):
     """The common settings, with defaults for a developer's machine instead of required ones."""
 
-    environment: Environment = Environment.DEVELOPMENT
+    environment: Environment = Field(
+        Environment.DEVELOPMENT, description="development allows what is only safe on your own machine."
+    )
     mongodb_url: SecretStr = Field(SecretStr(""), description="URL of an existing MongoDB; default: an embedded one.")
     amqp_url: SecretStr = Field(SecretStr(""), description="URL of an existing RabbitMQ; default: an in-process bus.")
     keys: SecretStr = Field(SecretStr(""), description="Key ring; default: generated and kept in the data directory.")
-    notifier_private_keys: SecretStr = Field(SecretStr(""), description="Notifier keys; default: generated and kept.")
+    notifier_private_keys: SecretStr = Field(
+        SecretStr(""), description="Keys that decrypt webhooks; default: generated and kept."
+    )
     bootstrap_operator_key: SecretStr = Field(SecretStr(""), description="Operator key; default: generated and kept.")
     allow_private_destinations: bool | None = Field(
         None, description="Allow webhooks to private addresses; default: only in development."
     )
     linger: float = Field(0.0, ge=0, le=30, description="Seconds for which a stopping process still responds.")
-    log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$", description="Lowest logged level.")
-    log_format: LogFormat = LogFormat.CONSOLE
+    log_level: str = Field(
+        "warning", pattern=r"^(debug|info|warning|error)$", description="Lowest level that is logged."
+    )
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="json for machines, console for people.")
 
 
 def _kept_operator_key(path: Path) -> str:
@@ -145,6 +151,7 @@ def _banner(base: str, operator: str, kept_in: Path, data: Path, *, demo: bool, 
     if demo:
         lines.append(
             f"""  demo client    {CLIENT_ID} / {CLIENT_SECRET}
+  demo user      {USERNAME} / {PASSWORD}
 
 Get a first token:
 

@@ -20,7 +20,7 @@ class GatewaySettings(Settings):
 
     limits_on_failure: OnFailure = Field(
         OnFailure.ALLOW,
-        description="allow or deny: calls that have limits, while the counters are unreachable.",
+        description="Whether calls with rate limits or quotas are allowed while the counters are unreachable.",
     )
     upstream_deny: Denylist = Field(DEFAULT_DENY, description=DENYLIST_DESCRIPTION)
     upstream_connect_timeout: float = Field(

@@ -23,11 +23,11 @@ class TokenSettings(Settings):
     """The token service's own settings, in addition to the common ones."""
 
     notifier_public_key: Annotated[str, AfterValidator(_public_key)] = Field(
-        ..., description="The notifier's X25519 public key in base64; webhooks are sealed to it."
+        ..., description="The notifier's X25519 public key in base64; webhooks are encrypted to it until they are sent."
     )
     issuance_limit: LimitText = Field(
         "100000/60",
-        description="Tokens/seconds: how many tokens a client app may be issued in a window of this length.",
+        description="Tokens/seconds for each client app, over all instances; beyond that 429 with Retry-After.",
     )
     oauth_error_status: OAuthErrorStatus = Field(
         None, description="403: every OAuth error has this status, as in Tyk; unset: as RFC 6749 says."

@@ -4,10 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bench import options
+from bench.__main__ import MEASUREMENTS
+from deploy import install_packages
 from tests.acceptance.programs import ROOT
 
 TOOLS = ("sh", "awk", "echo", "test", "touch")
@@ -110,3 +114,50 @@ def test_the_files_of_make_quick_exist() -> None:
     named = re.findall(r"tests/\S+", printed)
     assert len(named) > 5
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_e9_help_of_the_benchmarks_needs_no_installation(bare: Path) -> None:
+    """`make bench B=--help` lists the benchmarks with any Python, and creates no virtual environment."""
+    python(bare, f'exec {sys.executable} -S "$@"')
+    outcome = made(bare, "bench", "B=--help")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "tokens, webhooks, arrival" in outcome.stdout
+    assert not (bare.parent / "venv").exists()
+
+
+def test_e9_the_benchmarks_in_the_help_are_those_that_exist() -> None:
+    """The names in the help, in their order."""
+    assert tuple(MEASUREMENTS) == options.MEASUREMENTS
+    assert set(options.BY_NAME) < set(options.MEASUREMENTS)
+
+
+PIP_OUTPUT = """\
+Collecting aiohttp==3.12.1 (from -r requirements/run.txt (line 1))
+  Downloading aiohttp-3.12.1-cp311-manylinux.whl (1.7 MB)
+Requirement already satisfied: attrs==25.1.0 in /venv (from -r requirements/run.txt (line 60))
+Collecting motor==3.7.1 (from -r requirements/run.txt (line 70))
+  Using cached motor-3.7.1-py3-none-any.whl (74 kB)
+Installing collected packages: motor, aiohttp
+Successfully installed aiohttp-3.12.1 motor-3.7.1
+"""
+
+
+def test_e9_an_installation_says_how_far_it_is() -> None:
+    """Each package is a step with its number, and a download shows its size."""
+    assert list(install_packages.steps(PIP_OUTPUT.splitlines(), 3)) == [
+        "1 of at most 3: aiohttp==3.12.1",
+        "1 of at most 3: aiohttp==3.12.1 (1.7 MB)",
+        "2 of at most 3: attrs==25.1.0",
+        "3 of at most 3: motor==3.7.1",
+        "installing 2 packages",
+    ]
+
+
+def test_e9_an_installation_that_fails_says_why(tmp_path: Path) -> None:
+    """pip's exit status and its error reach the terminal."""
+    (tmp_path / "wanted.txt").write_text(f"no-such-package==1.0 --hash=sha256:{'0' * 64}\n")
+    command = [sys.executable, "deploy/install_packages.py", str(tmp_path / "wanted.txt")]
+    nowhere = {**os.environ, "PIP_NO_INDEX": "1"}
+    outcome = subprocess.run(command, cwd=ROOT, env=nowhere, capture_output=True, text=True, check=False, timeout=120)
+    assert outcome.returncode == 1
+    assert "No matching distribution found for no-such-package==1.0" in outcome.stderr

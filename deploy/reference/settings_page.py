@@ -1,0 +1,121 @@
+"""docs/reference/settings.md, from the settings classes of the services."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from inspect import getmembers, isclass
+from pathlib import Path
+from typing import Any
+
+from libs.settings import PREFIX, Settings
+from services.__main__ import AllInOneSettings
+
+_HEAD = """\
+# Settings
+
+Generated from the settings classes in the code by `make contracts`; change them there.
+
+Every setting is an environment variable, or the content of the file that `<name>_FILE` points to; the variable itself
+takes precedence. If one is wrong or missing, the service does not start and prints one line that names it.
+`python -m services.<name> --help` lists the settings of one service. Times are in seconds, and limits such as `20/60`
+are how many in how many seconds. `.env.example` has the same settings as a file to copy, with those of the container
+stack and of OpenTelemetry.
+"""
+_SERVICES = Path(__file__).parents[2] / "services"
+_COLUMNS = "| setting | default | allowed | meaning |\n|---|---|---|---|"
+_NAMES = re.compile(r"\^\(([a-z|]+)\)\$")
+"""A pattern that is a list of words."""
+_KINDS = {"integer": "a whole number", "number": "a number", "boolean": "`true`, `false`", "string": "text"}
+
+
+def settings_page() -> str:
+    """The whole page."""
+    classes = {path.parent.name: _settings_class(path.parent.name) for path in sorted(_SERVICES.glob("*/settings.py"))}
+    common = set(Settings.model_fields)
+    owners: dict[tuple[str, ...], dict[str, type[Settings]]] = {}
+    for name, service in ((name, service) for service, found in classes.items() for name in found.model_fields):
+        if name not in common:
+            having = tuple(each for each, found in classes.items() if name in found.model_fields)
+            owners.setdefault(having, {})[name] = classes[service]
+    parts = [_HEAD, _section("Every service", _rows(Settings, Settings.model_fields))]
+    for having, fields in sorted(owners.items()):
+        rows = (row for name, found in fields.items() for row in _rows(found, [name]))
+        parts.append(_section(", ".join(having), rows))
+    parts.append(_make_run())
+    return "\n".join(parts)
+
+
+def _settings_class(service: str) -> type[Settings]:
+    module = import_module(f"services.{service}.settings")
+    (found,) = [
+        member
+        for _, member in getmembers(module, isclass)
+        if issubclass(member, Settings) and member.__module__ == module.__name__
+    ]
+    return found
+
+
+def _make_run() -> str:
+    """The settings that `make run` has other defaults for."""
+    fields, ordinary = AllInOneSettings.model_fields, Settings.model_fields
+    other = [name for name, field in fields.items() if name not in ordinary or field.default != ordinary[name].default]
+    text = (
+        "These have other defaults with `make run`, where every service is in one process on a developer's machine. "
+        "All\nothers are as above, except that the public URL follows the address and the port.\n\n"
+    )
+    return _section("With `make run`", _rows(AllInOneSettings, other), text)
+
+
+def _section(heading: str, rows: Iterable[str], text: str = "") -> str:
+    return f"## {heading}\n\n{text}{_COLUMNS}\n" + "\n".join(rows) + "\n"
+
+
+def _rows(settings: type[Settings], names: Iterable[str]) -> Iterator[str]:
+    schema = settings.model_json_schema()
+    for name in names:
+        described = schema["properties"][name]
+        required = name in schema.get("required", ())
+        default = "required" if required else _default(described.get("default"))
+        cells = [f"`{PREFIX}{name.upper()}`", default, _allowed(described, schema), described.get("description", "")]
+        yield f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |"
+
+
+def _default(value: object) -> str:
+    if value in {None, "", "**********"}:
+        return "none"
+    match value:
+        case bool():
+            return f"`{str(value).lower()}`"
+        case int() | float():
+            return f"`{value:g}`"
+        case _:
+            return f"`{value}`"
+
+
+def _allowed(described: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """The type and the bounds in words."""
+    for part in (*described.get("allOf", ()), *described.get("anyOf", ()), described):
+        if "$ref" in part:
+            return _choices(schema["$defs"][part["$ref"].rpartition("/")[2]]["enum"])
+        if "enum" in part or "const" in part:
+            return _choices(part.get("enum", [part.get("const")]))
+        if part.get("type", "null") != "null":
+            return _bounded(part)
+    raise ValueError(f"a setting of an unknown type: {described}")
+
+
+def _choices(values: Iterable[object]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def _bounded(part: Mapping[str, Any]) -> str:
+    if part.get("format") == "password":
+        return "text, secret"
+    if names := _NAMES.fullmatch(part.get("pattern", "")):
+        return _choices(names[1].split("|"))
+    kind = _KINDS[part["type"]]
+    if "exclusiveMinimum" in part:
+        kind += f" above {part['exclusiveMinimum']:g}"
+    if "minimum" in part:
+        kind += f" from {part['minimum']:g}"
+    return f"{kind} to {part['maximum']:g}" if "maximum" in part else kind
