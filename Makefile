@@ -14,6 +14,7 @@ CLUSTER :=
 V :=
 BASE :=
 S :=
+PLATFORMS :=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,7 +39,7 @@ CLUSTER_FILES := $() --file compose.yaml --file compose.cluster.yaml
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run demo quick test test-compose bench faults faults-compose fuzz check contracts audit sbom images up roll down secrets lock clean
+.PHONY: help run demo quick test test-compose bench faults faults-compose fuzz check contracts audit sbom release images up roll down secrets lock clean
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -94,6 +95,9 @@ audit: $(VENV)/.test ## List known vulnerabilities of the pinned packages (OSV);
 
 sbom: $(VENV)/.test ## Write sbom.cdx.json, the bill of materials of the image (CycloneDX)
 	@$(PYTHON) deploy/components.py requirements/run.txt > sbom.cdx.json || { rm -f sbom.cdx.json; exit 1; }
+
+release: images ## Make a release in dist/: image, bill of materials, notes, checksums (docs/releases.md; PLATFORMS=linux/amd64 for one)
+	@exec $(PYTHON) -m deploy.release $(if $(PLATFORMS),--platforms "$(PLATFORMS)")
 
 images: | $(PYTHON) ## Pull the images that the container stack is made of, or build stand-ins where no registry can be reached
 	@$(NEED_RUN)
