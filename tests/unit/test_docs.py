@@ -28,7 +28,7 @@ named = pytest.mark.parametrize("page", PAGES, ids=[f"{page.relative_to(ROOT)}" 
 
 def test_e9_reference_pages_agree_with_the_code() -> None:
     """docs/reference is what `make contracts` writes."""
-    assert drifted() is None
+    assert drifted() is None, "run `python -m deploy.reference`, as `make contracts` does"
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
