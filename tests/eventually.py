@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 @overload
-async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float = 30.0, every: float = 0.02) -> T: ...
+async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float = 60.0, every: float = 0.02) -> T: ...
 @overload
-async def eventually(predicate: Callable[[], T | None], within: float = 30.0, every: float = 0.02) -> T: ...
-async def eventually(predicate: Callable[[], object], within: float = 30.0, every: float = 0.02) -> object:
+async def eventually(predicate: Callable[[], T | None], within: float = 60.0, every: float = 0.02) -> T: ...
+async def eventually(predicate: Callable[[], object], within: float = 60.0, every: float = 0.02) -> object:
     """Return the first truthy value of `predicate`, sync or async. An AssertionError inside it means "not yet".
 
     After `within` seconds, raise the last AssertionError, or one that shows the last value.

@@ -12,9 +12,9 @@ from pathlib import Path
 from libs.processes import end, ending_with_this_process
 
 ROOT = Path(__file__).parents[2]
-END_WITHIN = 60.0
+END_WITHIN = 90.0
 """Seconds from SIGTERM until a program is killed."""
-RUN_WITHIN = 60.0
+RUN_WITHIN = 240.0
 """Seconds after which a program that should exit by itself is killed."""
 
 

@@ -172,6 +172,8 @@ class Stack:
             "TOKENWIRE_KEYS_FILE": str(keys.ring),
             "TOKENWIRE_TRUSTED_PROXIES": "127.0.0.1",
             "TOKENWIRE_LOG_LEVEL": "debug",
+            # So that a test which waits for a change sees what the bus does, not a cache that has expired.
+            "TOKENWIRE_CACHE_TTL": "300",
         }
         own = {
             "token": {"TOKENWIRE_NOTIFIER_PUBLIC_KEY_FILE": str(keys.notifier_public)},

@@ -25,7 +25,7 @@ async def test_the_demo_brings_its_own_tokenwire_where_none_answers(tmp_path: Pa
     """If no Tokenwire runs, the demo starts one, and leaves neither process nor file."""
     told = await run_python(
         "examples.demo",
-        within=100,
+        within=250,
         TOKENWIRE_URL=f"http://127.0.0.1:{free_port()}",
         TOKENWIRE_MONGODB_URL="mongodb://not-to-be-used.invalid/",
         TMPDIR=str(tmp_path),
@@ -44,7 +44,7 @@ async def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None
     demo = Program("examples.demo", own_environment=own, output=tmp_path / "said")
     demo.start()
     try:
-        await eventually(lambda: "\n 2. " in demo.output, within=100)
+        await eventually(lambda: "\n 2. " in demo.output, within=250)
         assert await demo.stop() == 130, demo.output
     finally:
         demo.close()

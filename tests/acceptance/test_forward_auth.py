@@ -17,8 +17,6 @@ from tests.builders import Response
 from tests.deployment.edge import ForwardAuth
 from tests.eventually import eventually
 
-WITHIN = 4.0
-"""In seconds; waiting for a cache to expire would take five."""
 GATEWAYS = instances_of("gateway")
 
 
@@ -151,7 +149,7 @@ async def test_an_expired_token_is_refused_with_401(guarded: Guarded, tenant_of:
 async def test_a_token_that_ended_is_refused_through_every_gateway(
     guarded: Guarded, tenant_of: NewTenant, ended: str
 ) -> None:
-    """Every gateway refuses a revoked token within a second, although it had just accepted it."""
+    """Every gateway refuses a revoked token although it had just accepted it, and keeps what it knows for minutes."""
     tenant = await tenant_of()
     pair = await tenant.pair()
     before = guarded.questions()
@@ -165,12 +163,12 @@ async def test_a_token_that_ended_is_refused_through_every_gateway(
     else:
         response = await tenant.operator("DELETE", f"/api/apis/oauth/{tenant.api_id}/{tenant.client_id}")
     assert response.status == 200
-    await eventually(partial(guarded.refused_by_all, tenant, pair.access), within=WITHIN)
+    await eventually(partial(guarded.refused_by_all, tenant, pair.access))
 
 
 async def test_every_gateway_introspects_the_token(stack: Stack, tenant_of: NewTenant) -> None:
-    """A resource server can introspect its API's tokens at every gateway and the edge; a second after revocation they
-    are inactive.
+    """A resource server can introspect its API's tokens at every gateway and the edge; after a revocation they become
+    inactive.
     """
     tenant = await tenant_of()
     server = basic(*await register_client(stack.operator, tenant.api_id, resource_server=True))
@@ -190,4 +188,4 @@ async def test_every_gateway_introspects_the_token(stack: Stack, tenant_of: NewT
     async def inactive_everywhere() -> bool:
         return await told() == [{"active": False}] * len(doors)
 
-    await eventually(inactive_everywhere, within=WITHIN)
+    await eventually(inactive_everywhere)

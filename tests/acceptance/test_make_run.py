@@ -29,7 +29,7 @@ from tests.ports import free_port
 from tests.processes import pids_of, started_with
 from tests.services.system import basic
 
-READY_WITHIN = 60.0
+READY_WITHIN = 180.0
 """Seconds until it is ready; on two idle cores it takes about four."""
 MARK = "TOKENWIRE_ACCEPTANCE"
 

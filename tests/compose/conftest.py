@@ -15,7 +15,7 @@ from tests.compose.containers import ComposeStack, copied, image_size
 
 SHARED_SECRET = "oauth-shared-secret"
 """The shared secret of examples/my-oauth-api.json."""
-WITHIN = 900
+WITHIN = 2400
 """Seconds for one test, the start of the stack included."""
 
 

@@ -25,9 +25,9 @@ PROJECTS = os.environ.get("TOKENWIRE_TEST_PROJECTS", "tokenwire-test-")
 """How the names of the tests' Compose projects begin, and of everything that belongs to them."""
 LABEL = "tokenwire.test"
 """The label of containers beside the stack; its value is the project."""
-UP_WITHIN = 600.0
-DOWN_WITHIN = 120.0
-RUN_WITHIN = 60.0
+UP_WITHIN = 1200.0
+DOWN_WITHIN = 400.0
+RUN_WITHIN = 240.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class ComposeStack:
         networks = self.inspect(f"{self.project}-{name}")["NetworkSettings"]["Networks"]
         return Beside(name, networks[network]["IPAddress"])
 
-    async def serving(self, beside: Beside, port: int, within: float = 60.0) -> str:
+    async def serving(self, beside: Beside, port: int, within: float = 240.0) -> str:
         """Wait until it listens; its URL from here."""
         deadline = time.monotonic() + within
         while True:

@@ -10,7 +10,7 @@ from tests.faults.container_rows import CONTAINER_ROWS, SHORT, SHORT_ROWS
 from tests.faults.containers import container_world
 from tests.faults.rows import play
 
-SETTLED_WITHIN = 120.0
+SETTLED_WITHIN = 400.0
 SEED = secrets.token_hex(4)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from pymongo.errors import PyMongoError
 
@@ -23,6 +24,7 @@ FULL = Scale(
     one_by_one=True,
     settle_within=3.0,
     sample=10,
+    stops_within=10.0,
     slack=3.0,
     repeated=0.1,
 )
@@ -35,6 +37,8 @@ TOGETHER = (("token", "notifier", "gateway"), ("authorization", "revocation", "m
 """Services of which one container each is broken at the same time: first those with a second one, then the others."""
 SHARE = 0.5
 """Every instance must do at least this part of its equal share."""
+SHARED_WITHIN = 180.0
+"""Seconds in which the load must have been shared once; the edge sends nothing to an instance that stood still."""
 SCALED = {"token": 3, "gateway": 2, "notifier": 2}
 WORK = {
     "token": "tokenwire_http_requests_total",
@@ -116,14 +120,21 @@ async def scaled(scene: Scene) -> None:
     await containers.scale(SCALED)
     await containers.ready()
     await _known_to_the_edge(scene)
+    await eventually(partial(_load_is_shared, scene), SHARED_WITHIN)
+    await containers.scale(USUAL)
+    await scene.more(scene.scale.tokens // 8)
+
+
+async def _load_is_shared(scene: Scene) -> bool:
+    """Whether every instance does a fair part of the work, from now on."""
+    containers = containers_of(scene)
     before = await _done(containers)
     await asyncio.gather(scene.more(scene.scale.tokens), _verify(scene, 40))
     done = await _done(containers)
     for service, instances in done.items():
         parts = [work - before[service][container] for container, work in instances.items()]
         assert min(parts) >= SHARE * sum(parts) / len(parts), f"{service}: the load is shared as {parts}"
-    await containers.scale(USUAL)
-    await scene.more(scene.scale.tokens // 8)
+    return True
 
 
 async def _known_to_the_edge(scene: Scene) -> None:
@@ -136,7 +147,7 @@ async def _known_to_the_edge(scene: Scene) -> None:
         done = await _done(containers)
         return all(work > before[service][each] for service, found in done.items() for each, work in found.items())
 
-    await eventually(all_work, 30, every=0.2)
+    await eventually(all_work, 180, every=0.2)
 
 
 async def _done(containers: Containers) -> dict[str, dict[str, float]]:

@@ -226,7 +226,7 @@ class Containers:
             (now,) = await self.inspected(container)
             return bool(now["State"]["Running"] and now["State"]["StartedAt"] != before["State"]["StartedAt"])
 
-        await eventually(started_again, 60, every=0.2)
+        await eventually(started_again, 300, every=0.2)
 
     async def fill_disk(self, name: str, away: float) -> None:
         """Fill the volume of MongoDB or RabbitMQ for so many seconds."""

@@ -12,7 +12,7 @@ import aiohttp
 from tests.acceptance.tenants import CALLBACK, Tenant, basic
 from tests.builders import Response
 
-PATIENCE = 40.0
+PATIENCE = 120.0
 """Seconds for which a client retries."""
 LONGEST_CHAIN = 8
 """Refreshes of one grant at most."""

@@ -25,7 +25,7 @@ from tests.faults.world import World
 
 LIMIT = 20
 """Messages in a queue at its limit."""
-TAKEN_AGAIN_WITHIN = 90.0
+TAKEN_AGAIN_WITHIN = 300.0
 """Seconds within which all refused events are published after the trouble ended."""
 
 
@@ -86,6 +86,15 @@ async def refused(world: World) -> int:
     if found["records"] and (response.body["balanced"] or not found["likely_causes"]):
         raise AssertionError(f"reconciliation does not report that events are refused: {response.raw.decode()}")
     return int(found["records"])
+
+
+async def some_refused(world: World) -> None:
+    """Wait until reconciliation reports refused events, and why. Raises AssertionError."""
+
+    async def told() -> bool:
+        return await refused(world) > 0
+
+    await eventually(told, TAKEN_AGAIN_WITHIN, every=0.2)
 
 
 async def none_refused(world: World) -> None:

@@ -23,13 +23,17 @@ from tests.faults.queues import (
     held_up,
     none_refused,
     quiet_phase,
-    refused,
+    some_refused,
     too_many_duplicates,
 )
 from tests.faults.stack import INSTANCES, USUAL, Arming
 from tests.faults.witnesses import redirecting
 from tests.faults.world import Watched, World
 from tests.notifications import Behaviour, answering, dripping, hanging, pouring, resetting
+from tests.stalls import STALL, watching_for_stalls
+
+REACHED_WITHIN = 180.0
+"""Seconds in which the load, or a process that is to die, gets somewhere; a fraction of that on two idle cores."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,11 @@ class Scale:
     settle_within: float
     sample: int
     """Number of grants whose tokens are tried at the gateway."""
+    stops_within: float
+    """Seconds from SIGTERM to the end of a process."""
     slack: float | None
-    """While a queue is in trouble, delays up to this many seconds are no complaint. None: delays are only noted."""
+    """While a queue is in trouble, delays up to this many seconds are no complaint. None: delays are only noted, and
+    requests may fail while the machine stands still."""
     repeated: float
     """Allowed duplicates as a fraction of the distinct events."""
 
@@ -74,6 +81,7 @@ FULL = Scale(
     one_by_one=True,
     settle_within=120.0,
     sample=25,
+    stops_within=10.0,
     slack=1.0,
     repeated=0.05,
 )
@@ -88,8 +96,9 @@ SHORT = Scale(
     away=2.0,
     trouble=1.5,
     one_by_one=False,
-    settle_within=45.0,
+    settle_within=180.0,
     sample=6,
+    stops_within=60.0,
     slack=None,
     repeated=1.0,
 )
@@ -106,6 +115,8 @@ class Scene:
     tenants: list[Tenant]
     load: Load
     phases: Phases = field(default_factory=Phases)
+    stalled_for: float = 0.0
+    """The longest time in seconds for which the machine stood still."""
 
     @property
     def world(self) -> World:
@@ -115,7 +126,7 @@ class Scene:
 
     async def more(self, tokens: int) -> None:
         """Wait until this many more tokens are held."""
-        await self.load.held(len(self.load.holdings.tokens) + tokens, within=60)
+        await self.load.held(len(self.load.holdings.tokens) + tokens, within=REACHED_WITHIN)
 
 
 Deed = Callable[[Scene], Awaitable[None]]
@@ -167,7 +178,7 @@ class Row:
 
 
 def _died_within(scale: Scale) -> float:
-    return 50.0 + scale.away
+    return REACHED_WITHIN + scale.away
 
 
 async def _crash(scene: Scene, instance: str, label: str) -> None:
@@ -268,9 +279,9 @@ async def rolled(scene: Scene) -> None:
     stack = scene.world.stack
     if scene.scale.one_by_one:
         for name in INSTANCES:
-            await stack.restart(name)
+            await stack.restart(name, scene.scale.stops_within)
         return
-    await asyncio.gather(*(stack.restart(name) for name in INSTANCES if name.endswith("1")))
+    await asyncio.gather(*(stack.restart(name, scene.scale.stops_within) for name in INSTANCES if name.endswith("1")))
 
 
 async def leader_died(scene: Scene) -> None:
@@ -331,8 +342,7 @@ async def subscriber_full(scene: Scene) -> None:
     full = {"x-max-length": LIMIT, "x-overflow": "reject-publish"}
     async with bound_queue(world, "faults.full", full):
         await _meanwhile(scene)
-        if not await refused(world):
-            raise AssertionError("the queue refused nothing")
+        await some_refused(world)
         phases.released_at = time.time()
     await none_refused(world)
 
@@ -518,6 +528,8 @@ class Result:
     """What consumers noticed of another consumer's trouble."""
     remarks: Sequence[str] = ()
     """The same where it is no complaint, because it depends on the speed of the machine."""
+    excused: bool = False
+    """Whether requests may have failed because the machine stood still."""
 
     @property
     def failed(self) -> int:
@@ -535,7 +547,7 @@ class Result:
         found += [f"not answered in time: {each}" for each in holdings.given_up]
         found += [f"login lost: {each}" for each in holdings.lost_logins]
         found += self.noticed
-        if self.row.flawless:
+        if self.row.flawless and not self.excused:
             found += [f"failed: {what} ×{count}" for what, count in holdings.failed.items()]
         return found
 
@@ -583,7 +595,11 @@ class Played:
         noticed, remarks = held_up(scene.phases, heard, seen.webhooks, scene.scale.slack)
         if not (row.kills_broker or row.swept_first):
             noticed += too_many_duplicates(scene.phases, heard, scene.scale.repeated)
-        return Result(row, verdict, scene.load.holdings, self.seconds, noticed, remarks)
+        excused = scene.scale.slack is None and scene.stalled_for > STALL
+        if excused:
+            failed = sum(scene.load.holdings.failed.values())
+            remarks.append(f"the machine stood still for {scene.stalled_for:.1f} s; {failed} requests failed")
+        return Result(row, verdict, scene.load.holdings, self.seconds, noticed, remarks, excused)
 
     async def settled(self, within: float) -> None:
         """Wait until nothing is missing, or the time limit is over."""
@@ -608,7 +624,9 @@ async def play(world: Watched, row: Row, scale: Scale, seed: str) -> Played:
             world.receiver.behave(path, trouble.behaviour, scale.trouble, takes=trouble.takes, again=bool(row.crashes))
     world.receiver.delay = row.delay
     try:
-        await _under_load(scene, row)
+        async with watching_for_stalls(world.grants.database["stalls"]) as stalls:
+            await _under_load(scene, row)
+        scene.stalled_for = stalls.longest
     finally:
         world.receiver.delay = 0.0
         world.receiver.take_everything()
@@ -629,7 +647,7 @@ def _written(moment: datetime) -> str:
 
 async def _prepared(scene: Scene, row: Row, paths: Sequence[str]) -> None:
     """Start the processes of the row, armed as it says, and create its tenants."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(REACHED_WITHIN):
         await scene.watched.recorder.bound.wait()
     armings = tuple(_arming(instance, label, scene, len(paths)) for instance, label in (*row.crashes, *row.armed))
     await scene.watched.system.have(row.processes, armings)
@@ -649,13 +667,13 @@ async def _under_load(scene: Scene, row: Row) -> None:
     load.start()
     crashes = [asyncio.ensure_future(_crash(scene, instance, label)) for instance, label in row.crashes]
     try:
-        await load.held(scale.tokens // 8, within=60)
+        await load.held(scale.tokens // 8, within=REACHED_WITHIN)
         if row.during is not None:
             await row.during(scene)
         await asyncio.gather(*crashes)
         if crashes:
             scene.watched.receiver.take_everything()
-        await load.held(scale.tokens, within=60 + scale.tokens / 5)
+        await load.held(scale.tokens, within=REACHED_WITHIN + scale.tokens / 5)
     finally:
         for crash in crashes:
             crash.cancel()

@@ -32,8 +32,6 @@ USUAL = (
     "gateway-1",
 )
 """The processes that run unless a row wants more."""
-STOPS_WITHIN = 10.0
-"""Seconds from SIGTERM to the end of a process."""
 WEBHOOK_TIMEOUT = 2
 LEASE = 2.0
 RETRY_DELAYS = "0.5,0.5,1,1,2,2,4,4,8,8"
@@ -124,14 +122,14 @@ class Stack:
         if status != -signal.SIGKILL:
             raise AssertionError(f"{name} ended with {status}:\n{self.log(name)[-2000:]}")
 
-    async def restart(self, name: str) -> None:
+    async def restart(self, name: str, stops_within: float) -> None:
         """Stop the process by SIGTERM, start it again, and wait until it is ready. Raises AssertionError for a non-zero
-        exit.
+        exit, and if it takes longer to stop.
         """
         told = time.monotonic()
         status = await self._programs[name].stop()
         took = time.monotonic() - told
-        if status != 0 or took > STOPS_WITHIN:
+        if status != 0 or took > stops_within:
             raise AssertionError(f"{name} ended with {status} after {took:.1f} s:\n{self.log(name)[-2000:]}")
         self.launch(name)
         await self.ready(name)

@@ -160,7 +160,7 @@ class Recorder:
     async def _listen(self, url: URL) -> None:
         connection = aio_pika.Connection(url)
         async with connection:  # closes it even if connecting failed
-            await connection.connect(timeout=5)
+            await connection.connect(timeout=30)
             lost = asyncio.Event()
             connection.close_callbacks.add(lambda *_: lost.set())
             channel = await connection.channel()
@@ -188,7 +188,7 @@ async def recorder(amqp_url: str, queue: str = QUEUE) -> AsyncIterator[Recorder]
     recording = Recorder(amqp_url, queue)
     task = asyncio.create_task(recording.run(), name="recorder")
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             await recording.bound.wait()
         yield recording
     finally:

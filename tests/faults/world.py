@@ -26,7 +26,7 @@ from tests.provision import mongodb, rabbitmq
 from tests.provision.replica_set import ReplicaSet
 from tests.store.slow import Slow
 
-ASK_WITHIN = 15.0
+ASK_WITHIN = 30.0
 """Seconds after which a client considers a request lost."""
 _FIELDS = {"generation": 1, "sequence": 1, "access.digest": 1, "grant_type": 1, "state": 1}
 
