@@ -438,9 +438,9 @@ class RefusedBy(enum.StrEnum):
     """Whose queue on the bus refused an event."""
 
     POOL = "pool"
-    """One of Tokenwire's own queues."""
+    """Only Tokenwire's own queues."""
     SUBSCRIBER = "subscriber"
-    """A queue of a downstream system; Tokenwire's own queues have the event."""
+    """A queue of a downstream system, or every queue, as on a broker with a full disk."""
 
 
 class PendingEvent(NamedTuple):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from libs.bus.handling import Ending, backoff, handle
 from libs.bus.port import (
     LONGEST_KEY,
+    PROBE_KEY,
     TICK_INTERVAL,
     BusUnavailable,
     Delivery,
@@ -68,7 +69,7 @@ class LocalBroker:
         if len(message.key.encode(errors="replace")) > LONGEST_KEY:
             return None
         queues = [queue for queue in self.queues.values() if queue.matches(message)]
-        if not queues and message.exchange is not Exchange.EVENTS:
+        if not queues and message.exchange is not Exchange.EVENTS and message.key != PROBE_KEY:
             return None
         copies = [queue.put(message) for queue in queues]
         return [copy for queue, copy in zip(queues, copies, strict=True) if queue.confirms]

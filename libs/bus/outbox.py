@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 from contracts.events import Event, PendingEvent, RefusedBy
-from libs.bus.port import Bus, Exchange, Message, Outcome
+from libs.bus.port import PROBE_KEY, Bus, Exchange, Message, Outcome
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.supervision import BackgroundTask, LoggedReasons, Supervisor, error_fields, spawn
 from libs.telemetry import (
@@ -339,11 +339,18 @@ class Outbox:
         return _Published(found[Outcome.CONFIRMED], refused, found[Outcome.UNKNOWN])
 
     async def _by_refuser(self, entries: Sequence[Entry]) -> Mapping[RefusedBy, Sequence[Entry]]:
-        """Whose queue refused each event: if Tokenwire's own pools accept it now, a subscriber's queue refused it."""
-        outcomes = await self._bus.publish([_for_pools(event) for _, event in entries])
+        """Whose queue refused each event.
+
+        If Tokenwire's own pools accept it now, a subscriber's queue refused it. If they refuse it as well, only they
+        did so, provided that the broker accepts a probe. Otherwise every queue refuses, subscribers' too; it does so
+        until it is restarted, so it cannot have recovered between the event and the probe on one connection.
+        """
+        probe = Message(f"{PROBE_KEY}:{secrets.token_hex(8)}", Exchange.TICKS, PROBE_KEY, b"", type=PROBE_KEY)
+        *outcomes, probed = await self._bus.publish([*(_for_pools(event) for _, event in entries), probe])
         attributed: dict[RefusedBy, list[Entry]] = {}
         for entry, outcome in zip(entries, outcomes, strict=True):
-            attributed.setdefault(RefusedBy.SUBSCRIBER if outcome else RefusedBy.POOL, []).append(entry)
+            only_pools = outcome is Outcome.REFUSED and probed is Outcome.CONFIRMED
+            attributed.setdefault(RefusedBy.POOL if only_pools else RefusedBy.SUBSCRIBER, []).append(entry)
         for refused_by, refused in attributed.items():
             self._log_refusal(refused_by, refused[0][1])
         return attributed

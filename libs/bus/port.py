@@ -17,6 +17,8 @@ TICK = "tokenwire.tick"
 """The message type of a tick; handlers never see one."""
 TICK_ID = "tick:"
 """Prefix of the message id of a tick."""
+PROBE_KEY = "probe"
+"""Routing key, on TICKS, of a queue that never fills up. A broker that refuses a message to it refuses all of them."""
 
 LONGEST_KEY = 255
 """Bytes of a routing key; a message with a longer one is never routed."""
@@ -32,11 +34,14 @@ class Exchange(enum.StrEnum):
     POOLS = "tokenwire.pools"
     """Topic exchange to which only Tokenwire's own pools are bound, with the same keys as on EVENTS.
 
-    An event that a queue on EVENTS refused is published here again: no subscriber gets it twice, and if this exchange
+    An event that a queue on EVENTS refused is published here again: no subscriber gets it twice. If this exchange
     confirms it, a subscriber's queue was the one that refused.
     """
     TICKS = "tokenwire.ticks"
-    """Direct exchange of the ticks that an instance publishes to its own broadcasts; the key is the instance's name."""
+    """Direct exchange of the ticks that an instance publishes to its own broadcasts; the key is the instance's name.
+
+    With PROBE_KEY, a message goes to the probe queue.
+    """
 
 
 class Pulse:

@@ -43,7 +43,8 @@ EVENT_POOLS = ("event_log", "revocation", "management")
 _SUBSCRIBER_REFUSES = (
     "A subscriber's queue that is bound to tokenwire.events is full and refuses messages (x-overflow: reject-publish). "
     "`rabbitmqctl list_queues name messages consumers arguments policy` shows which: have its owner consume or delete "
-    "it, and declare it with x-overflow: drop-head. Every other queue has these events."
+    "it, and declare it with x-overflow: drop-head. Every other queue has these events. If none is full, RabbitMQ "
+    "refuses every message: its disk may be full (its log says so); free space, and restart it."
 )
 _POOL_REFUSES = (
     "One of Tokenwire's queues is full, missing, or without a quorum: {queues}. Start the service that "

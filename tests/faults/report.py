@@ -199,9 +199,8 @@ clocks. `make test-compose` runs some of the rows.
   off is an outage for its clients, who repeat their requests; so is MongoDB, of which there is one.
 - A service with a wrong clock must notice that and use MongoDB's.
 - MongoDB's disk is filled to the last byte, and MongoDB dies; the engine starts it again. RabbitMQ stops publishers
-  when less than 1 GB is free, and that is the fault here. If its disk fills to the last byte within the seconds that it
-  takes to notice, subscribers can miss events ([ADR 20](adr/0020-refused-events.md)): 62 of 13,962 in a run that did
-  this.
+  when less than 1 GB is free, and that is the fault here. `make faults` has a row in which it can write nothing more to
+  its disk ([ADR 20](adr/0020-refused-events.md)).
 """
 POINTS_INTRODUCTION = """
 Points 1 to 8 follow an event from its write to its clearing, 9 and 10 into a delivery, 11 to 14 the delivery to its

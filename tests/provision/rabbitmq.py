@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -22,7 +23,7 @@ from tests.provision import CannotProvide, containers, debian
 
 INSTEAD = "set TOKENWIRE_TEST_AMQP_URL to a RabbitMQ (3.10 or later, management plugin on) the tests may use"
 OLDEST = (3, 10)
-START_WITHIN = 60.0
+START_WITHIN = 180.0
 """A node takes about three seconds on two idle cores; the bound is for a busy machine."""
 
 
@@ -56,6 +57,9 @@ class Broker(Protocol):
 
     def thaw(self) -> None:
         """Continue after `freeze`."""
+
+    def fill_disk(self) -> None:
+        """From now on it can write nothing to its disk, until it is killed and started again."""
 
     def wipe(self) -> None:
         """Stop it and delete its data; the next `start` finds an empty broker."""
@@ -170,6 +174,12 @@ class RabbitNode:
     def thaw(self) -> None:
         self._running().send_signal(signal.SIGCONT)
 
+    def fill_disk(self) -> None:
+        # A file that cannot grow is as good as a full disk, and needs no file system of its own. The node ignores
+        # SIGXFSZ as we do, so its writes fail.
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, hard))
+
     def wipe(self) -> None:
         self.stop()
         shutil.rmtree(self._home / "data", ignore_errors=True)
@@ -263,7 +273,7 @@ class RabbitNode:
 
     def _output(self, command: list[str], given: str = "") -> str:
         done = subprocess.run(
-            command, env=self._environment(), input=given, capture_output=True, text=True, timeout=60, check=False
+            command, env=self._environment(), input=given, capture_output=True, text=True, timeout=240, check=False
         )
         if done.returncode != 0:
             raise RuntimeError(f"{command}: {done.stderr.strip() or done.stdout.strip()}")
@@ -331,6 +341,9 @@ class ExternalBroker:
 
     def thaw(self) -> None:
         raise self._refusal("thaw")
+
+    def fill_disk(self) -> None:
+        raise self._refusal("fill the disk of")
 
     def wipe(self) -> None:
         raise self._refusal("wipe")
@@ -409,6 +422,9 @@ class RabbitContainer:
 
     def thaw(self) -> None:
         self._container.unpause()
+
+    def fill_disk(self) -> None:
+        raise AssertionError("this test has to fill the disk of RabbitMQ, which it cannot do to a container")
 
     def wipe(self) -> None:
         self.ctl("stop_app")

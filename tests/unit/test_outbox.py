@@ -433,10 +433,14 @@ class Choosy(LocalBus):
         self.refused_by_subscriber: set[str] = set()
         """Routing keys that a subscriber's queue refuses."""
         self.refused_by_pool: set[str] = set()
+        self.full_disk = False
+        """Whether every queue refuses every message."""
         self.offered: list[Message] = []
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         self.offered += messages
+        if self.full_disk:
+            return [Outcome.REFUSED] * len(messages)
         outcomes = await super().publish(messages)
         return [
             Outcome.REFUSED if message.key in self._refused(message) else outcome
@@ -554,6 +558,20 @@ async def test_b1_an_event_refused_by_pool_and_subscriber_reaches_both(retries: 
         world.choosy.refused_by_subscriber.clear()
         await eventually(lambda: not shelf.events)
         assert {world.choosy.times(Exchange.EVENTS, each) for each in refused[1:]} == {2}
+
+
+async def test_b1_an_event_that_every_queue_refused_reaches_every_queue(retries: None) -> None:
+    """If the broker refuses a probe as well, subscribers have missed the event, and get it when it accepts again."""
+    refused = [event(OLD + timedelta(milliseconds=number), word="refused") for number in range(200)]
+    world, shelf = ChoosyWorld(), Shelf(*refused)
+    world.choosy.full_disk = True
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: all(each.refused_by for each in shelf.events.values()))
+        assert world.subscriber.ids() == []
+        world.choosy.full_disk = False
+        await eventually(lambda: not shelf.events)
+        assert sorted(world.subscriber.ids()) == sorted(each.id for each in refused)
 
 
 async def test_b1_refused_events_are_measured() -> None:

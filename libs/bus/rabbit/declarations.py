@@ -7,7 +7,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed
 
-from libs.bus.rabbit.topology import BindingDefinition, Topology
+from libs.bus.rabbit.topology import PROBE_QUEUE, BindingDefinition, Topology
 
 log = structlog.get_logger()
 
@@ -36,7 +36,8 @@ async def _find(channel: AbstractChannel, topology: Topology) -> None:
     for exchange in topology["exchanges"]:
         await channel.get_exchange(exchange["name"])
     for queue in topology["queues"]:
-        await channel.get_queue(queue["name"])
+        if queue["name"] != PROBE_QUEUE:  # without it a probe is refused, as it would be with a full disk
+            await channel.get_queue(queue["name"])
 
 
 @asynccontextmanager

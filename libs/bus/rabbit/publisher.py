@@ -13,7 +13,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 
-from libs.bus.port import LONGEST_KEY, TICK_ID, Exchange, Message, Outcome
+from libs.bus.port import LONGEST_KEY, PROBE_KEY, TICK_ID, Exchange, Message, Outcome
 from libs.bus.rabbit import publish_encoder
 from libs.bus.rabbit.connection import ReconnectingConnection, cancel_and_wait, closed_event, run_until, supervise
 from libs.bus.rabbit.declarations import ensure
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 MAX_IN_FLIGHT = 20_000
 """Messages that may wait for their confirmation; the outcome of more is UNKNOWN."""
 _MANDATORY = frozenset({Exchange.NOTIFY, Exchange.POOLS})
-"""Exchanges on which a message without a queue is REFUSED. An event on EVENTS may have no subscriber."""
+"""Exchanges on which a message without a queue is REFUSED, as is a probe. An event on EVENTS may have no subscriber."""
 _FRAME_OVERHEAD, _FIXED_PROPERTIES = 8, 24
 """Bytes of a frame around its payload, and of a content header around the texts in it."""
 
@@ -207,7 +207,7 @@ class _PublishChannel:
             confirmation.on_confirmed(Outcome.UNKNOWN)
             return confirmation
         try:
-            self._writer.write(message, confirmation, mandatory=message.exchange in _MANDATORY)
+            self._writer.write(message, confirmation, mandatory=_is_mandatory(message))
         except ValueError as error:
             log.error("message_cannot_be_sent", message_id=message.id, type=message.type, reason=str(error))
             confirmation.on_confirmed(Outcome.REFUSED)
@@ -224,6 +224,10 @@ class _PublishChannel:
         """The channel is closed: the outcome of every message in flight is UNKNOWN."""
         for confirmation in list(self.in_flight.values()):
             confirmation.on_confirmed(Outcome.UNKNOWN)
+
+
+def _is_mandatory(message: Message) -> bool:
+    return message.exchange in _MANDATORY or message.key == PROBE_KEY
 
 
 class LibraryWriter:

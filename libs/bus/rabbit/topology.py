@@ -20,6 +20,9 @@ Per pool `<name>`:
   name as the routing key, and a redrive uses the work queue's. So no user needs the right to write to the default
   exchange, which would allow writing to any queue.
 
+`tokenwire.probe` is a quorum queue without a consumer, bound to `tokenwire.ticks`. It keeps its latest message and
+drops the one before, so it is never full: if it refuses a message, the broker refuses everything, as with a full disk.
+
 Nothing here differs between RabbitMQ 3.10 and 4.x. On a node upgraded to 3.10 the feature flag `stream_queue` must be
 enabled: at-least-once dead-lettering needs it, and falls back to at-most-once silently.
 """
@@ -28,12 +31,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from libs.bus.port import Exchange
+from libs.bus.port import PROBE_KEY, Exchange
 
 DEAD_LETTER_EXCHANGE = "tokenwire.dlx"
 """Direct exchange for dead letters, and for those that are redriven."""
 BROADCASTS = "tokenwire.broadcast"
 """Prefix of the names of the queues that instances declare for their own broadcasts."""
+PROBE_QUEUE = "tokenwire.probe"
+"""The queue that is never full."""
 DELIVERY_LIMIT = 20
 """How often a message may be redelivered: more than any likely number of crashes in a row."""
 MAX_LENGTH = 1_000_000
@@ -130,8 +135,10 @@ def topology(
             queue
             for pool in pools
             for queue in (_work_queue(pool, vhost, delivery_limit, max_length), _dead_letter_queue(pool, vhost))
-        ],
-        "bindings": [binding for pool in pools for binding in _bindings(pool, vhost)],
+        ]
+        + [_probe_queue(vhost)],
+        "bindings": [binding for pool in pools for binding in _bindings(pool, vhost)]
+        + [_binding(Exchange.TICKS.value, PROBE_QUEUE, PROBE_KEY, vhost)],
     }
 
 
@@ -185,14 +192,20 @@ def _bindings(pool: Pool, vhost: str) -> list[BindingDefinition]:
     bindings = [(DEAD_LETTER_EXCHANGE, queue, queue) for queue in (pool.dead_letter_queue, pool.queue)]
     exchanges = (pool.exchange, Exchange.POOLS) if pool.exchange is Exchange.EVENTS else (pool.exchange,)
     bindings += [(exchange.value, pool.queue, key) for exchange in exchanges for key in pool.keys]
-    return [
-        {
-            "source": source,
-            "vhost": vhost,
-            "destination": queue,
-            "destination_type": "queue",
-            "routing_key": key,
-            "arguments": {},
-        }
-        for source, queue, key in bindings
-    ]
+    return [_binding(source, queue, key, vhost) for source, queue, key in bindings]
+
+
+def _binding(source: str, queue: str, key: str, vhost: str) -> BindingDefinition:
+    return {
+        "source": source,
+        "vhost": vhost,
+        "destination": queue,
+        "destination_type": "queue",
+        "routing_key": key,
+        "arguments": {},
+    }
+
+
+def _probe_queue(vhost: str) -> QueueDefinition:
+    arguments = {"x-queue-type": "quorum", "x-overflow": "drop-head", "x-max-length": 1}
+    return {"name": PROBE_QUEUE, "vhost": vhost, "durable": True, "auto_delete": False, "arguments": arguments}

@@ -34,7 +34,7 @@ async def test_a_node_of_each_cluster_may_fail(stack: ComposeStack) -> None:
 
         async def every_queue_has_three() -> bool:
             members = await queue_members(world.containers)
-            return len(members) == 8 and set(members.values()) == {3}
+            return len(members) == 9 and set(members.values()) == {3}
 
         await eventually(every_queue_has_three, 90, every=1)
         say(f"\n{report.heading()}")
