@@ -29,6 +29,7 @@ from tests.builders import Response
 from tests.deployment import observability, stack
 from tests.deployment.edge import Edge
 from tests.deployment.guarded import Document, GuardedMongo, GuardedRabbit
+from tests.deployment.test_sharding import SHARDABLE
 from tests.deployment.wiring import SERVICES
 from tests.eventually import eventually
 from tests.ports import free_ports
@@ -160,7 +161,8 @@ UNUSED = {
 
 async def test_the_walk_through_passes_against_the_stack(parts: Stack, made: Path) -> None:
     """Started in compose.yaml's order with its least-privilege users, the stack serves the whole flow and stops
-    gracefully. No right at the broker or in the database is missing, and none in the database is superfluous.
+    gracefully. No right at the broker or in the database is missing, and none in the database is superfluous. Every
+    write of one record names its `_id`, so a cluster sharded on that would accept it.
     """
     heard = len(parts.broker.log.read_text())
     await asyncio.to_thread(parts.prepare_mongodb)
@@ -183,6 +185,9 @@ async def test_the_walk_through_passes_against_the_stack(parts: Stack, made: Pat
         exported = observability.exported({service: parts.metrics(service) for service in SERVICES})
         assert observability.not_exported(exported) == []
         await eventually(lambda: asyncio.to_thread(_nothing_is_superfluous, profile), within=60, every=1)
+        written, refused = profile.written_where_sharded()
+        assert {"grants", "attempts", "counters"} <= written  # events and deliveries are written in batches
+        assert refused == []
         for process in parts.running.values():
             process.send_signal(signal.SIGTERM)
         for service, process in parts.running.items():
@@ -308,6 +313,32 @@ class Profile:
             for user in [entry.get("user", "")]
             for action in _actions(entry)
         }
+
+    def written_where_sharded(self) -> tuple[set[str], list[Document]]:
+        """The collections that docs/operations.md allows to be sharded on hashed `_id` and in which single records were
+        changed or removed, and the commands that did so without the `_id`: a sharded collection refuses these.
+        """
+        written, refused = set[str](), list[Document]()
+        for entry in self._database["system.profile"].find():
+            collection, command = entry["ns"].partition(".")[2], entry["command"]
+            one = _one_record(entry["op"], command)
+            if collection not in SHARDABLE or one is None:
+                continue
+            written.add(collection)
+            if "_id" not in one or (isinstance(one["_id"], dict) and any(key.startswith("$") for key in one["_id"])):
+                refused.append({"collection": collection, "filter": one})
+        return written, refused
+
+
+def _one_record(operation: str, command: Document) -> Document | None:
+    """The filter of an operation that changes or removes one record; None for any other."""
+    if "findAndModify" in command or "findandmodify" in command:
+        found: Document = command.get("query", {})
+        return found
+    if (operation == "update" and not command.get("multi")) or (operation == "remove" and command.get("limit")):
+        changed: Document = command["q"]
+        return changed
+    return None
 
 
 def _actions(entry: Document) -> set[str]:

@@ -24,8 +24,12 @@ from tests.faults.world import Watched
 
 OVERLAY = "compose.cluster.yaml"
 SCALE = replace(FULL, tokens=100, holders=6, quiet_pause=0.1)
-CUT_OFF_FOR = 35.0
-"""Seconds: longer than AMQP connections and MongoDB's elections need to notice."""
+ELECTIONS = 4
+"""Tokens must go on within so many election timeouts (`electionTimeoutMillis`) of MongoDB's members. The first passes
+until they miss their primary, and an election may be tied. The services need the rest to find the new one.
+"""
+CUT_OFF_FOR = 45.0
+"""Seconds: longer than that, so that tokens go on without the node and not because it is back."""
 PRIMARY_WITHIN = 90.0
 
 Grants = AsyncIOMotorCollection[dict[str, Any]]
@@ -83,6 +87,14 @@ class ClusterWorld(ContainerWorld):
         """The grants of these clients, read from the primary with majority concern."""
         name = await self.primary()
         return await Watched.committed(replace(self, grants=self.members[name]), client_ids)
+
+    async def failover_within(self) -> float:
+        """Seconds within which tokens must go on after a node failed."""
+        admin = self.members[await self.primary()].database.client.admin
+        config = (await admin.command("replSetGetConfig"))["config"]
+        within = ELECTIONS * config["settings"]["electionTimeoutMillis"] / 1000
+        assert within < CUT_OFF_FOR
+        return float(within)
 
     async def primary(self) -> str:
         """Wait until there is a primary; the name of its container."""
