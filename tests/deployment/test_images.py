@@ -20,15 +20,29 @@ def files(name: str) -> dict[str, Added]:
 
 
 def test_every_image_of_the_stack_has_a_stand_in() -> None:
-    """Each image that `up` needs and that is not ours can be built where it cannot be pulled."""
-    wanted = {each["image"] for each in stack.containers().values() if not each.get("profiles")}
+    """Each image that `up` needs and that is not ours can be built where it cannot be pulled, and Prometheus' too."""
+    containers = stack.containers()
+    wanted = {each["image"] for each in containers.values() if not each.get("profiles")}
     assert set(names()[1:]) == {name for name in wanted if not name.startswith(OWN)}
-    assert {name.partition(":")[0] for name in names()} == set(stand_ins(Path("mongod")))
+    more = names(["prometheus"])
+    assert set(more) - set(names()) == {containers["prometheus"]["image"]}
+    assert {name.partition(":")[0] for name in more} == set(stand_ins(Path("mongod")))
+
+
+def test_only_containers_of_the_stack_have_images() -> None:
+    """A misspelled name is one line."""
+    with pytest.raises(CannotProvide, match="no container prometeus: name some of edge,"):
+        names(["prometeus"])
 
 
 def test_a_stand_in_has_the_user_and_the_directories_of_the_real_image() -> None:
     """The user that compose.yaml names exists, and owns the directories that become volumes."""
-    for container, name in (("mongodb", "mongo"), ("rabbitmq", "rabbitmq"), ("edge", "nginx")):
+    for container, name in (
+        ("mongodb", "mongo"),
+        ("rabbitmq", "rabbitmq"),
+        ("edge", "nginx"),
+        ("prometheus", "prom/prometheus"),
+    ):
         user, _, group = stack.containers()[container]["user"].partition(":")
         added = files(name)
         assert f":x:{user}:{group}:" in str(added["etc/passwd"].content), name
