@@ -95,6 +95,7 @@ async def load(
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
@@ -105,7 +106,7 @@ def main() -> None:
         request = file.read()
     figures = uvloop.run(
         load(
-            "127.0.0.1",
+            arguments.host,
             arguments.port,
             request,
             arguments.expected.encode(),
