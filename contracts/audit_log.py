@@ -29,6 +29,8 @@ class AuditLogEntry(Response):
     """Names of the fields whose values changed."""
     permissions: tuple[Permission, ...] | None = None
     """Permissions of the operator after the change."""
+    policy_ids: tuple[str, ...] | None = None
+    """Policies of the client app or resource owner after the change."""
     reason: str | None = None
     api_id: str | None = None
     client_id: str | None = None

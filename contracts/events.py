@@ -51,7 +51,7 @@ class Event(Contract):
     type: str
     time: Moment
     subject: str
-    """The id of the record that has changed: a grant, client, API, policy, operator, resource owner or delivery."""
+    """The id of the record that has changed: a grant, client, API, policy, operator, resource owner, user, delivery."""
     sequence: str
     """Ten digits: the version of the record after the change. A subscriber notices a gap by a missing number."""
     datacontenttype: Literal["application/json"] = "application/json"
@@ -116,6 +116,8 @@ class CodeData(GrantData):
     """An authorization code, never the code itself."""
 
     expires_at: Moment
+    actor: Actor | None = None
+    """The operator whose key requested it: the identity server."""
 
 
 class ManagedData(Contract):
@@ -132,6 +134,8 @@ class ClientData(ManagedData):
 
     client_id: str
     api_id: str
+    policy_ids: tuple[str, ...] | None = None
+    """The policies after the change; None if the client was deleted."""
 
 
 class DeletedClientData(ClientData):
@@ -166,6 +170,15 @@ class ResourceOwnerData(ManagedData):
     """A resource owner, without the password."""
 
     username: str
+    policy_ids: tuple[str, ...] | None = None
+    """The policies after the change; None if the user was deleted."""
+
+
+class UserData(ManagedData):
+    """Someone who authorizes grants: a user of an identity server, or a resource owner."""
+
+    resource_owner: str
+    """The name that the grants have as `resource_owner`."""
 
 
 class NotificationData(Contract):
@@ -230,6 +243,13 @@ class ResourceOwnerEvent(ManagementEvent):
     """About a resource owner. The routing key does not have the user name, which may hold any character."""
 
     collection: ClassVar[str] = "resource_owners"
+    last_word: ClassVar[str] = "user"
+
+
+class UserEvent(ManagementEvent):
+    """About someone who authorizes grants. The routing key does not have the name, which may hold any character."""
+
+    collection: ClassVar[str] = "users"
     last_word: ClassVar[str] = "user"
 
 
@@ -393,6 +413,13 @@ class ResourceOwnerDeleted(ResourceOwnerEvent):
 
     type: Literal["io.tokenwire.resource_owner.deleted"] = "io.tokenwire.resource_owner.deleted"
     data: ResourceOwnerData
+
+
+class UserTokensRevoked(UserEvent):
+    """All grants that the user has authorized so far are revoked; a `grant.revoked` for each goes with it."""
+
+    type: Literal["io.tokenwire.user.tokens_revoked"] = "io.tokenwire.user.tokens_revoked"
+    data: UserData
 
 
 class NotificationDelivered(NotificationEvent):

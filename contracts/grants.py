@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel, SecretStr
 
 from contracts.apis import GrantType
-from contracts.base import ClientId, Contract, Moment, PublicId, Request, Response, Scope
+from contracts.base import ClientId, Contract, Moment, PublicId, Record, Request, Response, Scope
 from contracts.error_bodies import OAuthErrorBody
 from contracts.limits import QuotaStatus, RateLimit
 
@@ -29,6 +29,8 @@ class RevocationReason(enum.StrEnum):
     CLIENT_REQUEST = "client_request"
     """By the client itself (RFC 7009)."""
     OPERATOR = "operator"
+    USER_REVOKED = "user_revoked"
+    """An operator ended all grants of the user."""
     REVOKE_ALL = "revoke_all"
     CLIENT_DELETED = "client_deleted"
     API_DELETED = "api_deleted"
@@ -126,6 +128,13 @@ class Grant(Contract):
     ended_reason: RevocationReason | None = None
     last_event: str = ""
     """The id of the newest version's event. It tells whether a write with unknown outcome has succeeded."""
+
+
+class UserRevocation(Record):
+    """Until when the grants that one user authorized are revoked. Kept although nobody may have this user's record."""
+
+    subject: str
+    revoked_before: Moment
 
 
 class CodeRequest(Request):

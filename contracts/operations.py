@@ -118,6 +118,11 @@ PATH_PARAMETERS: Mapping[str, tuple[Any, str]] = {
     "client_id": (ClientId, "The id of the client app."),
     "policy_id": (PublicId, "The id of the policy."),
     "username": (Username, "The name of the resource owner."),
+    "grant_id": (PublicId, "The id of the grant."),
+    "subject": (
+        Annotated[str, Field(min_length=1, max_length=256)],
+        "The user, exactly as the identity server named it, percent-encoded: `/` as `%2F`, for example.",
+    ),
     "operator_id": (PublicId, "The id of the operator."),
     "delivery_id": (PublicId, "The id of the delivery, which is the id of the event that it delivers."),
     "token": (Annotated[str, Field(min_length=1)], "The token. It is not logged."),

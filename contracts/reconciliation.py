@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.base import AdminRequest, Contract, Moment, Response
+from contracts.operators import Actor
 
 
 class RecordedEvent(Contract):
@@ -23,6 +24,10 @@ class RecordedEvent(Contract):
     client_id: str | None = None
     grant_id: str | None = None
     notify: bool = False
+    reason: str | None = None
+    """Why a token, a grant or a client ended."""
+    actor: Actor | None = None
+    """The operator who caused it."""
 
 
 class ReconciliationQuery(AdminRequest):

@@ -16,7 +16,7 @@ MANAGED = frozenset(event.stem.partition(".")[0] for event in EVENTS if event.in
 """Kinds of record whose events are always logged, whether an operator or the service itself made the change."""
 BY_OPERATORS = frozenset(event.stem for event in EVENTS if event.in_audit_log is InAuditLog.BY_OPERATOR)
 """Events that are logged only if an operator caused them."""
-_FROM_DATA = ("actor", "changed", "permissions", "reason", "api_id", "client_id")
+_FROM_DATA = ("actor", "changed", "permissions", "policy_ids", "reason", "api_id", "client_id")
 
 
 def audit_log_entry(event_type: str, body: bytes) -> AuditLogEntry | None:

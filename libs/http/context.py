@@ -142,7 +142,7 @@ def request_middleware(
                 raise web.HTTPBadRequest(reason=f"X-Forwarded-For is over {LONGEST_FORWARDED} characters; shorten it")
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the boundary: every exception becomes a response here
-            response = renderer.render(request, error)
+            response = renderer.render(request, error, context.request_id)
         except BaseException as ended:
             if span is not None:
                 span.end(error=type(ended).__name__)

@@ -8,6 +8,7 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from libs.http.error_page import PAGE_HEADERS, error_page, prefers_html
 from libs.http.responses import NO_STORE, json_bytes
 from libs.oauth.errors import (
     BodyTooSlow,
@@ -113,13 +114,13 @@ class ErrorRenderer:
     def __init__(self, oauth_error_status: int | None = None) -> None:
         self._oauth_error_status = oauth_error_status
 
-    def render(self, request: web.Request, error: Exception) -> web.StreamResponse:
+    def render(self, request: web.Request, error: Exception, request_id: str | None = None) -> web.StreamResponse:
         """The error response for an exception. An unexpected exception is logged, and the response is a plain 500."""
         match error:
             case OAuthError():
                 return self._oauth(request, error)
             case CannotRedirect():
-                return self._oauth(request, error.error)
+                return self._cannot_redirect(request, error.error, request_id or "")
             case Redirected():
                 return self._redirected(error)
             case NotAuthenticated() if request.path.startswith(_GATEWAY_API):
@@ -155,6 +156,16 @@ class ErrorRenderer:
             # RFC 6749 §5.2: 401 with "the 'WWW-Authenticate' response header field matching the authentication scheme".
             headers["WWW-Authenticate"] = 'Basic realm="tokenwire", charset="UTF-8"'
         return json_bytes(orjson.dumps(oauth_body(error)), status, headers)
+
+    def _cannot_redirect(self, request: web.Request, error: OAuthError, request_id: str) -> web.Response:
+        """The error as a page for people who came with a browser, and as JSON for programs."""
+        response = self._oauth(request, error)
+        response.headers["Vary"] = "Accept"
+        if prefers_html(",".join(request.headers.getall("Accept", ()))):
+            body = oauth_body(error)
+            page = error_page(body["error"], body["error_description"], request_id)
+            response = web.Response(status=response.status, body=page, headers={**response.headers, **PAGE_HEADERS})
+        return response
 
     def _redirected(self, redirected: Redirected) -> web.Response:
         parameters = oauth_body(redirected.error)

@@ -193,7 +193,8 @@ def issue_code(context: IssueContext, grant_id: str, code: MintedToken, binding:
         expires_at=expires_at,
         last_event=new_event_id(now),
     )
-    return Transition(None, grant, _event(CodeIssued, grant, context.event, {"expires_at": code_expires_at}))
+    facts = {"expires_at": code_expires_at, "actor": context.event.actor}
+    return Transition(None, grant, _event(CodeIssued, grant, context.event, facts))
 
 
 def issue_tokens(
@@ -452,6 +453,16 @@ def revoke_access_token(
     after = _next_version(grant, ctx, access=access.model_copy(update={"revoked": True}))
     facts = {"token_id": public_token_id(grant.grant_id, generation), "reason": reason, "actor": ctx.actor}
     return Transition(grant, after, _event(TokenRevoked, after, ctx, facts))
+
+
+def live_code(grant: Grant, presented: PresentedToken) -> Code | None:
+    """The grant's code, if this is it and it was not used or revoked; it may have expired."""
+    code = grant.code
+    if grant.state is not GrantState.PENDING or code is None or code.used_at is not None:
+        return None
+    if code.failures >= MAX_VERIFIER_FAILURES or not hmac.compare_digest(code.digest, presented.digest):
+        return None
+    return code
 
 
 def live_access_token(grant: Grant, presented: PresentedToken) -> AccessToken | None:

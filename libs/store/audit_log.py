@@ -55,6 +55,15 @@ class AuditLog:
             found = await cursor.limit(query.limit + 1).to_list(None)
         return [_decode(document) for document in found[: query.limit]], len(found) > query.limit
 
+    async def about(self, subject: str, kind: str, most: int = 1000) -> Sequence[AuditLogEntry]:
+        """The latest changes of the record with this id, of this kind (`client`, `policy`, …), in their order."""
+        actions = [action for action in ACTIONS if action.startswith(f"{kind}.")]
+        query = {"subject": subject, "action": {"$in": actions}}
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find(query, hint="subject_action").sort("_id", DESCENDING)
+            found = await cursor.limit(most).to_list(None)
+        return sorted(map(_decode, found), key=lambda entry: entry.version)
+
     async def latest_of(self, operator_id: str) -> datetime | None:
         """When the operator last changed something; None: not within the time that the audit log covers."""
         async with outage_is_unavailability():

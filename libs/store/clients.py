@@ -28,7 +28,7 @@ from libs.store.records import Page, Records, Reencryption, Tombstone
 
 
 def _data(client: Client) -> ClientData:
-    return ClientData(client_id=client.client_id, api_id=client.api_id)
+    return ClientData(client_id=client.client_id, api_id=client.api_id, policy_ids=client.policy_ids)
 
 
 class Clients(Records[Client]):
@@ -118,7 +118,7 @@ class Clients(Records[Client]):
 
     async def edit(self, client: Client, changes: dict[str, object], ctx: EventContext) -> Client | None:
         """Change the client; None if another writer was first."""
-        return await self._change(client, changes, ClientUpdated, _data(client), ctx)
+        return await self._change(client, changes, ClientUpdated, _data(client.model_copy(update=changes)), ctx)
 
     async def rotate(self, client: Client, secrets: tuple[ClientSecret, ...], ctx: EventContext) -> Client | None:
         """Replace the client's secrets; None if another writer was first."""

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 import orjson
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from contracts.clients import Client
 from contracts.events import PendingEvent
+from contracts.grant_views import GrantQuery
 from contracts.grants import Grant, GrantState, IssuedResponse
 from contracts.pages import MOST_PAGES
 from libs.deadlines import IN_FLIGHT_WITHIN
@@ -27,7 +28,7 @@ POLL_INTERVAL = 0.025
 """Seconds between two reads while waiting for the note that another process may write."""
 
 
-def _over_at(grant: Grant) -> datetime:
+def over_at(grant: Grant) -> datetime:
     """When the last of the grant's code, access and refresh token expires."""
     last = grant.code.expires_at if grant.code is not None else None
     for token in (grant.access, grant.refresh):
@@ -41,7 +42,7 @@ def _encode(grant: Grant, *, present_only: bool) -> Document:
     if grant.key_rules is not None:
         # As JSON text: the keys of a session object are not restricted to what BSON allows in field names.
         document["key_rules"] = orjson.dumps(grant.key_rules)
-    document["purge_after"] = _over_at(grant) + RETENTION
+    document["purge_after"] = over_at(grant) + RETENTION
     return document
 
 
@@ -60,8 +61,20 @@ class End(NamedTuple):
     grant_id: str
 
 
+class Made(NamedTuple):
+    """The sort key of the list of grants: when it was created, then the grant id."""
+
+    created_at: datetime
+    grant_id: str
+
+
+_UNENDED = [GrantState.PENDING.value, GrantState.ACTIVE.value]
 _BY_END = [("access.expires_at", ASCENDING), ("_id", ASCENDING)]
 _LISTED = dict.fromkeys(("code", "refresh", "used_refresh", "pending"), 0)
+_LATEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
+_SHOWN = dict.fromkeys(("key_rules", "used_refresh", "response", "pending"), 0)
+_MOST_MERGED = 200
+"""Index ranges that MongoDB merges in order; with more, it sorts in memory (internalQueryMaxScansToExplode)."""
 _LIVE = ("client_id", "api_id", "state", "access.revoked", "access.expires_at", "_id", "created_at")
 
 
@@ -82,6 +95,14 @@ class Grants(OutboxCollection):
     indexes = (
         # Covers the list of a client's live tokens in its order, and the search for grants that a revocation must end.
         IndexModel([(field, ASCENDING) for field in _LIVE], name="live"),
+        # For the list of grants, newest first (`_ranges`): by client, user or API; without these, by all APIs.
+        IndexModel([("client_id", ASCENDING), ("state", ASCENDING), *_LATEST, ("api_id", ASCENDING)], name="of_client"),
+        IndexModel(
+            [("subject", ASCENDING), ("state", ASCENDING), *_LATEST, ("client_id", ASCENDING), ("api_id", ASCENDING)],
+            name="of_subject",
+            partialFilterExpression={"subject": {"$gte": ""}},  # strings only: most grants have no subject
+        ),
+        IndexModel([("api_id", ASCENDING), ("state", ASCENDING), *_LATEST], name="of_api"),
         IndexModel("created_at", name="made"),
     )
     retired = ("client",)
@@ -218,6 +239,63 @@ class Grants(OutboxCollection):
             documents = await cursor.limit(size + 1).to_list(None)
         return [_decode(document) for document in documents[:size]], len(documents) > size
 
+    async def page(self, query: GrantQuery, after: Made | None) -> tuple[Sequence[Grant], bool]:
+        """At most `query.limit` grants, the newest first, and whether there are more; without their key rules.
+
+        Reads no more grants than it returns, whichever of the filters are given.
+        """
+        found: list[Document] = []
+        async with outage_is_unavailability():
+            for wanted, index in await self._ranges(query):
+                if after is not None:
+                    wanted["created_at"] = {"$lte": after.created_at}
+                    wanted["$nor"] = [{"created_at": after.created_at, "_id": {"$gte": after.grant_id}}]
+                cursor = self._mongo.indexed(self.name).find(wanted, _SHOWN, hint=index).sort(_LATEST)
+                found += await cursor.limit(query.limit + 1).to_list(None)
+        found.sort(key=lambda document: (document["created_at"], document["_id"]), reverse=True)
+        return [_decode(document) for document in found[: query.limit]], len(found) > query.limit
+
+    async def _ranges(self, query: GrantQuery) -> Sequence[tuple[Document, str]]:
+        """Queries that together find the grants, and the index for each.
+
+        Each query is a few ranges of one index, all sorted by time. MongoDB merges them. What the index has after the
+        time (`api_id`, `client_id`) is compared in the index, among the grants of one client or user.
+        """
+        states = [state.value for state in GrantState if query.state in {None, state}]
+        wanted: Document = {"state": {"$in": states}}
+        given = {name: getattr(query, name) for name in ("client_id", "api_id", "subject")}
+        wanted |= {name: value for name, value in given.items() if value is not None}
+        if query.subject is not None:
+            return [(wanted, "of_subject")]
+        if query.client_id is not None:
+            return [(wanted, "of_client")]
+        if query.api_id is not None:
+            return [(wanted, "of_api")]
+        apis = await self._mongo[self.name].distinct("api_id")
+        at_once = _MOST_MERGED // len(states)
+        return [
+            ({**wanted, "api_id": {"$in": apis[start : start + at_once]}}, "of_api")
+            for start in range(0, len(apis), at_once)
+        ]
+
+    async def count_unended(self, query: GrantQuery, until: datetime, most: int) -> int:
+        """How many grants of a client or of a subject that were created up to `until` are not revoked; up to `most`."""
+        of_subject = query.subject is not None
+        wanted: Document = {"subject": query.subject} if of_subject else {"client_id": query.client_id}
+        wanted |= {"state": {"$in": _UNENDED}, "created_at": {"$lte": until}}
+        async with outage_is_unavailability():
+            collection = self._mongo.indexed(self.name)
+            hint = "of_subject" if of_subject else "of_client"
+            return await collection.count_documents(wanted, limit=most, hint=hint)
+
+    async def unended_of_subject(self, subject: str, until: datetime, batch: int) -> AsyncIterator[Sequence[str]]:
+        """The same as `unended_of_client`, for the grants that one user authorized."""
+        query = {"subject": subject, "state": {"$in": _UNENDED}, "created_at": {"$lte": until}}
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find(query, {"_id": 1}, hint="of_subject", batch_size=batch)
+            while found := await cursor.to_list(batch):
+                yield [document["_id"] for document in found]
+
     async def unended_of_client(
         self, api_id: str, client_id: str, until: datetime, batch: int
     ) -> AsyncIterator[Sequence[str]]:
@@ -225,9 +303,8 @@ class Grants(OutboxCollection):
 
         Read from the index alone, without visiting the ended ones.
         """
-        unended = [GrantState.PENDING.value, GrantState.ACTIVE.value]
         whose = {"client_id": client_id, "api_id": api_id}
-        query = {**whose, "state": {"$in": unended}, "created_at": {"$lte": until}}
+        query = {**whose, "state": {"$in": _UNENDED}, "created_at": {"$lte": until}}
         async with outage_is_unavailability():
             cursor = self._mongo.indexed(self.name).find(query, {"_id": 1}, hint="live", batch_size=batch)
             while found := await cursor.to_list(batch):

@@ -266,6 +266,11 @@ class OutboxCollection:
             if (event.key not in without if key is None else event.key == key) and by in (None, event.refused_by)
         ]
 
+    async def unpublished(self, key: str) -> Sequence[PendingEvent]:
+        """The events of this record that are not confirmed as published, in their order; refused ones included."""
+        document = await self._read(key)
+        return [] if document is None else list(_events(document, lambda entry: "sent_at" not in entry))
+
     async def refused_by(self) -> frozenset[RefusedBy]:
         """The kinds of queues that have refused events which are still unpublished."""
         async with outage_is_unavailability():

@@ -64,6 +64,14 @@ class RecordedEvents:
                 seen.setdefault(found["subject"], []).append(event)
         return seen
 
+    async def of(self, collection: str, subject: str) -> Sequence[RecordedEvent]:
+        """All recorded events of this record, in their order."""
+        query = {"subject": subject, "collection": collection}
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find(query, {"batch": 0}, hint="subject")
+            found = await cursor.sort("sequence", ASCENDING).to_list(None)
+        return [RecordedEvent.model_validate({**document, "id": document["_id"]}) for document in found]
+
     async def firsts(self, collections: Sequence[str], since: datetime, until: datetime) -> Counter[tuple[str, str]]:
         """How many records had their first event recorded in that time, by collection and SLICE of the event id."""
         moments = {"$gte": first_event_id(since), "$lt": first_event_id(until)}

@@ -9,6 +9,10 @@ from libs.event_encoding import EventContext
 from libs.store.records import Records
 
 
+def _data(owner: ResourceOwner) -> ResourceOwnerData:
+    return ResourceOwnerData(username=owner.username, policy_ids=owner.policy_ids)
+
+
 class ResourceOwners(Records[ResourceOwner]):
     """All resource owners."""
 
@@ -33,11 +37,12 @@ class ResourceOwners(Records[ResourceOwner]):
 
     async def add(self, owner: ResourceOwner, ctx: EventContext) -> ResourceOwner:
         """Store a new resource owner. Raises Conflict."""
-        return await self._add(owner, ResourceOwnerCreated, ResourceOwnerData(username=owner.username), ctx)
+        return await self._add(owner, ResourceOwnerCreated, _data(owner), ctx)
 
     async def edit(self, owner: ResourceOwner, changes: dict[str, object], ctx: EventContext) -> ResourceOwner | None:
         """Change the resource owner; None if another writer was first."""
-        return await self._change(owner, changes, ResourceOwnerUpdated, ResourceOwnerData(username=owner.username), ctx)
+        data = _data(owner.model_copy(update=changes))
+        return await self._change(owner, changes, ResourceOwnerUpdated, data, ctx)
 
     async def delete(self, owner: ResourceOwner, ctx: EventContext) -> bool:
         """Delete the user; False if another writer was first."""

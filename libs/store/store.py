@@ -18,6 +18,7 @@ from libs.store.reconciliation_results import ReconciliationResults
 from libs.store.recorded_events import RecordedEvents
 from libs.store.resource_owners import ResourceOwners
 from libs.store.usage import Usage
+from libs.store.users import Users
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Store:
     clients: Clients
     policies: Policies
     resource_owners: ResourceOwners
+    users: Users
     operators: Operators
     deliveries: Deliveries
     events: RecordedEvents
@@ -48,6 +50,7 @@ class Store:
             self.clients,
             self.policies,
             self.resource_owners,
+            self.users,
             self.operators,
             self.deliveries,
         )
@@ -63,6 +66,7 @@ class Store:
             clients=Clients(mongo, announce),
             policies=Policies(mongo, announce),
             resource_owners=ResourceOwners(mongo, announce),
+            users=Users(mongo, announce),
             operators=Operators(mongo, announce),
             deliveries=Deliveries(mongo, announce),
             events=RecordedEvents(mongo, usage),

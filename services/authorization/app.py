@@ -21,6 +21,7 @@ def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -
     code = CodeEndpoint(
         deps.catalog,
         deps.store.grants,
+        deps.store.users,
         deps.token_format,
         lambda: deps.event_context("authorization"),
         settings.public_url,

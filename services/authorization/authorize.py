@@ -1,14 +1,18 @@
 """GET and POST /<listen-path>/oauth/authorize: the authorization endpoint (RFC 6749 §3.1)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from contracts.error_bodies import OAuthErrorBody
 from contracts.grants import CodeRequest
 from contracts.operations import FORM, JSON, Caller, Operation, Parameters, RequestBody, ResponseSpec
 from libs.access import issuing_api
 from libs.catalog import Catalog
+from libs.http.error_responses import first_fault
 from libs.http.forms import once, parse_query, read_parameters
 from libs.http.operations import API_REF_PATTERN, error_responses, operation
 from libs.http.responses import NO_STORE
@@ -70,7 +74,8 @@ class AuthorizeEndpoint:
     async def get(self, http_request: web.Request) -> web.Response:
         """307 to the login page, with the query of this request. Raises CannotRedirect, Redirected."""
         query = http_request.rel_url.raw_query_string
-        login_url = await self._validated(http_request, parse_query(query, _KNOWN))
+        with _shown_to_people():
+            login_url = await self._validated(http_request, parse_query(query, _KNOWN))
         return _temporary_redirect(with_raw_query(login_url, query))
 
     @operation(
@@ -93,10 +98,12 @@ class AuthorizeEndpoint:
 
         Raises CannotRedirect, Redirected.
         """
-        query = parse_query(http_request.rel_url.raw_query_string, _KNOWN)
-        body = await read_parameters(http_request, _KNOWN)
-        parameters = once([*query.items(), *body.items()], _KNOWN)
-        return _temporary_redirect(await self._validated(http_request, parameters))
+        with _shown_to_people():
+            query = parse_query(http_request.rel_url.raw_query_string, _KNOWN)
+            body = await read_parameters(http_request, _KNOWN)
+            parameters = once([*query.items(), *body.items()], _KNOWN)
+            login_url = await self._validated(http_request, parameters)
+        return _temporary_redirect(login_url)
 
     async def _validated(self, http_request: web.Request, parameters: dict[str, str]) -> str:
         """The URL of the login page. Raises CannotRedirect or Redirected for a request that the client may not make."""
@@ -111,6 +118,17 @@ class AuthorizeEndpoint:
         if settings.login_url is None:
             raise CannotRedirect(InvalidRequest("this API has no login page: set authLoginRedirect"))
         return settings.login_url
+
+
+@contextmanager
+def _shown_to_people() -> Iterator[None]:
+    """Every error before the redirect may meet a person: libs/http shows browsers a page and programs JSON."""
+    try:
+        yield
+    except OAuthError as error:
+        raise CannotRedirect(error) from error
+    except ValidationError as error:
+        raise CannotRedirect(InvalidRequest(first_fault(error))) from error
 
 
 def _temporary_redirect(location: str) -> web.Response:

@@ -22,12 +22,13 @@ from libs.http.error_responses import NotFound, first_fault, oauth_body
 from libs.http.forms import read_parameters
 from libs.http.operations import API_REF_PATTERN, ERRORS, RETRY_AFTER, operation
 from libs.http.responses import NO_STORE, json_bytes
-from libs.oauth.errors import InvalidRequest, OAuthError, TemporarilyUnavailable, UnknownApi
+from libs.oauth.errors import CannotRedirect, InvalidRequest, OAuthError, TemporarilyUnavailable, UnknownApi
 from libs.oauth.grants import CodeBinding, IssueContext, issue_code
 from libs.oauth.issuer_url import issuer_of
 from libs.oauth.redirect_uris import with_query
 from libs.oauth.token_formats import TokenFormat, TokenKind, new_grant_id
 from libs.store.grants import Grants
+from libs.store.users import Users
 from services.authorization.key_rules import GrantRules, parse_key_rules, require_narrower
 from services.authorization.validation import VerifiedRequest, approve, verify_client
 
@@ -77,6 +78,7 @@ class CodeEndpoint:
 
     catalog: Catalog
     grants: Grants
+    users: Users
     token_format: TokenFormat
     event_context: Callable[[], EventContext]
     public_url: str
@@ -122,7 +124,10 @@ class CodeEndpoint:
         except UnknownApi as error:
             raise NotFound("API reference not found.") from error
         request = _code_request(await read_parameters(http_request, CodeRequest.model_fields, structured={"key_rules"}))
-        verified = await verify_client(self.catalog, api, settings, request)
+        try:
+            verified = await verify_client(self.catalog, api, settings, request)
+        except CannotRedirect as error:
+            raise error.error from error  # the caller is a program, whatever it accepts
         try:
             return await self._issue(verified)
         except TemporarilyUnavailable:
@@ -146,7 +151,7 @@ class CodeEndpoint:
         grant_id = new_grant_id(os.urandom(16))
         code = self.token_format.mint(TokenKind.CODE, grant_id, 0)
         issued = issue_code(context, grant_id, code, binding)
-        await self.grants.commit(issued)
+        await self.users.issue(self.grants, issued, context.event)
         parameters = {"code": code.value, **self._common_parameters(verified.api, request.state)}
         response = CodeResponse(
             code=code.value, redirect_to=with_query(verified.redirect_uri, parameters), state=request.state

@@ -14,6 +14,8 @@ from services.management.bootstrap_operator import BootstrapOperator
 from services.management.client_cleanup import ClientCleanup
 from services.management.clients import ClientEndpoints
 from services.management.event_stream import EventStream
+from services.management.grant_search import GrantSearch
+from services.management.grant_timeline import TimelineEndpoint
 from services.management.operators import OperatorEndpoints
 from services.management.policies import PolicyEndpoints
 from services.management.registration_retries import RegistrationRetries
@@ -34,6 +36,8 @@ OPERATIONS = operations_of(
     EventStream,
     Analytics,
     AuditLogEndpoint,
+    GrantSearch,
+    TimelineEndpoint,
 )
 TYK_GATEWAY_OPERATIONS = operations_of(
     TykClientEndpoints,
@@ -70,6 +74,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         TykKeyEndpoints(users),
         TykProcessEndpoints(deps.health),
     )
+    search = GrantSearch(store.grants, deps.catalog, deps.token_format, deps.now)
     for endpoint in (
         apis,
         clients,
@@ -79,6 +84,8 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         events,
         Analytics(store.usage, deps.now),
         AuditLogEndpoint(store.audit_log),
+        search,
+        TimelineEndpoint(search, store),
         *(translations if settings.tyk_gateway_api else ()),
     ):
         add_operations(app, endpoint, access.require)

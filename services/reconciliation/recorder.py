@@ -3,19 +3,15 @@
 The same consumer counts usage and writes the audit log.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-import orjson
 import structlog
 from aiohttp import web
-from pydantic import ValidationError
 
-from contracts.events import EVENTS, VENDOR
-from contracts.reconciliation import RecordedEvent
 from libs.audit_log import audit_log_entry
-from libs.bus.port import Delivery, Drop, Exchange, Retry, Subscription
+from libs.bus.port import Delivery, Exchange, Retry, Subscription
+from libs.event_log import recorded_event
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.audit_log import AuditLog
 from libs.store.recorded_events import RecordedEvents
@@ -24,8 +20,6 @@ from libs.supervision import Supervisor
 POOL = "event_log"
 PREFETCH = 1024
 """Events that wait together are written in one batch, so a high prefetch saves writes."""
-COLLECTIONS: Mapping[str, str] = {event.stem.partition(".")[0]: event.collection for event in EVENTS}
-"""By the first word of an event type: the collection of the records that the event is about."""
 ABANDONED_AFTER = timedelta(seconds=10)
 """If a batch makes no progress for that long, its process is taken for dead and any other finishes it."""
 INTERVAL = 10.0
@@ -42,7 +36,7 @@ class Recorder:
 
     async def record(self, delivery: Delivery) -> None:
         """Record and count the event. Raises Drop for a malformed event, and Retry while MongoDB is unavailable."""
-        event = read(delivery.message.body)
+        event = recorded_event(delivery.message.body)
         change = audit_log_entry(event.type, delivery.message.body)
         try:
             # The audit log first: if the process dies in between, the event is delivered again and nothing is missing.
@@ -64,21 +58,3 @@ class Recorder:
         if hours := await self.events.usage.add_days():
             log.info("usage_added_to_days", hours=hours)
         await self.events.batches.finish_abandoned(ABANDONED_AFTER)
-
-
-def read(body: bytes) -> RecordedEvent:
-    """What is recorded of the event. Raises Drop for a malformed event."""
-    try:
-        event = orjson.loads(body)
-        stem = event["type"].removeprefix(VENDOR)
-        return RecordedEvent.model_validate(
-            {
-                **event["data"],
-                **{name: event[name] for name in ("id", "subject", "time")},
-                "type": stem,
-                "collection": COLLECTIONS[stem.partition(".")[0]],
-                "sequence": int(event["sequence"]),
-            }
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise Drop("not an event that this service knows") from error

@@ -1,7 +1,8 @@
-"""Revokes the grants of a client, one by one, after it was deleted or all its tokens were revoked.
+"""Revokes the grants of a client or a user, one by one, after all of them were revoked or the client was deleted.
 
-The tokens are invalid from the moment of the deletion or of `revoke_all` (Client.revoked_before); this consumer brings
-each grant up to date and writes its `grant.revoked` event.
+A client's tokens are invalid from the moment of the deletion or of `revoke_all` (Client.revoked_before); this consumer
+brings each grant up to date and writes its `grant.revoked` event. A user's grants end when this consumer reaches them,
+if the request that revoked them has not done it before (grant_revocation.py).
 """
 
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.clients import ClientDeletion
-from contracts.events import ClientDeleted, ClientTokensRevoked
+from contracts.events import ClientDeleted, ClientTokensRevoked, UserTokensRevoked
 from contracts.grants import RevocationReason
 from libs.bus.port import Delivery, Drop, Exchange, Retry, Subscription
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.clients import Clients
 from services.revocation.revoker import Revoker
 
-_EVENTS: TypeAdapter[ClientDeleted | ClientTokensRevoked] = TypeAdapter(ClientDeleted | ClientTokensRevoked)
+_Event = ClientDeleted | ClientTokensRevoked | UserTokensRevoked
+_EVENTS: TypeAdapter[_Event] = TypeAdapter(_Event)
 _REASONS = {
     ClientDeletion.CLIENT_DELETED: RevocationReason.CLIENT_DELETED,
     ClientDeletion.API_DELETED: RevocationReason.API_DELETED,
@@ -28,13 +30,13 @@ log = structlog.get_logger("revocation")
 
 @dataclass(frozen=True, slots=True)
 class ClientRevocation:
-    """Consumes `client.deleted` and `client.tokens_revoked`. Consuming an event twice changes nothing more."""
+    """Consumes `client.deleted`, `client.tokens_revoked` and `user.tokens_revoked`; each may come twice."""
 
     revoker: Revoker
     clients: Clients
 
     async def react(self, delivery: Delivery) -> None:
-        """Revoke the grants of the event's client. Raises Retry while MongoDB is unavailable, Drop for other events."""
+        """Revoke the grants of the event's client or user. Raises Retry during an outage, Drop for other events."""
         try:
             event = _EVENTS.validate_json(delivery.message.body)
         except ValidationError as error:
@@ -43,10 +45,13 @@ class ClientRevocation:
             revoked = await self._revoke(event)
         except TemporarilyUnavailable as error:
             raise Retry from error
-        log.info("grants_revoked", client_id=event.data.client_id, grants=revoked, event_id=event.id)
+        log.info("grants_revoked", grants=revoked, event_id=event.id)
 
-    async def _revoke(self, event: ClientDeleted | ClientTokensRevoked) -> int:
-        api_id, client_id, until = event.data.api_id, event.data.client_id, event.time
+    async def _revoke(self, event: _Event) -> int:
+        until = event.time
+        if isinstance(event, UserTokensRevoked):
+            return await self.revoker.revoke_grants_of_user(event.data.resource_owner, until)
+        api_id, client_id = event.data.api_id, event.data.client_id
         if isinstance(event, ClientTokensRevoked):
             return await self.revoker.revoke_grants(api_id, client_id, until, RevocationReason.REVOKE_ALL)
         if await self.clients.registered(client_id, api_id) is None:
@@ -56,5 +61,5 @@ class ClientRevocation:
 
     def subscription(self) -> Subscription:
         """The subscription of the queue that all revocation processes share."""
-        keys = ("client.deleted.#", "client.tokens_revoked.#")
+        keys = ("client.deleted.#", "client.tokens_revoked.#", "user.tokens_revoked.#")
         return Subscription("revocation", Exchange.EVENTS, keys, self.react)

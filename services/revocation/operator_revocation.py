@@ -1,6 +1,6 @@
 """Revocation by operators: one token of a client, or all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from contracts.clients import Client
 from contracts.error_bodies import Envelope
+from contracts.grant_views import GrantQuery
 from contracts.grants import RevocationReason, RevocationRequest
 from contracts.operations import FORM, JSON, RequestBody, ResponseSpec
 from contracts.operators import Permission
@@ -24,11 +25,15 @@ from libs.store.clients import Clients
 from services.revocation.revoker import NotOfClient, Revoker
 from services.revocation.token_list import client_of_path
 
+MOST_COUNTED = 100_000
+"""Grants that a response counts."""
+_NOTHING = "nothing was revoked: there is no such token, or it had ended before"
 _CREDENTIALS = "`client_id` and `client_secret` are optional, but must be right if they are there."
 
 
-def _ok(message: str) -> web.Response:
-    envelope = Envelope(Status="OK", Message=message).model_dump(exclude={"ID"})
+def done(message: str, meta: Mapping[str, object]) -> web.Response:
+    """200 in the Dashboard's envelope; `Meta` says what was revoked."""
+    envelope = Envelope(Status="OK", Message=message, Meta=meta).model_dump(exclude={"ID"})
     return json_bytes(orjson.dumps(envelope), headers=NO_STORE)
 
 
@@ -49,8 +54,8 @@ class TokenManagement:
         tag="Revocation",
         summary="Revoke a token of a client",
         description="`token` is the token itself or its public id (`code` in listTokens). Revoking a refresh token "
-        "revokes "
-        "the whole grant. 200 also if the token had already been revoked or never existed.",
+        "revokes the whole grant. `Meta.ended` is 1, or 0 if nothing was revoked, because there is no such token or it "
+        "had ended before.",
         body=RequestBody(
             model=RevocationRequest, media_types=(FORM, JSON), fields=("token",), description=_CREDENTIALS
         ),
@@ -64,11 +69,13 @@ class TokenManagement:
             raise BadRequest("token is required")
         reason = RevocationReason.OPERATOR
         try:
-            if not await self.revoker.revoke_public_id(request.token, client, reason):
-                await self.revoker.revoke_value(request.token, client, reason)
+            ended = await self.revoker.revoke_public_id(
+                request.token, client, reason
+            ) or await self.revoker.revoke_value(request.token, client, reason)
         except NotOfClient as error:
             raise BadRequest("this token belongs to another client") from error
-        return _ok("token revoked successfully")
+        message = "token revoked successfully" if ended else _NOTHING
+        return done(message, {"ended": int(ended)})
 
     @operator_operation(
         "POST",
@@ -77,7 +84,8 @@ class TokenManagement:
         Permission.REVOKE,
         tag="Revocation",
         summary="Revoke all tokens of a client",
-        description="Every token that the client has, on every API, stops working at once.",
+        description="Every token that the client has, on every API, stops working at once. `Meta.ended` is the number of "
+        "its grants that were not revoked before, counted up to 100000.",
         body=RequestBody(model=RevocationRequest, media_types=(FORM, JSON), optional=True, description=_CREDENTIALS),
         response=ResponseSpec(description="Tokens revoked.", models=(Envelope,)),
         errors=(404,),
@@ -85,9 +93,11 @@ class TokenManagement:
     async def revoke_all(self, http_request: web.Request) -> web.Response:
         """200 with every grant of the client revoked, at once and in every process."""
         client, _ = await self._client_and_body(http_request)
+        query = GrantQuery(client_id=client.client_id)
+        ended = await self.revoker.grants.count_unended(query, self.now(), MOST_COUNTED)
         for registration in registrations_of(client).values():
             await self.revoker.revoke_all(registration)
-        return _ok("tokens revoked successfully")
+        return done("tokens revoked successfully", {"ended": ended})
 
     async def _client_and_body(self, http_request: web.Request) -> tuple[Client, RevocationRequest]:
         """The client that the path names, and the body. Raises BadRequest if they contradict each other."""

@@ -1,12 +1,12 @@
 """Revokes tokens and grants in the store, for the endpoint, the operators and the consumer of events."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from contracts.clients import Client
-from contracts.grants import Grant, GrantState, RevocationReason
+from contracts.grants import Grant, GrantState, RevocationReason, UserRevocation
 from libs.event_encoding import EventContext
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.oauth.grants import Transition, live_access_token, revoke_access_token, revoke_grant
@@ -14,6 +14,7 @@ from libs.oauth.token_formats import PresentedToken, TokenFormat, TokenKind, par
 from libs.store.clients import Clients
 from libs.store.grants import Grants
 from libs.store.optimistic import retry_on_conflict
+from libs.store.users import Users
 
 REVOKED_AT_ONCE = 32
 """Grants of one client that are revoked concurrently: half of the connections to MongoDB."""
@@ -29,6 +30,7 @@ class Revoker:
 
     grants: Grants
     clients: Clients
+    users: Users
     token_format: TokenFormat
     event_context: Callable[[], EventContext]
 
@@ -79,18 +81,47 @@ class Revoker:
 
         return bool(await retry_on_conflict(attempt, exhausted=_too_many_changes))
 
+    async def revoke_grant(self, grant_id: str, reason: RevocationReason) -> bool:
+        """Revoke the grant, whoever it belongs to; False if there is none, or it was revoked before."""
+        return await self._revoke(grant_id, lambda grant, ctx: _unless_revoked(grant, reason, ctx))
+
+    async def revoke_all_of_user(self, subject: str) -> datetime:
+        """Revoke all grants that the user has authorized until the returned moment, which is now.
+
+        Grants that are being issued count from now on as revoked (`libs.store.users`). Those that exist are revoked one
+        by one when the event of this write is consumed (client_revocation.py), or by `revoke_grants_of_user`.
+        """
+
+        async def attempt() -> UserRevocation | None:
+            return await self.users.revoke_all(subject, self.event_context())
+
+        return (await retry_on_conflict(attempt, exhausted=_too_many_changes)).revoked_before
+
     async def revoke_grants(self, api_id: str, client_id: str, until: datetime, reason: RevocationReason) -> int:
         """Revoke the client's grants on this API created up to this moment, each with its event; returns how many.
 
         Idempotent.
         """
+        unended = self.grants.unended_of_client(api_id, client_id, until, REVOKED_AT_ONCE)
+        return await self._revoke_each(unended, reason)
 
-        def decide(current: Grant | None, ctx: EventContext) -> Transition | None:
-            return revoke_grant(current, reason, ctx) if current and current.state is not GrantState.REVOKED else None
+    async def revoke_grants_of_user(self, subject: str, until: datetime, most: int | None = None) -> int:
+        """The same for the grants that this user has authorized. Stops after about `most`."""
+        unended = self.grants.unended_of_subject(subject, until, REVOKED_AT_ONCE)
+        return await self._revoke_each(unended, RevocationReason.USER_REVOKED, most)
+
+    async def _revoke_each(
+        self, unended: AsyncIterator[Sequence[str]], reason: RevocationReason, most: int | None = None
+    ) -> int:
+        def decide(grant: Grant | None, ctx: EventContext) -> Transition | None:
+            # Without the operator: the audit log has one entry for all grants that are revoked together.
+            return _unless_revoked(grant, reason, replace(ctx, actor=None))
 
         revoked = 0
-        async for grant_ids in self.grants.unended_of_client(api_id, client_id, until, REVOKED_AT_ONCE):
+        async for grant_ids in unended:
             revoked += sum(await asyncio.gather(*(self._revoke(grant_id, decide) for grant_id in grant_ids)))
+            if most is not None and revoked >= most:
+                break
         return revoked
 
     async def _revoke(self, grant_id: str, decide: Callable[[Grant | None, EventContext], Transition | None]) -> bool:
@@ -100,7 +131,11 @@ class Revoker:
 
 
 def _too_many_changes() -> TemporarilyUnavailable:
-    return TemporarilyUnavailable("too many changes of one client at once")
+    return TemporarilyUnavailable("too many changes of one client or user at once")
+
+
+def _unless_revoked(grant: Grant | None, reason: RevocationReason, ctx: EventContext) -> Transition | None:
+    return None if grant is None or grant.state is GrantState.REVOKED else revoke_grant(grant, reason, ctx)
 
 
 def _own(grant: Grant, client: Client) -> Grant:
@@ -112,9 +147,7 @@ def _own(grant: Grant, client: Client) -> Grant:
 def _grant_revoked(
     grant: Grant | None, client: Client, reason: RevocationReason, ctx: EventContext
 ) -> Transition | None:
-    if grant is None or _own(grant, client).state is GrantState.REVOKED:
-        return None
-    return revoke_grant(grant, reason, ctx)
+    return None if grant is None else _unless_revoked(_own(grant, client), reason, ctx)
 
 
 def _access_token_revoked(

@@ -35,7 +35,7 @@ def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
     handlers = by_grant_type(
         AuthorizationCode(issuer),
         ClientCredentials(issuer),
-        Password(issuer, deps.store.resource_owners, passwords, deps.throttle),
+        Password(issuer, deps.store.resource_owners, deps.store.users, passwords, deps.throttle),
         Refresh(issuer, deps.store.resource_owners),
     )
     clients = ClientAuthenticator(deps.catalog, deps.throttle, deps.keys, deps.now)

@@ -19,6 +19,7 @@ STEMS = {
     "policies": {"policy"},
     "operators": {"operator"},
     "resource_owners": {"resource_owner"},
+    "users": {"user"},
     "deliveries": {"notification"},
 }
 """First word of the routing keys of each collection's events."""

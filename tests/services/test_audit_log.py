@@ -108,6 +108,9 @@ async def test_every_change_has_its_entry(world: World) -> None:
     token = (await party.tokens()).access
     await do("revokeTokenOfClient", f"/api/apis/oauth/{party.id}/revoke", data={"token": token})
     await do("revokeAllTokensOfClient", f"/api/apis/oauth/{client_id}/revoke_all")
+    grant_id = (await system.grant_of((await party.tokens()).access)).grant_id
+    await do("revokeGrant", f"/api/grants/{grant_id}/revoke")
+    await do("revokeAllGrantsOfUser", f"/api/users/{user}/revoke_all")
     sending = replace(do, call=world.notifier.anybody.with_key(do.call.headers["Authorization"]))
     api, deps = await api_to(world.notifier.deps, "http://127.0.0.1:9/hook"), world.notifier.deps
     lost = [stored(api, deps.now(), state=DeliveryState.EXHAUSTED) for _ in range(2)]
@@ -146,6 +149,8 @@ async def test_every_change_has_its_entry(world: World) -> None:
         ),
         "revokeTokenOfClient": ("token.revoked", (await system.grant_of(token)).grant_id, {"reason": "operator"}),
         "revokeAllTokensOfClient": ("client.tokens_revoked", client_id, {}),
+        "revokeGrant": ("grant.revoked", grant_id, {"reason": "operator"}),
+        "revokeAllGrantsOfUser": ("user.tokens_revoked", user, {}),
         "redeliver": ("notification.redelivered", lost[0].delivery_id, {"api_id": api.api_id}),
         "deleteOasApi": ("api.deleted", oas_id, {}),
     }.items():

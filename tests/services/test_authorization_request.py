@@ -1,11 +1,16 @@
 """/<listen-path>/oauth/authorize: redirects to the login page, or back to the client with an error."""
 
+import html
+import re
 import string
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from libs.http.error_page import error_page
 from tests.builders import CALLBACK, Response
 from tests.services.system import (
     ABSENT,
@@ -425,3 +430,95 @@ async def test_the_issuer_is_where_clients_reach_the_edge(mongodb_url: str) -> N
         issuer = query_of(response.headers["Location"])["iss"]
         assert issuer == f"https://auth.example.test/base{party.api.listen_path.rstrip('/')}"
         assert urlsplit(response.headers["Location"]).hostname == "app.example.test"
+
+
+# Errors before the redirect is safe
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+async def browse(party: Party, accept: str, method: str = "GET", **parameters: str) -> Response:
+    """An authorization request with this `Accept`, valid except for these parameters."""
+    given = {"response_type": "code", "client_id": party.id, "redirect_uri": CALLBACK, **parameters}
+    place = party.at("oauth/authorize")
+    if method == "POST":
+        return await party.system.call("POST", place, data=given, headers={"Accept": accept})
+    return await party.system.call("GET", f"{place}?{urlencode(given)}", headers={"Accept": accept})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param({"client_id": "nobody"}, id="client"),
+        pytest.param({"redirect_uri": "https://evil.example/"}, id="redirect-uri"),
+        pytest.param({"subject": "x" * 257}, id="malformed"),
+    ],
+)
+async def test_e8_a_browser_is_shown_a_page(system: System, method: str, parameters: dict[str, str]) -> None:
+    """People read what happened, with the error for the app's provider; no script can run, nothing is cached."""
+    party = await system.party()
+    shown = await browse(party, BROWSER, method, **parameters)
+    told = await browse(party, "application/json", method, **parameters)
+    assert refused(told, "invalid_request")
+    assert (shown.status, shown.headers["Content-Type"]) == (400, "text/html; charset=utf-8")
+    assert (shown.headers["Cache-Control"], shown.headers["Vary"], told.headers["Vary"]) == (
+        "no-store",
+        "Accept",
+        "Accept",
+    )
+    assert "script" not in shown.headers["Content-Security-Policy"].replace("default-src 'none'", "")
+    assert shown.headers["X-Frame-Options"] == "DENY"
+    text = shown.raw.decode()
+    assert text.startswith("<!doctype html>")
+    assert "invalid_request" in text
+    assert html.escape(told.body["error_description"]) in text
+    assert shown.headers["X-Request-Id"] in text
+
+
+async def test_e8_an_unknown_api_is_a_page_too(system: System) -> None:
+    """404 with the same page; also for repeated parameters, which are found before anything else."""
+    party = await system.party()
+    response = await system.call("GET", "/nowhere/oauth/authorize", headers={"Accept": BROWSER})
+    assert (response.status, response.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    place = party.at("oauth/authorize?client_id=a&client_id=b")
+    response = await system.call("GET", place, headers={"Accept": BROWSER})
+    assert (response.status, response.headers["Content-Type"]) == (400, "text/html; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("accept", "page"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html", True),
+        ("TEXT/HTML;q=0.5, */*;q=0.8", True),
+        ("text/html;q=0.5, application/json", False),
+        ("text/html;q=0", False),
+        ("text/html;q=x", False),
+        ("application/json;q=0.2, text/html;level=1;q=0.2", True),
+        ("text/htmlx, text / html", False),
+    ],
+)
+async def test_e8_programs_get_json(system: System, accept: str, page: bool) -> None:
+    """Only a request that names HTML, and does not prefer JSON, gets the page."""
+    response = await browse(await system.party(), accept, client_id="nobody")
+    assert response.headers["Content-Type"].startswith("text/html") is page
+
+
+async def test_e8_an_identity_server_gets_json_whatever_it_accepts(system: System) -> None:
+    """`authorize-client` is called by programs."""
+    party = await system.party()
+    form = {"response_type": "code", "client_id": "nobody", "redirect_uri": CALLBACK}
+    path = f"/api/apis/oauth/{party.api.api_id}/authorize-client"
+    response = await system.operator("POST", path, data=form, headers={"Accept": BROWSER})
+    assert refused(response, "invalid_request")
+
+
+@given(st.text(max_size=300), st.text(max_size=50))
+def test_e8_nothing_in_the_page_is_markup_but_its_own(description: str, code: str) -> None:
+    """Whatever the texts contain, the page has the same elements."""
+    tags = re.findall(r"<[^>]*>", error_page("x", "y", "z").decode())
+    assert re.findall(r"<[^>]*>", error_page(code, description, code).decode()) == tags

@@ -180,6 +180,7 @@ async def test_the_data_are_ids_and_times(system: System) -> None:
         "scope": "a b",
     }
     issued, new, refreshed = [event["data"] for event in await story_of(system, code)]
+    assert issued.pop("actor").keys() == {"operator_id", "name", "address", "request_id"}
 
     def at_time(data: dict[str, Any]) -> dict[str, Any]:
         return {

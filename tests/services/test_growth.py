@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, RootModel
 
 from contracts.clients import Client
+from contracts.grants import GrantState
 from contracts.operations import Caller as Who
 from contracts.pages import MOST_AT_ONCE, MOST_PAGES, PAGE_SIZE
 from contracts.policies import Policy
@@ -81,6 +82,9 @@ async def fill(world: World) -> None:
     await seed.insert(store, "grants", seed.grant_documents(client, MANY, now, access=access | {"revoked": True}))
     await seed.insert(store, "grants", seed.grant_documents(client, MANY, now, state="revoked"))
     await seed.insert(store, "grants", seed.grant_documents(other, FEW, now))
+    long_ago = now - timedelta(days=2)
+    for who in (client, other):
+        await seed.insert(store, "grants", seed.grant_documents(who, FEW, long_ago, subject="rarely", state="pending"))
     ids = [f"c{number:06}" for number in range(2 * MANY)]
     gone = {"deleted": True, "deleted_at": now, "purge_after": now + timedelta(days=100)}
     await seed.insert(store, "clients", seed.copies(store.clients, client, ids[::2]))
@@ -168,6 +172,15 @@ def trail_queries(world: World) -> list[str]:
     )
 
 
+def grants_queries(world: World) -> list[str]:
+    return combined(
+        client_id=[world.client.client_id, world.other.client_id, "nobody"],
+        api_id=[world.client.api_id, world.other.api_id, "nowhere"],
+        subject=["somebody", "rarely"],
+        state=[state.value for state in GrantState],
+    )
+
+
 COLLECTIONS = {
     "listTokens": ("grants",),
     "listTokensOnShortPath": ("grants",),
@@ -179,6 +192,7 @@ COLLECTIONS = {
     "listOperators": ("operators",),
     "listDeliveries": ("deliveries",),
     "listChanges": ("audit_log",),
+    "listGrants": ("grants",),
 }
 PATHS: dict[str, Path] = {
     "listTokens": tokens,
@@ -191,6 +205,7 @@ PATHS: dict[str, Path] = {
     "listOperators": lambda _: "/api/operators",
     "listDeliveries": lambda _: "/api/notifications/deliveries",
     "listChanges": lambda _: "/api/audit",
+    "listGrants": lambda _: "/api/grants",
 }
 BY_PAGES = ("", "p=1", "p=3", "p=-1", "p=200")
 QUERIES: dict[str, Callable[[World], Sequence[str]]] = {
@@ -198,6 +213,7 @@ QUERIES: dict[str, Callable[[World], Sequence[str]]] = {
     "listTokensOnShortPath": lambda _: ("", "page=2"),
     "listDeliveries": deliveries_queries,
     "listChanges": trail_queries,
+    "listGrants": grants_queries,
 }
 
 
@@ -232,8 +248,8 @@ def test_b8_every_list_of_the_contracts_is_checked() -> None:
     assert PATHS.keys() == COLLECTIONS.keys()
 
 
-OTHERS = {"getClientUsage", "reconcileEvents"}
-"""What they read is checked in tests/store/test_usage.py, and at the end of this file."""
+OTHERS = {"getClientUsage", "reconcileEvents", "getGrantTimeline"}
+"""What they read is checked in tests/store/test_usage.py, at the end of this file, and is about one grant."""
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))
@@ -272,6 +288,33 @@ def following_of(response: Response) -> str | None:
     reference, _, relation = link.partition("; ")
     assert relation == 'rel="next"'
     return str(reference.strip("<>"))
+
+
+async def test_the_filters_of_grants_return_the_right_ones(world: World) -> None:
+    """Filters over several states, clients and APIs return the newest first, complete, and nothing else."""
+    client, other = world.client, world.other
+
+    async def found(query: str) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = []
+        following: str | None = f"?{query}&limit=200"
+        while following is not None:
+            response = await world.get("/api/grants" + following)
+            entries += entries_of(response)
+            following = following_of(response)
+        keys = [(datetime.fromisoformat(entry["created_at"]), entry["grant_id"]) for entry in entries]
+        assert keys == sorted(keys, reverse=True)
+        assert len({entry["grant_id"] for entry in entries}) == len(entries)
+        return entries
+
+    assert len(await found("")) == 4 * MANY + 3 * FEW
+    assert len(await found(f"client_id={client.client_id}")) == 4 * MANY + FEW
+    assert len(await found(f"api_id={other.api_id}")) == 2 * FEW
+    assert len(await found(f"api_id={other.api_id}&client_id={client.client_id}")) == 0
+    assert len(await found("state=pending")) == 2 * FEW
+    assert len(await found("state=revoked")) == MANY
+    assert len(await found("subject=rarely")) == 2 * FEW
+    assert len(await found(f"subject=rarely&api_id={other.api_id}&state=pending")) == FEW
+    assert {entry["state"] for entry in await found(f"api_id={client.api_id}&state=active")} == {"active"}
 
 
 async def test_b8_filters_return_the_right_entries(world: World) -> None:
@@ -330,7 +373,7 @@ class Walk:
 def identity(entry: dict[str, Any]) -> str:
     """What identifies an entry of a list."""
     definition = entry.get("api_definition", entry)
-    for name in ("code", "username", "operator_id", "id", "client_id", "api_id"):
+    for name in ("grant_id", "code", "username", "operator_id", "id", "client_id", "api_id"):
         if name in definition:
             return str(definition[name])
     return str(definition["x-tyk-api-gateway"]["info"]["id"])
@@ -374,6 +417,7 @@ COUNTED: dict[str, tuple[str, Callable[[World], dict[str, Any]]]] = {
     "listOperators": ("operators", living),
     "listDeliveries": ("deliveries", lambda _: {}),
     "listChanges": ("audit_log", lambda _: {}),
+    "listGrants": ("grants", lambda _: {}),
 }
 
 

@@ -252,7 +252,7 @@ async def tokens(record: Recording, system: System, client: str) -> None:
     await record("readMetadata", REF)
     await record("authorize", REF, query=request, status=307)
     await record("authorizeByPost", REF, form=request, status=307)
-    for_user = request | {"key_rules": json.dumps({"alias": "alice"})}
+    for_user = request | {"subject": "alice", "key_rules": json.dumps({"alias": "alice"})}
     await record("issueCodeOnShortPath", API, form=for_user)
     await record("issueCodeOnListenPath", REF, form=for_user)
     code = (await record("issueCode", API, form=for_user)).body["code"]
@@ -273,10 +273,17 @@ async def tokens(record: Recording, system: System, client: str) -> None:
     listed = await record("listTokens", CLIENT, record=False)
     await settle(system.deps)
     of_client = {"client_id": "orders-app"}
+    await record("listGrants", query={"subject": "alice"})
+    await record("lookUpGrant", json={"token": issued["access_token"]})
+    grant = {"grant_id": listed.body[0]["grant_id"]}
+    await record("getGrant", grant)
+    await record("getGrantTimeline", grant)
     await record("revokeTokenOfClient", of_client, form={"token": listed.body[0]["code"]})
     await record("revokeToken", REF, headers=credentials, form={"token": issued["refresh_token"]})
     await record("revokeAllTokens", REF, headers=credentials, form={})
     await record("revokeAllTokensOfClient", of_client, form={})
+    await record("revokeGrant", grant)
+    await record("revokeAllGrantsOfUser", {"subject": "alice"})
 
 
 async def reports(record: Recording, system: System, received: Receiver) -> None:

@@ -25,7 +25,7 @@ from tests.builders import api_document, make_api, make_client, running, setting
 from tests.eventually import eventually
 from tests.services.system import SCHEME, Party, System, Tokens, open_system
 
-COLLECTIONS = {"grants", "apis", "clients", "policies", "resource_owners", "operators", "deliveries"}
+COLLECTIONS = {"grants", "apis", "clients", "policies", "resource_owners", "users", "operators", "deliveries"}
 NOTIFIED = {f"{SCHEME}notifications": {"onKeyChangeUrl": "http://127.0.0.1:9/hook", "sharedSecret": "a-shared-secret"}}
 
 
@@ -106,6 +106,7 @@ async def test_everything_that_was_committed_went_out(system: System) -> None:
         "clients": 3,
         "policies": 0,
         "resource_owners": 1,
+        "users": 0,
         "operators": 1,
         "deliveries": 0,
     }

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from libs.bus.port import Delivery, Drop, Exchange, Message
-from services.reconciliation.recorder import read
+from libs.event_log import recorded_event
 from tests.builders import settle
 from tests.services.system import System, open_system
 from tests.services.test_consumers_twice import Bus
@@ -71,5 +71,5 @@ async def test_no_token_is_trusted_after_it(system: System, bus: Bus) -> None:
 def test_a_sequence_that_no_record_counts_to_is_none(sequence: bytes) -> None:
     """An impossible sequence is refused before the event joins a batch, which it would fail."""
     with pytest.raises(Drop):
-        read(EVENT % sequence)
-    assert read(EVENT % b"0000000002").sequence == 2
+        recorded_event(EVENT % sequence)
+    assert recorded_event(EVENT % b"0000000002").sequence == 2

@@ -13,8 +13,8 @@ from contracts.events import EVENTS, Event, InAuditLog
 from contracts.generate.asyncapi import asyncapi_document
 from libs.audit_log import audit_log_entry
 from libs.event_encoding import EventContext, encode_event, new_event_id
+from libs.event_log import recorded_event
 from services.management.stream_subscribers import STEMS
-from services.reconciliation.recorder import read
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
@@ -41,7 +41,7 @@ from libs.event_encoding import EventContext, encode_event, new_event_id
 from libs.store.audit_log import ACTIONS
 from pydantic import TypeAdapter
 from services.management.stream_subscribers import STEMS
-from services.reconciliation.recorder import read
+from libs.event_log import recorded_event
 
 now = datetime(2026, 5, 4, tzinfo=UTC)
 context = EventContext("urn:tokenwire:management", now)
@@ -51,7 +51,7 @@ entry = audit_log_entry("client.inspected", body)
 channel = asyncapi_document()["channels"]["clientInspected"]
 print(json.dumps({
     "class": type(TypeAdapter(AnyEvent).validate_json(body)).__name__,
-    "recorded": [read(body).type, read(body).collection],
+    "recorded": [recorded_event(body).type, recorded_event(body).collection],
     "audit log": [entry.action, entry.subject, "client.inspected" in ACTIONS],
     "stream": "client.inspected" in STEMS,
     "channel": channel["address"],
@@ -68,7 +68,7 @@ def encoded(event: type[Event], **data: object) -> bytes:
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.stem)
 def test_everything_follows_the_declaration(event: type[Event]) -> None:
     """The recorder's collection, the audit log, the event stream and the AsyncAPI channel are those of the class."""
-    assert read(encoded(event)).collection == event.collection
+    assert recorded_event(encoded(event)).collection == event.collection
     logged = [audit_log_entry(event.stem, encoded(event, **data)) is not None for data in ({}, {"actor": ACTOR})]
     assert (
         logged

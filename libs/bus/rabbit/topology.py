@@ -68,7 +68,7 @@ class Pool:
 
 POOLS = (
     Pool("notifier", Exchange.NOTIFY, ("notify",)),
-    Pool("revocation", Exchange.EVENTS, ("client.deleted.#", "client.tokens_revoked.#")),
+    Pool("revocation", Exchange.EVENTS, ("client.deleted.#", "client.tokens_revoked.#", "user.tokens_revoked.#")),
     Pool("management", Exchange.EVENTS, ("api.deleted.#",)),
     Pool("event_log", Exchange.EVENTS, ("#",)),
 )

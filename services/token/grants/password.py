@@ -13,6 +13,7 @@ from libs.oauth.scopes import grant_scope, parse_scope
 from libs.passwords import PasswordHasher
 from libs.precis import prepare_username
 from libs.store.resource_owners import ResourceOwners
+from libs.store.users import Users
 from libs.throttle import LoginThrottle
 from services.token.grants.grant_handler import IssuedTokens
 from services.token.issuer import Issuer, token_response
@@ -25,6 +26,7 @@ class Password:
     profile: ClassVar[GrantProfile] = PASSWORD
     issuer: Issuer
     resource_owners: ResourceOwners
+    users: Users
     passwords: PasswordHasher
     throttle: LoginThrottle
 
@@ -61,7 +63,7 @@ class Password:
             subject=owner.username,
             password_since=owner.password_since,
         )
-        await self.issuer.grants.commit(issued)
+        await self.users.issue(self.issuer.grants, issued, context.event)
         return IssuedTokens(token_response(issued.after, pair, context.now))
 
     async def _authenticated(self, username: str, password: str) -> ResourceOwner:
