@@ -387,6 +387,13 @@ class OperatorUpdated(OperatorEvent):
     data: OperatorData
 
 
+class OperatorKeyRotated(OperatorEvent):
+    """An operator got a new key."""
+
+    type: Literal["io.tokenwire.operator.key_rotated"] = "io.tokenwire.operator.key_rotated"
+    data: OperatorData
+
+
 class OperatorDeleted(OperatorEvent):
     """An operator was deleted; the key is no longer accepted."""
 

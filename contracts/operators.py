@@ -1,11 +1,12 @@
 """Operators: the users of the management API, and their permissions."""
 
 import enum
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field
 
-from contracts.base import AdminRequest, Contract, Moment, Name, NewName, PublicId, Record, Response
+from contracts.base import AdminRequest, Contract, Moment, Name, NewName, PublicId, Record, Response, Seconds
 
 
 class Permission(enum.StrEnum):
@@ -25,6 +26,19 @@ class Operator(Record):
     name: Name
     permissions: tuple[Permission, ...]
     key_digest: str
+    key_created_at: Moment | None = None
+    """None: when the operator was created, or not known."""
+    expires_at: Moment | None = None
+    """From then on the key is refused; None: never."""
+    previous: "PreviousKey | None" = None
+    """The key before the last rotation, while it is still accepted."""
+
+
+class PreviousKey(Contract):
+    """A key that was replaced."""
+
+    digest: str
+    expires_at: Moment
 
 
 class Actor(Contract):
@@ -40,20 +54,38 @@ class Actor(Contract):
 
 
 class OperatorRegistration(AdminRequest):
-    """POST /api/operators, and PUT /api/operators/{operator_id}, which replaces both fields."""
+    """POST /api/operators, and PUT /api/operators/{operator_id}, which replaces name and permissions."""
 
     name: Annotated[NewName, Field(min_length=1)]
     permissions: Annotated[tuple[Permission, ...], Field(min_length=1)]
+    expires_at: Moment | None = None
+    """When the key expires; null: never. PUT without it leaves it as it is, so that no key lives longer by accident."""
+
+
+class KeyRotation(AdminRequest):
+    """POST /api/operators/{operator_id}/rotate: the old key works for `overlap` more seconds (0: not at all)."""
+
+    overlap: Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=90))] = timedelta(0)
+    expires_at: Moment | None = None
+    """When the new key expires; null: never. By default it lives as long as the old one was meant to."""
 
 
 class OperatorView(Response):
-    """An operator in responses; `key` only in the response that created the operator."""
+    """An operator in responses; `key` only in the response that created or rotated it."""
 
     operator_id: str
     name: str
     permissions: tuple[Permission, ...]
     created_at: Moment
     updated_at: Moment
+    key_created_at: Moment
+    expires_at: Moment | None = None
+    """When the key expires; absent: never."""
+    previous_expires_at: Moment | None = None
+    """Until when the key before the last rotation is accepted, too."""
+    last_change_at: Moment | None = None
+    """When the operator last changed something, according to the audit log; only for a single operator. Reads are not
+    kept."""
     key: str | None = None
 
 

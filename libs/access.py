@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
+import structlog
 from aiohttp import hdrs, web
 from pydantic import SecretStr
 
@@ -17,19 +18,23 @@ from libs.http.context import current
 from libs.http.error_responses import NotAuthenticated, NotPermitted
 from libs.oauth.client_auth import Credentials, is_public, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
+from libs.store.operators import expiry_of
 from libs.throttle import LoginThrottle
 
 TYK_KEY_HEADER = "X-Tyk-Authorization"
 """Where clients of Tyk's gateway send its secret; here it has an operator key, which wins over `Authorization`."""
 _LONGEST_KEY = 512
 
+log = structlog.get_logger("access")
+
 
 class OperatorAuthenticator:
     """Authenticates operators by the key in a header, with brute-force protection."""
 
-    def __init__(self, catalog: Catalog, throttle: LoginThrottle) -> None:
+    def __init__(self, catalog: Catalog, throttle: LoginThrottle, now: Callable[[], datetime]) -> None:
         self._catalog = catalog
         self._throttle = throttle
+        self._now = now
 
     async def require(self, request: web.Request, permission: Permission) -> Operator:
         """The operator whose key is in `X-Tyk-Authorization`, or else in `Authorization`, with or without `Bearer `.
@@ -52,7 +57,10 @@ class OperatorAuthenticator:
         return operator
 
     async def authenticate(self, request: web.Request) -> Operator | None:
-        """The operator whose key the request carries; None for no key or an unknown one. Raises TooManyAttempts."""
+        """The operator whose key the request carries; None for no key, an unknown or an expired one.
+
+        Raises TooManyAttempts.
+        """
         key = request.headers.get(TYK_KEY_HEADER) or request.headers.get(hdrs.AUTHORIZATION) or ""
         if key[:7].lower() == "bearer ":
             key = key[7:].strip()
@@ -62,12 +70,21 @@ class OperatorAuthenticator:
         counters = self._throttle.operator_counters()
         await self._throttle.check(counters)
         operator = await self._catalog.operator(key)
+        if operator is not None and self._has_expired(operator, key):
+            operator = None
         if operator is not None and self._throttle.is_clear(counters):
             return operator
         async with self._throttle.attempt(counters) as attempt:
             if operator is not None:
                 attempt.succeed()
         return operator
+
+    def _has_expired(self, operator: Operator, key: str) -> bool:
+        expires_at = expiry_of(operator, key)
+        if expires_at is None or expires_at > self._now():
+            return False
+        log.info("expired_operator_key", operator_id=operator.operator_id, expired_at=expires_at)
+        return True
 
 
 def permits(operator: Operator, permission: Permission) -> bool:

@@ -28,7 +28,7 @@ def install(app: web.Application, settings: AuthorizationSettings, deps: Deps) -
         settings.oauth_error_status,
     )
     metadata = MetadataEndpoint(deps.catalog, settings.public_url)
-    access = OperatorAuthenticator(deps.catalog, deps.throttle)
+    access = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now)
     for endpoint in (code, authorize, metadata):
         add_operations(app, endpoint, access.require)
     if settings.tyk_gateway_api:

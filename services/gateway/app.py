@@ -40,7 +40,7 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
         decision, deps.catalog, deps.store.grants, deps.token_format, deps.now, settings.public_url
     )
     introspection = IntrospectionEndpoint(
-        OperatorAuthenticator(deps.catalog, deps.throttle),
+        OperatorAuthenticator(deps.catalog, deps.throttle, deps.now),
         ClientAuthenticator(deps.catalog, deps.throttle, deps.keys, deps.now),
         introspector,
     )

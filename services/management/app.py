@@ -50,7 +50,7 @@ TYK_GATEWAY_OPERATIONS = operations_of(
 
 def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> None:
     """Put the management API on the application."""
-    access, store = OperatorAuthenticator(deps.catalog, deps.throttle), deps.store
+    access, store = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now), deps.store
     passwords = PasswordHasher()
     subscribers = StreamSubscribers()
 
@@ -80,7 +80,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         clients,
         policies,
         users,
-        OperatorEndpoints(store.operators, event_context),
+        OperatorEndpoints(store.operators, store.audit_log, event_context),
         events,
         Analytics(store.usage, deps.now),
         AuditLogEndpoint(store.audit_log),

@@ -75,7 +75,7 @@ class BootstrapOperator:
             return True
         changes: dict[str, object] = {}
         if operator.key_digest != digest:
-            changes["key_digest"] = digest
+            changes |= {"key_digest": digest, "key_created_at": ctx.now, "previous": None}
         if Permission.ADMIN not in operator.permissions:
             changes["permissions"] = _PERMISSIONS
         if not changes:

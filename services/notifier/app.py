@@ -37,7 +37,7 @@ def install(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Add webhook delivery and the deliveries API to the application. `sleep` is replaced by tests."""
-    deliveries, access = deps.store.deliveries, OperatorAuthenticator(deps.catalog, deps.throttle)
+    deliveries, access = deps.store.deliveries, OperatorAuthenticator(deps.catalog, deps.throttle, deps.now)
     lease = timedelta(seconds=settings.webhook_timeout) + LEASE_MARGIN
     concurrency = affordable_concurrency(settings.total_concurrency)
     limiter = EndpointLimiter(concurrency, settings.per_endpoint_concurrency, deps.now)

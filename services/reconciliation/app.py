@@ -14,7 +14,7 @@ OPERATIONS = operations_of(ReconciliationEndpoint)
 
 def install(app: web.Application, deps: Deps) -> None:
     """Add the recorder of events, the periodic comparison and its endpoint to the application."""
-    access, store = OperatorAuthenticator(deps.catalog, deps.throttle), deps.store
+    access, store = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now), deps.store
     reconciler = Reconciler(store, deps.bus, deps.now)
     ReconciliationEndpoint(access, reconciler, store.reconciliation_results, deps.now).add_to(app, deps.supervisor)
     recorder = Recorder(store.events, store.audit_log)

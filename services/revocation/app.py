@@ -25,7 +25,7 @@ def install(app: web.Application, settings: RevocationSettings, deps: Deps) -> N
     revoker = Revoker(
         store.grants, store.clients, store.users, deps.token_format, lambda: deps.event_context("revocation")
     )
-    access = OperatorAuthenticator(deps.catalog, deps.throttle)
+    access = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now)
     clients = ClientAuthenticator(deps.catalog, deps.throttle, deps.keys, deps.now)
     endpoint = RevocationEndpoint(deps.catalog, clients, revoker)
     management = TokenManagement(store.clients, deps.keys, revoker, deps.now)

@@ -84,8 +84,8 @@ class TokenManagement:
         Permission.REVOKE,
         tag="Revocation",
         summary="Revoke all tokens of a client",
-        description="Every token that the client has, on every API, stops working at once. `Meta.ended` is the number of "
-        "its grants that were not revoked before, counted up to 100000.",
+        description="Every token that the client has, on every API, stops working at once. `Meta.ended` is the number "
+        "of its grants that were not revoked before, counted up to 100000.",
         body=RequestBody(model=RevocationRequest, media_types=(FORM, JSON), optional=True, description=_CREDENTIALS),
         response=ResponseSpec(description="Tokens revoked.", models=(Envelope,)),
         errors=(404,),

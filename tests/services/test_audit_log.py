@@ -104,6 +104,7 @@ async def test_every_change_has_its_entry(world: World) -> None:
     made = await do("addOperator", "/api/operators", json={"name": "new", "permissions": ["read"]})
     operator = f"/api/operators/{made.body['operator_id']}"
     await do("replaceOperator", operator, json={"name": "newer", "permissions": ["read", "write"]})
+    await do("rotateOperatorKey", f"{operator}/rotate")
     party = await system.party()
     token = (await party.tokens()).access
     await do("revokeTokenOfClient", f"/api/apis/oauth/{party.id}/revoke", data={"token": token})
@@ -147,6 +148,7 @@ async def test_every_change_has_its_entry(world: World) -> None:
             made.body["operator_id"],
             {"permissions": ["read", "write"], "changed": ["name", "permissions"]},
         ),
+        "rotateOperatorKey": ("operator.key_rotated", made.body["operator_id"], {"permissions": ["read", "write"]}),
         "revokeTokenOfClient": ("token.revoked", (await system.grant_of(token)).grant_id, {"reason": "operator"}),
         "revokeAllTokensOfClient": ("client.tokens_revoked", client_id, {}),
         "revokeGrant": ("grant.revoked", grant_id, {"reason": "operator"}),
@@ -187,7 +189,7 @@ async def test_a_client_s_change_names_no_operator(world: World) -> None:
 async def test_a_service_that_makes_its_first_operator_is_in_the_trail(mongodb_url: str) -> None:
     """Creating the bootstrap operator and changing its key is logged, without a request."""
     database = database_of_its_own()
-    for key, changed in (("k" * 24, None), ("l" * 24, ["key_digest"])):
+    for key, changed in (("k" * 24, None), ("l" * 24, ["key_created_at", "key_digest"])):
         async with open_system(mongodb_url, database, bootstrap_operator_key=key) as system:
             await settle(system.deps)
             response = await system.operator("GET", f"/api/audit?subject={OPERATOR_ID}&limit=1")

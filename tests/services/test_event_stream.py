@@ -229,7 +229,7 @@ async def impatient(
     configured = settings(ManagementSettings, mongodb_url, database_name)
     deps = new_deps(configured, "management", bus=LocalBus())
     app, subscribers = new_application(configured, deps), StreamSubscribers()
-    access = OperatorAuthenticator(deps.catalog, deps.throttle)
+    access = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now)
     stream = EventStream(access, subscribers, heartbeat, write_within)
     add_operations(app, stream, access.require)
     app.on_shutdown.append(stream.stop)

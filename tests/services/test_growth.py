@@ -373,7 +373,7 @@ class Walk:
 def identity(entry: dict[str, Any]) -> str:
     """What identifies an entry of a list."""
     definition = entry.get("api_definition", entry)
-    for name in ("grant_id", "code", "username", "operator_id", "id", "client_id", "api_id"):
+    for name in ("code", "username", "operator_id", "id", "grant_id", "client_id", "api_id"):
         if name in definition:
             return str(definition[name])
     return str(definition["x-tyk-api-gateway"]["info"]["id"])
@@ -387,7 +387,8 @@ async def test_b8_cursors_lead_through_everything_once(world: World, name: str) 
     collection, whose = COUNTED[name]
     count = await world.system.deps.store.mongo[collection].count_documents(whose(world))
     assert len(seen) == count
-    by_number = {"listTokens": "page", "listTokensOnShortPath": "page", "listDeliveries": "", "listChanges": ""}
+    by_number = {"listTokens": "page", "listTokensOnShortPath": "page"}
+    by_number |= dict.fromkeys(("listDeliveries", "listChanges", "listGrants"), "")
     if parameter := by_number.get(name, "p"):
         numbered: list[str] = []
         for number in range(1, -(-count // PAGE_SIZE) + 2):
@@ -591,7 +592,7 @@ async def _balanced(mongodb_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         await seed.insert(store, "events", seed.event_documents(made))
         reconciler = Reconciler(store, system.deps.bus, system.clock)
         endpoint = ReconciliationEndpoint(
-            OperatorAuthenticator(system.deps.catalog, system.deps.throttle),
+            OperatorAuthenticator(system.deps.catalog, system.deps.throttle, system.clock),
             reconciler,
             store.reconciliation_results,
             system.clock,
@@ -657,7 +658,7 @@ async def test_b8_one_process_looks_and_the_others_show_what_it_found(balanced: 
     """One process reconciles under a lease, and others show its result; when it is gone, another continues."""
     deps = balanced.system.deps
     other = ReconciliationEndpoint(
-        OperatorAuthenticator(deps.catalog, deps.throttle),
+        OperatorAuthenticator(deps.catalog, deps.throttle, balanced.system.clock),
         Reconciler(deps.store, deps.bus, balanced.system.clock),
         deps.store.reconciliation_results,
         balanced.system.clock,

@@ -282,3 +282,14 @@ async def test_the_shortest_key_is_taken(mongodb_url: str, database_name: str) -
     deps, configured = service_of(mongodb_url, database_name, key)
     async with running(create_app(configured, deps)) as anybody:
         assert await opens(anybody.with_key(key)) == 200
+
+
+async def test_e2_the_key_of_the_bootstrap_operator_is_a_setting(mongodb_url: str) -> None:
+    """It is neither rotated nor given an expiry here, since the next start would undo that."""
+    async with management(mongodb_url, bootstrap_operator_key=KEY) as service:
+        first = service.anybody.with_key(KEY)
+        rotated = await first("POST", f"{PLACE}/bootstrap/rotate")
+        assert (rotated.status, "TOKENWIRE_BOOTSTRAP_OPERATOR_KEY" in rotated.message) == (400, True)
+        body = {"name": "bootstrap", "permissions": ["admin"], "expires_at": "2999-01-01T00:00:00Z"}
+        assert (await first("PUT", f"{PLACE}/bootstrap", json=body)).status == 400
+        assert await opens(first) == 200

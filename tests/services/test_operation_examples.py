@@ -178,6 +178,7 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("listOperators")
     await record("getOperator", operator)
     await record("replaceOperator", operator, json=auditor | {"permissions": ["read", "revoke"]})
+    await record("rotateOperatorKey", operator, json={"overlap": 3600})
     await tokens(record, system, basic("orders-app", rotated.body["secret"]))
     await reports(record, system, received)
     await record("deleteClient", CLIENT)
