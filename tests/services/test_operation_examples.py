@@ -274,7 +274,7 @@ async def tokens(record: Recording, system: System, client: str) -> None:
     listed = await record("listTokens", CLIENT, record=False)
     await settle(system.deps)
     of_client = {"client_id": "orders-app"}
-    await record("listGrants", query={"subject": "alice"})
+    await record("listGrants", query={"subject": "alice", "state": "active"})
     await record("lookUpGrant", json={"token": issued["access_token"]})
     grant = {"grant_id": listed.body[0]["grant_id"]}
     await record("getGrant", grant)
