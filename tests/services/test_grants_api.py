@@ -194,7 +194,8 @@ async def test_a_value_of_no_grant_is_404_and_is_not_repeated(system: System) ->
     for value in (forged, "tw_at_secret", "x", "A" * 22 + ".1", "é"):
         response = await look_up(system, value)
         assert (response.status, value in response.raw.decode()) == (404, False), response.body
-    for body in ({}, {"token": 5}, {"token": "x", "more": 1}, []):
+    wrong: list[Any] = [{}, {"token": 5}, {"token": "x", "more": 1}, []]
+    for body in wrong:
         assert (await system.operator("POST", "/api/grants/lookup", json=body)).status == 400
     assert (await system.operator("GET", "/api/grants/lookup")).status == 404
 
