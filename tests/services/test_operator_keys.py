@@ -40,6 +40,7 @@ async def test_e2_a_rotated_key_replaces_the_old_one(system: System) -> None:
     """The new key is shown once; the old one is refused at once; event and audit log name the operator."""
     operator = await made(system)
     assert await opens(system, operator["key"])
+    system.clock.advance(1)
     response = await system.operator("POST", f"{PLACE}/{operator['operator_id']}/rotate")
     assert response.status == 200, response.body
     key = response.body["key"]
