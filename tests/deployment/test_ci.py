@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.programs import ROOT
+from tests.compose.alone.test_upgrade import PREVIOUS, extract
 from tests.conftest import OPTIONAL_PARTS, WITHOUT
 
 ALONE = "test-compose T=tests/compose/alone"
@@ -159,3 +160,12 @@ def test_what_fails_in_any_other_way_fails_the_run(
     """The run fails if a file fails again, if many files failed, and if it was not a test that failed."""
     outcome = ci(docker=False, tests=tests)
     assert (outcome.status, outcome.made) == (1, made), outcome.said
+
+
+def test_without_history_the_upgrade_fails_with_the_command_that_fetches_it(tmp_path: Path) -> None:
+    """A shallow clone is no reason to test less in silence."""
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "the newest"]):
+        author = ["-c", "user.name=a", "-c", "user.email=a@example.test"]
+        subprocess.run(["git", *author, *command], cwd=tmp_path, check=True)
+    with pytest.raises(pytest.fail.Exception, match=rf"commit {PREVIOUS}.*`git fetch --unshallow`"):
+        extract(PREVIOUS, ("compose.yaml",), tmp_path, tmp_path)

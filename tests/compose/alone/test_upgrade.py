@@ -48,7 +48,7 @@ class Upgraded(Plain):
     """First the earlier version with its own compose.yaml and secrets; `upgrade` puts today's in their place."""
 
     def _write_files(self) -> None:
-        _extract(PREVIOUS, ("compose.yaml", "edge", "deploy"), self._home)
+        extract(PREVIOUS, ("compose.yaml", "edge", "deploy"), self._home)
         command = [sys.executable, "-m", "deploy.make_secrets", str(self._home / ".secrets")]
         subprocess.run(command, cwd=self._home, check=True, capture_output=True)
         (self._home / "faults.yaml").write_text(yaml.safe_dump(self._additions()))
@@ -83,9 +83,9 @@ class Upgraded(Plain):
         await self.compose("run", "--rm", "-T", "--no-deps", "mongodb-init")
 
 
-def _extract(commit: str, paths: tuple[str, ...], into: Path) -> None:
-    """These files of an earlier commit."""
-    done = subprocess.run(["git", "archive", commit, *paths], cwd=files.ROOT, capture_output=True, check=False)
+def extract(commit: str, paths: tuple[str, ...], into: Path, repository: Path = files.ROOT) -> None:
+    """These files of an earlier commit. Fails the test where the history is not there."""
+    done = subprocess.run(["git", "archive", commit, *paths], cwd=repository, capture_output=True, check=False)
     if done.returncode != 0:
         pytest.fail(
             f"the upgrade starts from commit {commit}, which this clone lacks: `git fetch --unshallow`", pytrace=False
@@ -116,7 +116,7 @@ async def test_an_upgrade_fails_no_request_and_loses_nothing(image: str, tmp_pat
     """Both versions work side by side on the same data while one service after the other is replaced. Clients use
     their tokens before, meanwhile and afterwards.
     """
-    _extract(PREVIOUS, CODE, tmp_path)
+    extract(PREVIOUS, CODE, tmp_path)
     (tmp_path / "Dockerfile").write_text(DOCKERFILE.format(image=f"tokenwire:{image}"))
     await docker("build", "--quiet", "--tag", f"tokenwire:{image}{PREVIOUS_TAG}", str(tmp_path))
     row = Row("upgraded", "every service is replaced by its next version", during=upgraded, processes=(), flawless=True)
