@@ -9,7 +9,9 @@ from pydantic import AfterValidator, SecretStr, StringConstraints
 from contracts.base import AdminRequest, Contract, Name, PublicId, Record, Response, Seconds, Text
 from contracts.guards import Guards, Unsupported
 
-RESERVED_PATHS = frozenset({"api", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"})
+RESERVED_PATHS = frozenset(
+    {"api", "console", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"}
+)
 """First path segments that Tokenwire itself uses; no API may listen there."""
 OWN_PATHS_OF_AN_API = frozenset(
     {

@@ -3,7 +3,7 @@
 import enum
 import re
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -41,6 +41,17 @@ class UsageQuery(AdminRequest):
         return self
 
 
+class UsageOverTimeQuery(AdminRequest):
+    """The parameters of GET /api/analytics/usage."""
+
+    api_id: PublicId | None = None
+    since: Annotated[Moment | None, Field(alias="from")] = None
+    """Start, rounded down to the hour; default: one day before `to`."""
+    until: Annotated[Moment | None, Field(alias="to")] = None
+    """End; default: now."""
+    per: Literal[UsagePeriod.HOUR, UsagePeriod.DAY] = UsagePeriod.HOUR
+
+
 _ROW = re.compile(r"(?P<period>[0-9T-]*)\.[A-Za-z0-9_-]{0,64}\.[A-Za-z0-9._~-]{0,128}")
 _PERIODS = {UsagePeriod.HOUR: "%Y-%m-%dT%H", UsagePeriod.DAY: "%Y-%m-%d", UsagePeriod.TOTAL: ""}
 
@@ -76,13 +87,14 @@ class ClientUsage(UsageCounts):
     at: Moment | None
     """Start of the hour or day; null: the whole requested time."""
     api_id: str | None
-    """Null: calls that were for no known API."""
+    """Null: calls that were for no known API; in the usage over time, all APIs."""
     client_id: str | None
-    """Null: calls of an unknown client, such as those without a token or with a forged one."""
+    """Null: calls of an unknown client, such as those without a token or with a forged one; in the usage over time, all
+    client apps."""
 
 
 class UsageReport(Response):
-    """GET /api/analytics/clients."""
+    """GET /api/analytics/clients and GET /api/analytics/usage."""
 
     since: Annotated[Moment, Field(alias="from")]
     """Start of an hour."""

@@ -83,6 +83,7 @@ def _values(directory: Path) -> dict[str, Callable[[], str]]:
 
     values: dict[str, Callable[[], str]] = {
         "keys": lambda: f"1:{_base64(secrets.token_bytes(32))}",
+        "console_keys": lambda: f"1:{_base64(secrets.token_bytes(32))}",
         "notifier_private_keys": lambda: _base64(bytes(PrivateKey.generate())),
         "notifier_public_key": notifier_public_key,
         "bootstrap_operator_key": lambda: f"tw_ok_{secrets.token_urlsafe(32)}",

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-SERVICES = ("authorization", "token", "revocation", "notifier", "management", "gateway")
+SERVICES = ("authorization", "token", "revocation", "notifier", "management", "gateway", "console")
 EDGE = "edge"
 _FACTS = '{{.Image}} {{.Config.Image}} {{index .Config.Labels "com.docker.compose.config-hash"}}'
 """A container's image, the name of that image, and the hash of its settings in compose.yaml."""

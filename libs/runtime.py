@@ -39,7 +39,7 @@ from libs.oauth.login_limits import Limit, Limits
 from libs.oauth.token_formats import OpaqueTokens, TokenFormat
 from libs.process_metrics import EventLoopLag
 from libs.serving import address_text, listening, serve
-from libs.settings import Checks, LogFormat, Settings, WrongSetting, load, misspelled, read_as
+from libs.settings import Checks, LogFormat, ServerSettings, Settings, WrongSetting, load, misspelled, read_as
 from libs.store.clock import SharedClock
 from libs.store.mongo import Mongo, require_url
 from libs.store.store import Store
@@ -167,26 +167,53 @@ def _limits(settings: Settings) -> Limits:
 
 def new_application(settings: Settings, deps: Deps, oauth_error_status: int | None = None) -> web.Application:
     """Create an application with middleware, health endpoints and the lifecycle of `deps`, but without a service."""
-    renderer = ErrorRenderer(oauth_error_status)
-    drain, constant = Drain(), security_headers(settings.public_url)
-    proxies = TrustedProxies.parse(settings.trusted_proxies)
-    surround = request_middleware(renderer, settings.access_log_sample, drain, proxies, constant, deps.tracer)
-    app = routed_application(middlewares=[surround], client_max_size=2 * 1024 * 1024)
+    app = server_application(settings, deps.health, deps.supervisor, deps.tracer, oauth_error_status)
     deps.health.register("mongodb", deps.store.mongo.ping)
     # Not needed for readiness: the outbox keeps events while the bus is down, and caches expire after `cache_ttl`.
     deps.health.register("bus", deps.bus.ping, needed=False)
-    deps.health.register("background_tasks", partial(deps.supervisor.ping, essential=True))
-    deps.health.register("auxiliary_tasks", partial(deps.supervisor.ping, essential=False), needed=False)
     deps.bus.subscribe(deps.catalog.subscription())
-    add_operations(app, deps.health)
+    # Before what is already there: what runs in the background is stopped first, and closed here last.
+    app.cleanup_ctx.insert(0, lambda _: _opened(deps))
+    QueueDepthMetrics(deps.bus).add_to(app, deps.supervisor)
+    return app
+
+
+def application_without_records(settings: ServerSettings, service: str) -> tuple[web.Application, Health]:
+    """An application as by `new_application`, for a service that has neither MongoDB nor RabbitMQ, and its health."""
+    health, tracer = Health(), new_tracer(trace_settings(os.environ), service)
+    app = server_application(settings, health, Supervisor(), tracer)
+    if tracer is not None:
+        app.cleanup_ctx.insert(0, lambda _: _tracing(tracer))
+    return app, health
+
+
+async def _tracing(tracer: Tracer) -> AsyncIterator[None]:
+    tracer.open()
+    yield
+    await tracer.close()
+
+
+def server_application(
+    settings: ServerSettings,
+    health: Health,
+    supervisor: Supervisor,
+    tracer: Tracer | None = None,
+    oauth_error_status: int | None = None,
+) -> web.Application:
+    """Create an application with middleware, health endpoints and background tasks, without records and events."""
+    renderer = ErrorRenderer(oauth_error_status)
+    drain, constant = Drain(), security_headers(settings.public_url)
+    proxies = TrustedProxies.parse(settings.trusted_proxies)
+    surround = request_middleware(renderer, settings.access_log_sample, drain, proxies, constant, tracer)
+    app = routed_application(middlewares=[surround], client_max_size=2 * 1024 * 1024)
+    health.register("background_tasks", partial(supervisor.ping, essential=True))
+    health.register("auxiliary_tasks", partial(supervisor.ping, essential=False), needed=False)
+    add_operations(app, health)
     app[DRAIN] = drain
     app[SECURITY_HEADERS] = constant
     app[OPEN_CONNECTIONS] = OpenConnections(settings.max_connections, settings.max_unfinished_heads)
-    app.cleanup_ctx.append(lambda _: _opened(deps))
-    supervisor = deps.supervisor
-    QueueDepthMetrics(deps.bus).add_to(app, supervisor)
     EventLoopLag().add_to(app, supervisor)
-    supervisor.start_with(app, lambda: supervisor.every("dependencies", LOOK_EVERY, deps.health.watch, essential=False))
+    supervisor.start_with(app, lambda: supervisor.every("dependencies", LOOK_EVERY, health.watch, essential=False))
     return app
 
 
@@ -237,7 +264,7 @@ class Parser(argparse.ArgumentParser):
                 next(rest, None)
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=ServerSettings)
 URLS: Checks = {"mongodb_url": require_url, "amqp_url": parse_amqp_urls}
 """URL checks that run with those of the other settings, so that all errors are reported together."""
 
@@ -263,7 +290,7 @@ def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S]
     arguments = parser.parse_args()
     overrides = {name: value for name, value in vars(arguments).items() if value is not None}
     try:
-        loaded = load(settings, URLS, **overrides)
+        loaded = load(settings, URLS if issubclass(settings, Settings) else None, **overrides)
         logging.configure(loaded.log_level, loaded.log_format is LogFormat.JSON, service)
         warn_of_misspellings(settings)
         with listening(
@@ -278,7 +305,7 @@ def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S]
         sys.exit("\n".join(f"{parser.prog}: {line}" for line in str(wrong).splitlines()))
 
 
-def say_listening(settings: Settings, listener: socket.socket) -> None:
+def say_listening(settings: ServerSettings, listener: socket.socket) -> None:
     """Log the address, the version and a summary of the configuration, without secrets."""
     host, port, *_ = listener.getsockname()
     log.info("listening", address=address_text(host, port), version=VERSION, **_summary(settings))
@@ -289,10 +316,9 @@ def say_stopped() -> None:
     log.info("stopped", version=VERSION, seconds=round(time.monotonic() - _STARTED, 1))
 
 
-def _summary(settings: Settings) -> dict[str, object]:
+def _summary(settings: ServerSettings) -> dict[str, object]:
     """Where the process belongs, and the settings that differ from their defaults."""
-    traces, broker = trace_settings(os.environ), settings.amqp_url.get_secret_value()
-    brokers = parse_amqp_urls(broker) if broker else ()
+    traces = trace_settings(os.environ)
     shown = {"host", "port", "environment", "public_url", "mongodb_database"}
     changed = {
         name: value
@@ -302,15 +328,24 @@ def _summary(settings: Settings) -> dict[str, object]:
     return {
         "environment": str(settings.environment),
         "public_url": settings.public_url,
-        "mongodb": urlsplit(settings.mongodb_url.get_secret_value()).netloc.rpartition("@")[2] or _EMBEDDED,
-        "database": settings.mongodb_database,
-        "rabbitmq": ",".join(url.host_port_subcomponent or "" for url in brokers) or _EMBEDDED,
+        **(_places(settings) if isinstance(settings, Settings) else {}),
         "traces": traces.address if traces else "off",
         "settings": changed,
     }
 
 
-def warn_of_misspellings(settings: type[Settings]) -> None:
+def _places(settings: Settings) -> dict[str, object]:
+    """The MongoDB and the RabbitMQ, without credentials."""
+    broker = settings.amqp_url.get_secret_value()
+    brokers = parse_amqp_urls(broker) if broker else ()
+    return {
+        "mongodb": urlsplit(settings.mongodb_url.get_secret_value()).netloc.rpartition("@")[2] or _EMBEDDED,
+        "database": settings.mongodb_database,
+        "rabbitmq": ",".join(url.host_port_subcomponent or "" for url in brokers) or _EMBEDDED,
+    }
+
+
+def warn_of_misspellings(settings: type[ServerSettings]) -> None:
     """Log a warning for each environment variable that looks like a misspelled setting; it has no effect."""
     for variable, meant in misspelled(settings, os.environ):
         log.warning("setting_unknown", variable=variable, did_you_mean=meant)

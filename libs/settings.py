@@ -27,12 +27,16 @@ OF_SINGLE_SERVICES = frozenset(
         "allow_private_destinations",
         "bootstrap_operator_key",
         "client_secrets",
+        "console_keys",
         "issuance_limit",
         "limits_on_failure",
         "notifier_private_keys",
         "notifier_public_key",
         "oauth_error_status",
         "per_endpoint_concurrency",
+        "services_url",
+        "session_idle",
+        "session_lifetime",
         "total_concurrency",
         "tyk_gateway_api",
         "upstream_connect_timeout",
@@ -161,8 +165,8 @@ def _base_url(text: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
-class Settings(BaseSettings):
-    """What every service needs."""
+class ServerSettings(BaseSettings):
+    """What every service needs, also one without records and events."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -174,40 +178,10 @@ class Settings(BaseSettings):
     public_url: BaseUrl = Field(
         "http://127.0.0.1:8080", description="URL at which clients reach the edge; part of the issuer."
     )
-    mongodb_url: SecretStr = Field(..., description="Connection string (mongodb://) of a replica set.")
-    mongodb_database: str = Field("tokenwire", pattern=r"^[A-Za-z0-9_-]{1,38}$", description="Database name.")
-    amqp_url: SecretStr = Field(
-        ..., description="amqp:// or amqps:// URL of RabbitMQ, or several separated by commas, one for each node."
-    )
-    declare_topology: bool = Field(
-        True, description="Declare exchanges and queues at start; false where definitions made them."
-    )
-    keys: Annotated[SecretStr, AfterValidator(_key_ring)] = Field(
-        ..., description="Key ring: <id>:<base64 of 32 bytes>[,…]; the first is current."
-    )
-    cache_ttl: float = Field(
-        5.0,
-        ge=0,
-        le=300,
-        description="Maximum age of cached records in seconds; under one second while the bus is silent.",
-    )
     trusted_proxies: Annotated[str, AfterValidator(_proxies)] = Field(
         "",
         description="Addresses and networks, separated by commas, whose X-Forwarded-… headers are believed and passed "
         "on to upstreams; unset: none.",
-    )
-    throttle_client: LimitText = Field(
-        "20/60", description="Failures/seconds: wrong secrets of one client from one address."
-    )
-    throttle_user: LimitText = Field(
-        "10/900", description="Failures/seconds: wrong passwords of one user from one address."
-    )
-    throttle_user_anywhere: LimitText = Field(
-        "100/3600", description="Failures/seconds: wrong passwords of one user from addresses where it never logged in."
-    )
-    throttle_address: LimitText = Field(
-        "60/60",
-        description="Failures/seconds from one address, counted separately for secrets, passwords, operator keys.",
     )
     max_connections: int = Field(
         4096,
@@ -244,7 +218,42 @@ class Settings(BaseSettings):
         return init_settings, _Environment(settings_cls), _Files(settings_cls)
 
 
-S = TypeVar("S", bound=Settings)
+class Settings(ServerSettings):
+    """What every service with records and events needs."""
+
+    mongodb_url: SecretStr = Field(..., description="Connection string (mongodb://) of a replica set.")
+    mongodb_database: str = Field("tokenwire", pattern=r"^[A-Za-z0-9_-]{1,38}$", description="Database name.")
+    amqp_url: SecretStr = Field(
+        ..., description="amqp:// or amqps:// URL of RabbitMQ, or several separated by commas, one for each node."
+    )
+    declare_topology: bool = Field(
+        True, description="Declare exchanges and queues at start; false where definitions made them."
+    )
+    keys: Annotated[SecretStr, AfterValidator(_key_ring)] = Field(
+        ..., description="Key ring: <id>:<base64 of 32 bytes>[,…]; the first is current."
+    )
+    cache_ttl: float = Field(
+        5.0,
+        ge=0,
+        le=300,
+        description="Maximum age of cached records in seconds; under one second while the bus is silent.",
+    )
+    throttle_client: LimitText = Field(
+        "20/60", description="Failures/seconds: wrong secrets of one client from one address."
+    )
+    throttle_user: LimitText = Field(
+        "10/900", description="Failures/seconds: wrong passwords of one user from one address."
+    )
+    throttle_user_anywhere: LimitText = Field(
+        "100/3600", description="Failures/seconds: wrong passwords of one user from addresses where it never logged in."
+    )
+    throttle_address: LimitText = Field(
+        "60/60",
+        description="Failures/seconds from one address, counted separately for secrets, passwords, operator keys.",
+    )
+
+
+S = TypeVar("S", bound=ServerSettings)
 
 
 Checks = Mapping[str, Callable[[str], object]]
@@ -300,7 +309,7 @@ def _given(name: str, overrides: Mapping[str, object]) -> str:
         return ""
 
 
-def _unreadable_files(settings: type[Settings], overrides: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _unreadable_files(settings: type[ServerSettings], overrides: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """The settings whose file is named and cannot be read, each with the line that says so."""
     for name in settings.model_fields:
         variable = f"{PREFIX}{name.upper()}"
@@ -312,14 +321,14 @@ def _unreadable_files(settings: type[Settings], overrides: Mapping[str, object])
                 yield name, f"{variable}{FILE}: {reason}"
 
 
-def _line(settings: type[Settings], fault: Mapping[str, Any]) -> str:
+def _line(settings: type[ServerSettings], fault: Mapping[str, Any]) -> str:
     name = str(fault["loc"][0]) if fault["loc"] else ""
     field = settings.model_fields.get(name)
     hint = f" ({field.description})" if field and field.description else ""
     return f"{PREFIX}{name.upper()}: {fault['msg'].removeprefix('Value error, ')}{hint}"
 
 
-def misspelled(settings: type[Settings], environment: Iterable[str]) -> Iterator[tuple[str, str]]:
+def misspelled(settings: type[ServerSettings], environment: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The variables that look like a misspelled setting, each with the name that was probably meant."""
     names = {name.upper() for name in (*settings.model_fields, *OF_SINGLE_SERVICES)}
     known = {f"{name}{end}" for name in names for end in ("", FILE)}

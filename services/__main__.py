@@ -31,6 +31,9 @@ from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
 from services.command_store import StoreUnreadable
 from services.config_lint import command as config_lint
+from services.console import app as console
+from services.console.session_cookies import PATH as CONSOLE
+from services.console.settings import ConsoleSettings
 from services.demo_data import CLIENT_ID, CLIENT_SECRET, PASSWORD, PER, RATE, USERNAME, load_demo_data
 from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
@@ -120,6 +123,8 @@ def _installed(settings: AllInOneSettings, values: dict[str, object], bus: Bus |
     management.install(app, load(ManagementSettings, **values), deps)
     reconciliation.install(app, deps)
     gateway.install(app, load(GatewaySettings, **values), deps)
+    # The key ring's keys are never used themselves, only those that are derived for one purpose.
+    console.install(app, load(ConsoleSettings, **{"console_keys": common.keys, **values}), deps.health, deps.now)
     return app, deps
 
 
@@ -147,7 +152,7 @@ def _banner(base: str, operator: str, kept_in: Path, data: Path, *, demo: bool, 
     """The text printed at the start; `operator` is the operator key, or where to find it."""
     state = "listens" if any("MONGODB" in line for line in problems) else "is ready"
     headline = "\n\n".join([f"Tokenwire {state} on {base}", *problems])
-    lines = [f"\n{headline}\n\n  operator key   {operator}"]
+    lines = [f"\n{headline}\n\n  console        {base}{CONSOLE}/\n  operator key   {operator}"]
     if demo:
         lines.append(
             f"""  demo client    {CLIENT_ID} / {CLIENT_SECRET}
@@ -269,6 +274,7 @@ def _run(arguments: argparse.Namespace) -> None:
             base = _base(settings.host, port)
             if "public_url" not in settings.model_fields_set:
                 values["public_url"] = base
+            values["services_url"] = base
             if mongo:
                 print("starting MongoDB …", flush=True)  # noqa: T201 - for the person at the terminal
                 asyncio.run(mongo.start())

@@ -7,7 +7,7 @@ from inspect import getmembers, isclass
 from pathlib import Path
 from typing import Any
 
-from libs.settings import PREFIX, Settings
+from libs.settings import PREFIX, ServerSettings, Settings
 from services.__main__ import AllInOneSettings
 
 _HEAD = """\
@@ -31,26 +31,29 @@ _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "`true`,
 def settings_page() -> str:
     """The whole page."""
     classes = {path.parent.name: _settings_class(path.parent.name) for path in sorted(_SERVICES.glob("*/settings.py"))}
-    common = set(Settings.model_fields)
-    owners: dict[tuple[str, ...], dict[str, type[Settings]]] = {}
+    common = set(ServerSettings.model_fields)
+    owners: dict[tuple[str, ...], dict[str, type[ServerSettings]]] = {}
     for name, service in ((name, service) for service, found in classes.items() for name in found.model_fields):
         if name not in common:
             having = tuple(each for each, found in classes.items() if name in found.model_fields)
             owners.setdefault(having, {})[name] = classes[service]
-    parts = [_HEAD, _section("Every service", _rows(Settings, Settings.model_fields))]
-    for having, fields in sorted(owners.items()):
+    with_records = tuple(name for name, found in classes.items() if issubclass(found, Settings))
+    parts = [_HEAD, _section("Every service", _rows(ServerSettings, ServerSettings.model_fields))]
+    for having, fields in sorted(owners.items(), key=lambda owned: (owned[0] != with_records, owned[0])):
         rows = (row for name, found in fields.items() for row in _rows(found, [name]))
-        parts.append(_section(", ".join(having), rows))
+        others = [name for name in classes if name not in having]
+        heading = f"Every service but {', '.join(others)}" if having == with_records else ", ".join(having)
+        parts.append(_section(heading, rows))
     parts.append(_make_run())
     return "\n".join(parts)
 
 
-def _settings_class(service: str) -> type[Settings]:
+def _settings_class(service: str) -> type[ServerSettings]:
     module = import_module(f"services.{service}.settings")
     (found,) = [
         member
         for _, member in getmembers(module, isclass)
-        if issubclass(member, Settings) and member.__module__ == module.__name__
+        if issubclass(member, ServerSettings) and member.__module__ == module.__name__
     ]
     return found
 
@@ -70,7 +73,7 @@ def _section(heading: str, rows: Iterable[str], text: str = "") -> str:
     return f"## {heading}\n\n{text}{_COLUMNS}\n" + "\n".join(rows) + "\n"
 
 
-def _rows(settings: type[Settings], names: Iterable[str]) -> Iterator[str]:
+def _rows(settings: type[ServerSettings], names: Iterable[str]) -> Iterator[str]:
     schema = settings.model_json_schema()
     for name in names:
         described = schema["properties"][name]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pymongo
 from pymongo import ASCENDING, IndexModel
 
-from contracts.usage import ClientUsage, UsageCounts, UsagePeriod, UsageQuery, UsageReport
+from contracts.usage import ClientUsage, UsageCounts, UsageOverTimeQuery, UsagePeriod, UsageQuery, UsageReport
 from libs.store.failures import DUPLICATE_KEY, raise_write_concern_error, write_error
 from libs.store.mongo import DURABLE, Document, Mongo, outage_is_unavailability
 
@@ -213,6 +213,25 @@ class Usage:
                 "clients": [_client(row) for row in shown],
                 "next": shown[-1].key if more else None,
             }
+        )
+
+    async def over_time(self, query: UsageOverTimeQuery, since: datetime, until: datetime) -> UsageReport:
+        """The usage of all clients together, one row for each hour or day. Raises TemporarilyUnavailable."""
+        kind, step, rounded = ("h", _HOUR, hour_of) if query.per is UsagePeriod.HOUR else ("d", _DAY, day_of)
+        scope, begin, end = query.api_id or "", rounded(since), rounded(until)
+        end = end if end == until else end + step  # a period that has begun counts
+        bounds = {"$gte": _sum_key(kind, scope, begin), "$lt": _sum_key(kind, scope, end)}
+        rows: list[Document] = []
+        total = Counter[str]()
+        async with outage_is_unavailability():
+            with pymongo.timeout(SUM_WITHIN):
+                cursor = self._mongo[SUMS].find({"_id": bounds}, {"at": 1, "counts": 1})
+                async for found in cursor.sort("_id", ASCENDING):
+                    counts = Counter[str](found["counts"])
+                    total.update(counts)
+                    rows.append({"at": found["at"], "api_id": query.api_id, "client_id": None, **_numbers(counts)})
+        return UsageReport.model_validate(
+            {"from": begin, "to": until, "per": query.per, "total": _numbers(total), "clients": rows, "next": None}
         )
 
     async def _totals(self, query: UsageQuery, span: "Span") -> Sequence[Document]:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from aiohttp import web
+from pydantic import BaseModel
 
-from contracts.operations import Parameters
+from contracts.operations import Parameters, ResponseSpec
 from contracts.operators import Permission
-from contracts.usage import UsageQuery, UsageReport
+from contracts.usage import UsageOverTimeQuery, UsageQuery, UsageReport
 from libs.http.error_responses import BadRequest
 from libs.http.operations import operator_operation
 from libs.http.pages import link_to_next
@@ -20,6 +22,8 @@ DEFAULT_LENGTH = timedelta(days=1)
 """Default length of the report."""
 TIMEOUT = 20.0
 """Seconds. Below the 30 seconds after which the edge gives up on a response."""
+
+Q = TypeVar("Q", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,8 @@ class Analytics:
     )
     async def clients(self, request: web.Request) -> web.Response:
         """GET /api/analytics/clients?api_id=…&client_id=…&from=…&to=…&per=…"""
-        query = _query(request)
-        until = query.until or self.now()
-        since = query.since or until - DEFAULT_LENGTH
-        if since >= until:
-            raise BadRequest("from: must be before `to`")
+        query = _query(request, UsageQuery)
+        since, until = self._span(query.since, query.until)
         try:
             async with asyncio.timeout(TIMEOUT):
                 found = await self.usage.sums(query, hour_of(since), until)
@@ -58,8 +59,35 @@ class Analytics:
             ) from None
         return as_it_is(found.model_dump_json(by_alias=True).encode(), link_to_next(request, found.next))
 
+    @operator_operation(
+        "GET",
+        "/api/analytics/usage",
+        "getUsage",
+        Permission.READ,
+        tag="Analytics",
+        summary="Get usage over time",
+        description="The same numbers for all client apps together, of all APIs or of one, by hour or day: a row for "
+        "each hour or day with usage. A row of a day counts the whole day.",
+        parameters=Parameters(model=UsageOverTimeQuery),
+        response=ResponseSpec(description="The usage.", models=(UsageReport,)),
+        errors=(400,),
+    )
+    async def over_time(self, request: web.Request) -> web.Response:
+        """GET /api/analytics/usage?api_id=…&from=…&to=…&per=…"""
+        query = _query(request, UsageOverTimeQuery)
+        since, until = self._span(query.since, query.until)
+        found = await self.usage.over_time(query, hour_of(since), until)
+        return as_it_is(found.model_dump_json(by_alias=True).encode())
 
-def _query(request: web.Request) -> UsageQuery:
+    def _span(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+        until = until or self.now()
+        since = since or until - DEFAULT_LENGTH
+        if since >= until:
+            raise BadRequest("from: must be before `to`")
+        return since, until
+
+
+def _query(request: web.Request, model: type[Q]) -> Q:
     if len(request.query) != len(set(request.query)):
         raise BadRequest("a parameter is repeated")
-    return UsageQuery.model_validate(dict(request.query))
+    return model.model_validate(dict(request.query))

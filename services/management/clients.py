@@ -1,7 +1,7 @@
 """/api/apis/oauth/{api_id}[/{client_id}]: register, list, read, update and delete client apps, rotate their secrets."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +32,7 @@ from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Tak
 from libs.http.operations import operator_of, operator_operation
 from libs.oauth.client_auth import is_public
 from libs.oauth.errors import TemporarilyUnavailable
-from libs.oauth.registrations import registered_on, with_registration
+from libs.oauth.registrations import registered_on, registrations_of, with_registration
 from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
 from libs.store.store import Store
@@ -160,6 +160,45 @@ class ClientEndpoints:
         page = await listed(request, partial(self.store.clients.page_of_api, api.api_id))
         apps = [self._view(client, operator) for client in page.records]
         return document(ClientList(apps=apps, pages=page.pages, next=page.next), page.headers)
+
+    @operator_operation(
+        "GET",
+        "/api/clients",
+        "listAllClients",
+        Permission.READ,
+        tag="Client apps",
+        summary="List the clients of all APIs",
+        description="A page is of a hundred clients; each is listed once for every API on which it is registered. "
+        "Secrets are included only if they are stored and the operator has `write`.",
+        parameters=PAGE,
+        response=list_of(ClientList),
+        errors=(400,),
+    )
+    async def list_all(self, request: web.Request) -> web.Response:
+        """GET /api/clients."""
+        operator = operator_of(request)
+        page = await listed(request, self.store.clients.page)
+        apps = [view for client in page.records for view in self._views(client, operator)]
+        return document(ClientList(apps=apps, pages=page.pages, next=page.next), page.headers)
+
+    @operator_operation(
+        "GET",
+        "/api/clients/{client_id}",
+        "findClient",
+        Permission.READ,
+        tag="Client apps",
+        summary="Get a client on all APIs",
+        description="The client as each API sees on which it is registered, in the order of registration. Secrets are "
+        "included only if they are stored and the operator has `write`.",
+        response=ResponseSpec(description="The registrations of the client.", models=(ClientList,)),
+        errors=(404,),
+    )
+    async def find(self, request: web.Request) -> web.Response:
+        """GET /api/clients/{client_id}."""
+        client = await self.store.clients.get(request.match_info["client_id"])
+        if client is None:
+            raise NotFound("OAuth client not found")
+        return document(ClientList(apps=[*self._views(client, operator_of(request))], pages=1))
 
     @operator_operation(
         "GET",
@@ -307,6 +346,9 @@ class ClientEndpoints:
         given = edit.secret.get_secret_value() if edit.secret else ""
         if given and not client_secrets.is_valid(self.keys, client, given, self.event_context().now):
             raise BadRequest("secret: cannot be changed here; use PUT …/rotate")
+
+    def _views(self, client: Client, operator: Operator) -> Sequence[OAuthClient]:
+        return [self._view(seen, operator) for seen in registrations_of(client).values()]
 
     def _view(self, client: Client, operator: Operator) -> OAuthClient:
         return client_view(client, self._secret(client) if permits(operator, Permission.WRITE) else None)

@@ -90,6 +90,21 @@ class OperatorEndpoints:
         operators = [_view(operator) for operator in page.records]
         return document(OperatorList(operators=operators, pages=page.pages, next=page.next), page.headers)
 
+    # Before the next one, which would take the word for an id; ids are generated, so no operator has it.
+    @operator_operation(
+        "GET",
+        "/api/operators/self",
+        "getOwnOperator",
+        Permission.READ,
+        tag="Operators",
+        summary="Get the operator of the key",
+        description="The operator whose key the request carries, with its permissions.",
+        response=ResponseSpec(description="The operator, without the key.", models=(OperatorView,)),
+    )
+    async def get_own(self, request: web.Request) -> web.Response:
+        """GET /api/operators/self."""
+        return document(_view(operator_of(request)))
+
     @operator_operation(
         "GET",
         _OPERATOR,

@@ -16,14 +16,14 @@ from tests.acceptance.caller import Caller
 from tests.acceptance.discretion import Secrets
 from tests.acceptance.programs import Program
 from tests.deployment.edge import Edge
-from tests.deployment.wiring import SERVICES
+from tests.deployment.wiring import CONSOLE, EVERY_SERVICE, SERVICES
 from tests.eventually import eventually
 from tests.ports import free_ports
 
-INSTANCES = {service: service for service in SERVICES} | {"token-2": "token", "gateway-2": "gateway"}
+INSTANCES = {service: service for service in EVERY_SERVICE} | {"token-2": "token", "gateway-2": "gateway"}
 """Process name to service: one of every service, and two of the two busiest."""
 TWO_OF_EACH = {f"{service}-{number}": service for service in SERVICES for number in (1, 2)}
-"""Two processes of every service, for tests of disagreement between processes."""
+"""Two processes of every service with records, for tests of disagreement between processes."""
 BROKER_AWAY = ("AMQPConnectionError", "CONNECTION_FORCED")
 """Errors that libraries log when a test has stopped the broker."""
 READY_WITHIN = 180.0
@@ -58,8 +58,15 @@ class Stack:
         self.keys = keys = Keys.made_in(home, self.secrets)
         ports = dict(zip(instances, free_ports(len(instances)), strict=True))
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-        self._edge = Edge({service: [ports[name] for name in self.instances_of(service)] for service in SERVICES})
-        self._environments = {service: {**self._environment(service, keys), **(settings or {})} for service in SERVICES}
+        self._edge = Edge(
+            {
+                service: [ports[name] for name in self.instances_of(service)]
+                for service in sorted(set(instances.values()))
+            }
+        )
+        self._environments = {
+            service: {**self._environment(service, keys), **(settings or {})} for service in set(instances.values())
+        }
         self._programs = {
             name: Program(
                 f"services.{service}",
@@ -181,6 +188,7 @@ class Stack:
                 "TOKENWIRE_NOTIFIER_PRIVATE_KEYS_FILE": str(keys.notifier_private),
                 "TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS": "true",
             },
+            CONSOLE: {"TOKENWIRE_CONSOLE_KEYS_FILE": str(keys.ring), "TOKENWIRE_SERVICES_URL": self.url},
             "management": {"TOKENWIRE_BOOTSTRAP_OPERATOR_KEY": self.operator_key},
         }
         return common | own.get(service, {})

@@ -17,6 +17,8 @@ from tests.provision.nginx import nginx
 
 EDGE = Path(__file__).parents[2] / "edge"
 START_WITHIN = 60.0
+NOWHERE = (9,)
+"""The port of a service that a test does not run: nothing listens there."""
 _PLACE = re.compile(r"server (\w+):8080 resolve (.*);")
 
 
@@ -120,7 +122,8 @@ def placed(upstreams: str, ports: Mapping[str, Sequence[int]]) -> str:
     """The stack's upstreams with local ports in place of its host names; nothing else changes."""
     lines = [line for line in upstreams.splitlines() if not line.startswith("resolver")]
     local = _PLACE.sub(
-        lambda found: " ".join(f"server 127.0.0.1:{port} {found[2]};" for port in ports[found[1]]), "\n".join(lines)
+        lambda found: " ".join(f"server 127.0.0.1:{port} {found[2]};" for port in ports.get(found[1], NOWHERE)),
+        "\n".join(lines),
     )
     assert "resolve" not in local.split("upstream ", 1)[1]
     return local

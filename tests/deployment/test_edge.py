@@ -14,7 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.deployment.edge import EDGE, Edge
-from tests.deployment.wiring import SERVICES, wired
+from tests.deployment.wiring import EVERY_SERVICE, SERVICES, wired
 from tests.eventually import eventually
 from tests.ports import free_port
 
@@ -60,7 +60,7 @@ class Echo:
 
 @dataclass
 class Stack:
-    """The edge in front of six echo services."""
+    """The edge in front of an echo service for each service."""
 
     edge: Edge
     echoes: dict[str, Echo]
@@ -75,7 +75,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 async def stack() -> AsyncIterator[Stack]:
-    echoes = {name: Echo(name) for name in SERVICES}
+    echoes = {name: Echo(name) for name in EVERY_SERVICE}
     runners = []
     for echo in echoes.values():
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -93,6 +93,9 @@ async def stack() -> AsyncIterator[Stack]:
 
 
 DOCUMENTED = [
+    ("console", "GET", "/console/"),
+    ("console", "GET", "/console"),
+    ("console", "GET", "/console/apis/my-api/clients/verify"),
     ("authorization", "GET", "/my-api/oauth/authorize"),
     ("authorization", "POST", "/a/deep/path/oauth/authorize"),
     ("authorization", "POST", "/my-api/tyk/oauth/authorize-client"),
@@ -328,7 +331,7 @@ async def test_a3_a_path_within_the_limits_reaches_the_gateway(stack: Stack, pat
 )
 async def test_a_service_that_is_down_gets_an_error_in_its_own_format(path: str, body: dict[str, Any]) -> None:
     """If a service is down, the edge responds 502 as an OAuth or management error, retryable and uncacheable."""
-    with Edge({name: [free_port()] for name in SERVICES}) as edge:
+    with Edge({name: [free_port()] for name in EVERY_SERVICE}) as edge:
         async with aiohttp.ClientSession() as http, http.post(f"{edge.url}{path}", data={"a": "b"}) as response:
             assert response.status == 502
             assert response.headers["Retry-After"] == "1"
@@ -373,7 +376,7 @@ async def test_a_request_that_may_have_taken_effect_is_not_repeated(
     port = dying.sockets[0].getsockname()[1]
     echo = stack.echoes[service]
     before = len(echo.asked)
-    with Edge({name: [stack.echoes[name].port] for name in SERVICES} | {service: [port, echo.port]}) as edge:
+    with Edge({name: [stack.echoes[name].port] for name in EVERY_SERVICE} | {service: [port, echo.port]}) as edge:
         async with aiohttp.ClientSession() as http:
             statuses = []
             for _ in range(6):
@@ -387,7 +390,7 @@ async def test_a_request_that_may_have_taken_effect_is_not_repeated(
 
 async def test_the_log_contains_no_secret(stack: Stack) -> None:
     """The access log omits queries, and failures add no line that would quote them."""
-    with Edge({name: [stack.echoes[name].port] for name in SERVICES} | {"token": [free_port()]}) as edge:
+    with Edge({name: [stack.echoes[name].port] for name in EVERY_SERVICE} | {"token": [free_port()]}) as edge:
         async with aiohttp.ClientSession() as http:
             for path in ("/my-api/orders?access_token=hush", "/my-api/oauth/token?code=hush"):
                 async with http.get(f"{edge.url}{path}", headers={"Referer": "http://x/?code=hush"}) as response:
@@ -402,7 +405,7 @@ def test_the_stack_finds_every_instance_of_every_service() -> None:
     """Each service is an upstream by name, resolved again regularly, with keep-alive connections."""
     text = (EDGE / "upstreams.conf").read_text()
     assert re.search(r"^resolver 127\.0\.0\.11 valid=1s ", text, re.MULTILINE)
-    for name in SERVICES:
+    for name in EVERY_SERVICE:
         (body,) = re.findall(rf"^upstream {name} \{{(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
         assert f"server {name}:8080 resolve max_fails=0;" in body
         assert f"zone {name} " in body

@@ -15,12 +15,12 @@ from deploy import check_manifests
 from deploy.check_manifests import MANIFESTS, kustomizations
 from deploy.kustomize import CLUSTER_WIDE, NotUnderstood, Object, containers, pod_template, render
 from tests.deployment import observability, stack
-from tests.deployment.wiring import SERVICES, wired
+from tests.deployment.wiring import CONSOLE, EVERY_SERVICE, wired
 
 BASE, EXAMPLE = render(MANIFESTS / "base"), render(MANIFESTS / "example")
 COMMANDS = {"dead-letters": "dead_letters", "upkeep": "upkeep", "prepare-mongodb": "mongodb-init"}
 """Commands, and their containers in compose.yaml."""
-WORKLOADS = (*SERVICES, "edge", *COMMANDS)
+WORKLOADS = (*EVERY_SERVICE, "edge", *COMMANDS)
 DNS_CACHE = 5
 """Seconds for which the cluster's DNS may return an instance that is not ready any more."""
 OUTSIDE, DATA, MONITORING, INGRESS = "outside", "data", "monitoring", "ingress"
@@ -177,7 +177,7 @@ def test_a_container_is_the_same_as_in_compose(name: str) -> None:
     assert {each["name"]: each["mountPath"] for each in here["volumeMounts"]}["tmp"] == "/tmp"
     if name == "prepare-mongodb":
         return  # of a MongoDB that exists
-    entrypoint = there["command"] if name in SERVICES else there["entrypoint"]
+    entrypoint = there["command"] if name in EVERY_SERVICE else there["entrypoint"]
     assert (here["command"], here.get("args")) == (entrypoint, there["command"] if name in COMMANDS else None)
     if name == "edge":
         return
@@ -228,7 +228,7 @@ def test_a_container_can_do_little(name: str, objects: list[Object]) -> None:
         assert volume.get("projected", {}).get("defaultMode", 0o440) == 0o440
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", EVERY_SERVICE)
 def test_a_service_is_asked_what_it_answers(service: str) -> None:
     """Readiness is what compose.yaml checks, as often; liveness and start ask for nothing but a response."""
     inside, check = container(service), stack.containers()[service]["healthcheck"]
@@ -256,7 +256,7 @@ def test_the_edge_is_asked_as_in_compose() -> None:
         assert inside[probe]["exec"]["command"] == check["test"][1:]
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "edge"])
+@pytest.mark.parametrize("name", [*EVERY_SERVICE, "edge"])
 def test_an_update_or_a_drain_loses_no_request(name: str) -> None:
     """A new instance is ready before an old one stops; that serves until DNS has forgotten it, and has time to end."""
     deployment = workload(name)
@@ -331,13 +331,14 @@ def test_networks_are_separated_as_in_compose() -> None:
     }
     with_data = members["data"] | {"prepare-mongodb"}
     expected = {("edge", service, 8080) for service in members["services"] - {"edge"}}
+    expected |= {(CONSOLE, service, 8080) for service in EVERY_SERVICE}
     expected |= {(name, DATA, port) for name in with_data for port in (27017, 5672)}
     expected |= {(name, OUTSIDE, 0) for name in members["outside"] - {"edge"}}
     expected |= {(name, "kube-system", 53) for name in WORKLOADS}
     assert _allowed("egress", "to") == expected
     assert _allowed("ingress", "from") == {
         ("edge", INGRESS, 8080),
-        *((service, other, 8080) for service in SERVICES for other in ("edge", MONITORING)),
+        *((service, other, 8080) for service in EVERY_SERVICE for other in ("edge", CONSOLE, MONITORING)),
     }
 
 

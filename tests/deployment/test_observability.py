@@ -10,7 +10,7 @@ import yaml
 
 from tests.deployment import observability, stack
 from tests.deployment.observability import BY_PROMETHEUS, PROMETHEUS, TARGET
-from tests.deployment.wiring import SERVICES
+from tests.deployment.wiring import EVERY_SERVICE
 from tests.provision.prometheus import promtool
 
 RUNBOOK = (stack.ROOT / "docs" / "runbook.md").read_text()
@@ -61,7 +61,7 @@ def test_prometheus_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None
 def test_prometheus_finds_every_instance_of_every_service() -> None:
     """Each service is a job that asks Docker's resolver for the service's container name and port."""
     jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in observability.configuration()["scrape_configs"]}
-    assert set(jobs) == set(SERVICES)
+    assert set(jobs) == set(EVERY_SERVICE)
     for service, found in jobs.items():
         assert (found["names"], found["type"]) == ([service], "A")
         assert str(found["port"]) == stack.environment(service)["TOKENWIRE_PORT"]
@@ -78,7 +78,7 @@ def test_a_query_uses_metrics_that_services_export(name: str) -> None:
     for each in selected:
         labels = known[each.metric] | TARGET
         assert {label for label, _, _ in each.matchers} <= labels, each
-        assert {value for label, op, value in each.matchers if (label, op) == ("job", "Equal")} <= set(SERVICES)
+        assert {value for label, op, value in each.matchers if (label, op) == ("job", "Equal")} <= set(EVERY_SERVICE)
     of_all = frozenset.union(*(known[each.metric] for each in selected)) | TARGET
     assert set(observability.grouping(query)) <= of_all
     left = observability.labels_left(query)

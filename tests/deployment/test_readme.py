@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from libs.settings import Settings
+from libs.settings import ServerSettings
 from services.__main__ import AllInOneSettings
 from tests.acceptance.programs import ROOT
-from tests.deployment.wiring import SERVICES, settings_class
+from tests.deployment.wiring import EVERY_SERVICE, settings_class
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,7 +30,7 @@ def test_every_command_exists() -> None:
 def test_every_service_is_listed_with_its_command() -> None:
     """Exactly the services are listed, each with its command."""
     assert {row[0]: row[2] for row in table("Services")} == {
-        service: f"`python -m services.{service}`" for service in SERVICES
+        service: f"`python -m services.{service}`" for service in EVERY_SERVICE
     }
 
 
@@ -38,7 +38,7 @@ DEFAULT_TEXTS = {"required", "none", "an embedded one", "an in-process bus", "ma
 """For defaults that are no value."""
 
 
-def default_of(settings: type[Settings], name: str) -> str:
+def default_of(settings: type[ServerSettings], name: str) -> str:
     """The default as the table shows it."""
     field = settings.model_fields[name]
     if field.is_required():
@@ -49,7 +49,7 @@ def default_of(settings: type[Settings], name: str) -> str:
 
 def test_e9_the_settings_of_the_readme_have_the_defaults_of_the_code() -> None:
     """Each listed setting exists; its defaults are those of the services, and of `make run`."""
-    classes = [settings_class(service) for service in SERVICES]
+    classes = [settings_class(service) for service in EVERY_SERVICE]
     rows = table("Settings")
     assert len(rows) >= 8
     for named, default, with_make_run, _ in rows:

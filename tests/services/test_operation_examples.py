@@ -166,6 +166,8 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("registerClient", API, json=client)
     await record("listClients", API)
     await record("getClient", CLIENT)
+    await record("listAllClients")
+    await record("findClient", {"client_id": "orders-app"})
     await record("editClient", CLIENT, json={"client_name": "Orders", "description": "The orders app"})
     rotated = await record("rotateClientSecret", CLIENT, json={"overlap": 3600})
     user, password = {"username": "alice"}, "correct horse battery staple"
@@ -177,6 +179,7 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     operator = {"operator_id": (await record("addOperator", json=auditor)).body["operator_id"]}
     await record("listOperators")
     await record("getOperator", operator)
+    await record("getOwnOperator")
     await record("replaceOperator", operator, json=auditor | {"permissions": ["read", "revoke"]})
     await record("rotateOperatorKey", operator, json={"overlap": 3600})
     await tokens(record, system, basic("orders-app", rotated.body["secret"]))
@@ -303,6 +306,7 @@ async def reports(record: Recording, system: System, received: Receiver) -> None
     received.behave(answering(204), "/tokens")
     await record("testNotification", API)
     await record("getClientUsage", query={"api_id": "orders", "per": "total"})
+    await record("getUsage", query={"per": "day"})
     await record("listChanges", query={"action": "client.secret_rotated"})
     await record("reconcileEvents")
     async with system.call.http.get("/api/events/stream", headers={"Authorization": record._key}) as stream:

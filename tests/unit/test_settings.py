@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from libs.runtime import new_deps
 from libs.settings import OF_SINGLE_SERVICES, PREFIX, Settings, WrongSetting, load, misspelled
-from tests.deployment.wiring import SERVICES, settings_class
+from tests.deployment.wiring import EVERY_SERVICE, settings_class
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 NEEDED = {
@@ -18,6 +18,7 @@ NEEDED = {
     "KEYS": f"1:{KEY}",
     "NOTIFIER_PUBLIC_KEY": KEY,
     "NOTIFIER_PRIVATE_KEYS": KEY,
+    "CONSOLE_KEYS": f"1:{KEY}",
 }
 WRONG = {
     "ENVIRONMENT": ["testing", "Production"],
@@ -52,6 +53,10 @@ WRONG = {
     "CLIENT_SECRETS": ["sometimes"],
     "TYK_GATEWAY_API": ["perhaps"],
     "LIMITS_ON_FAILURE": ["perhaps", "Allow"],
+    "CONSOLE_KEYS": ["", KEY, "1:", "1:c2hvcnQ="],
+    "SERVICES_URL": ["", "management:8080", "http://{service}/path", "ftp://{service}", "http://{service}/?a=b"],
+    "SESSION_IDLE": ["59", "86401", "long"],
+    "SESSION_LIFETIME": ["59", "604801", "long"],
     "BOOTSTRAP_OPERATOR_KEY": ["short", "a key with spaces and 24 characters", "x" * 513],
 }
 ANY_TEXT = {"HOST", "MONGODB_URL", "AMQP_URL"}
@@ -80,7 +85,7 @@ def refusal(service: str) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", EVERY_SERVICE)
 def test_required_settings_are_enough(service: str) -> None:
     """The required settings suffice to start."""
     loaded = load(settings_class(service))
@@ -88,7 +93,7 @@ def test_required_settings_are_enough(service: str) -> None:
     assert {name for name, required in fields(service).items() if required} <= NEEDED.keys()
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", EVERY_SERVICE)
 def test_every_setting_is_in_the_table(service: str) -> None:
     """Every setting is in the table of wrong values."""
     assert fields(service).keys() <= WRONG.keys() | ANY_TEXT
@@ -96,7 +101,7 @@ def test_every_setting_is_in_the_table(service: str) -> None:
 
 @pytest.mark.parametrize(
     ("service", "name"),
-    [(service, name) for service in SERVICES for name, required in fields(service).items() if required],
+    [(service, name) for service in EVERY_SERVICE for name, required in fields(service).items() if required],
 )
 def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch, service: str, name: str) -> None:
     """A missing setting is named."""
@@ -110,7 +115,7 @@ def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch, service: st
 def test_a_wrong_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """A wrong value is refused by every service with the setting, by name and without the value."""
     monkeypatch.setenv(f"TOKENWIRE_{name}", value)
-    having = [service for service in SERVICES if name in fields(service)]
+    having = [service for service in EVERY_SERVICE if name in fields(service)]
     assert having
     for service in having:
         line = refusal(service)
@@ -225,7 +230,9 @@ def test_b10_a_misspelled_setting_is_noticed(variable: str, meant: str | None) -
 
 def test_b10_the_settings_of_single_services_are_known_to_all() -> None:
     """All-in-one knows the settings of every service."""
-    own = {name for service in SERVICES for name in settings_class(service).model_fields} - set(Settings.model_fields)
+    own = {name for service in EVERY_SERVICE for name in settings_class(service).model_fields} - set(
+        Settings.model_fields
+    )
     assert own <= OF_SINGLE_SERVICES
 
 

@@ -1,0 +1,44 @@
+"""Events as they happen: a page, and the stream that it follows."""
+
+import re
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from contracts.events import EVENTS
+from libs.http.context import REQUEST_ID_HEADER, current
+from services.console.visits import HEADERS, Page, Visit
+
+_TYPES = re.compile(r"[a-z_*#.,]{0,200}")
+_NAMES = sorted(event.model_fields["type"].default for event in EVENTS)
+"""What a browser must listen for by name."""
+_API = re.compile(r"[A-Za-z0-9_-]{0,64}")
+
+
+async def follow(visit: Visit) -> web.StreamResponse:
+    """GET /events?types=…&api_id=…"""
+    types, api_id = visit.query.get("types", ""), visit.query.get("api_id", "")
+    return visit.page("events.html", types=types, api_id=api_id, names=_NAMES)
+
+
+async def stream(visit: Visit) -> web.StreamResponse:
+    """GET /events/stream: the management service's stream, for as long as both sides want."""
+    query = {"types": visit.query.get("types", ""), "api_id": visit.query.get("api_id", "")}
+    if not _TYPES.fullmatch(query["types"]) or not _API.fullmatch(query["api_id"]):
+        raise web.HTTPBadRequest(reason="types, api_id: not a pattern of event types, or not an API id.")
+    async with visit.api.stream("/api/events/stream", query) as events:
+        response = web.StreamResponse(
+            headers={
+                **HEADERS,
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "X-Accel-Buffering": "no",
+                REQUEST_ID_HEADER: current().request_id or "",
+            }
+        )
+        await response.prepare(visit.request)
+        async for chunk in events.content.iter_any():
+            await response.write(chunk)
+    return response
+
+
+PAGES: Mapping[str, Page] = {"GET /events": follow, "GET /events/stream": stream}

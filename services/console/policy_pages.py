@@ -1,0 +1,150 @@
+"""Policies: what tokens may do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from contracts.operators import Permission
+from services.console.policy_view import ShownPolicies, ShownPolicy
+from services.console.service_calls import CallRefused, segment
+from services.console.visits import Page, Visit, WrongForm, needs
+
+_FIELDS = {"rate", "per", "quota_max", "quota_renewal_rate"}
+_EXAMPLE = '{\n  "<api id>": {}\n}'
+
+
+async def list_policies(visit: Visit) -> web.StreamResponse:
+    """GET /policies."""
+    found = await visit.api.get(ShownPolicies, "/api/portal/policies", {"after": visit.query.get("after", "")})
+    return visit.page("policy_list.html", rows=found.Data, next=found.next)
+
+
+async def show_policy(visit: Visit) -> web.StreamResponse:
+    """GET /policies/{policy_id}."""
+    policy = await visit.api.get(ShownPolicy, _path(visit))
+    return visit.page("policy_show.html", policy=policy)
+
+
+async def new_policy(visit: Visit) -> web.StreamResponse:
+    """GET /policies/new."""
+    return _form(visit, {"active": "1", "access_rights": _EXAMPLE}, new=True)
+
+
+async def add_policy(visit: Visit) -> web.StreamResponse:
+    """POST /policies."""
+    try:
+        document = _document(visit.form)
+        if visit.form.get("id"):
+            document["id"] = visit.form["id"].strip()
+        made = await visit.api.change("POST", "/api/portal/policies", document)
+    except (CallRefused, WrongForm) as refused:
+        return _form(visit, visit.form, new=True, problem=_reason(refused))
+    return visit.done("The policy was created.", f"/policies/{segment(made['ID'])}")
+
+
+async def edit_form(visit: Visit) -> web.StreamResponse:
+    """GET /policies/{policy_id}/edit."""
+    return _form(visit, _values(await visit.api.get(ShownPolicy, _path(visit))), new=False)
+
+
+async def edit(visit: Visit) -> web.StreamResponse:
+    """POST /policies/{policy_id}/edit: replaces what the form has, and keeps every other field."""
+    try:
+        kept = await visit.api.read(_path(visit))
+        await visit.api.change("PUT", _path(visit), kept | _document(visit.form))
+    except (CallRefused, WrongForm) as refused:
+        return _form(visit, visit.form, new=False, problem=_reason(refused))
+    return visit.done(
+        "The policy was changed. It applies at once, also to tokens that were issued before.",
+        f"/policies/{segment(visit.named('policy_id'))}",
+    )
+
+
+async def confirm_deletion(visit: Visit) -> web.StreamResponse:
+    """GET /policies/{policy_id}/delete."""
+    policy_id = visit.named("policy_id")
+    return visit.page(
+        "confirm.html",
+        title=f"Delete the policy {policy_id}?",
+        lines=["It grants nothing from then on, also to tokens that were issued before. This cannot be undone."],
+        fields=[],
+        problem_text="",
+        action="Delete the policy",
+        dangerous=True,
+        back=visit.link(f"/policies/{segment(policy_id)}"),
+    )
+
+
+async def delete(visit: Visit) -> web.StreamResponse:
+    """POST /policies/{policy_id}/delete."""
+    await visit.api.change("DELETE", _path(visit))
+    return visit.done(f"The policy {visit.named('policy_id')} was deleted.", "/policies")
+
+
+def _path(visit: Visit) -> str:
+    return f"/api/portal/policies/{segment(visit.named('policy_id'))}"
+
+
+def _form(visit: Visit, values: Mapping[str, str], *, new: bool, problem: str = "") -> web.Response:
+    return visit.page("policy_form.html", 400 if problem else 200, new=new, values=values, problem_text=problem)
+
+
+def _values(policy: ShownPolicy) -> dict[str, str]:
+    rights = {api_id: right.model_dump(mode="json") for api_id, right in policy.access_rights.items()}
+    return {
+        "name": policy.name,
+        **({"active": "1"} if policy.active and not policy.is_inactive else {}),
+        **{name: f"{getattr(policy, name):g}" for name in _FIELDS},
+        "tags": "\n".join(policy.tags),
+        "access_rights": orjson.dumps(rights, option=orjson.OPT_INDENT_2).decode(),
+        "meta_data": orjson.dumps(policy.meta_data, option=orjson.OPT_INDENT_2).decode(),
+    }
+
+
+def _document(form: Mapping[str, str]) -> dict[str, Any]:
+    """The form as the management API takes it. Raises WrongForm."""
+    active = "active" in form
+    return {
+        "name": form.get("name", "").strip(),
+        "active": active,
+        "is_inactive": not active,
+        **{name: _number(name, form.get(name, "")) for name in _FIELDS},
+        "tags": [line.strip() for line in form.get("tags", "").splitlines() if line.strip()],
+        "access_rights": _object("Access rights", form.get("access_rights", "")),
+        "meta_data": _object("Metadata", form.get("meta_data", "")),
+    }
+
+
+def _number(name: str, text: str) -> int | float:
+    try:
+        number = float(text.strip() or 0)
+    except ValueError:
+        raise WrongForm(f"{name}: a number is expected; 0 for none, -1 for unlimited.") from None
+    return int(number) if number.is_integer() else number
+
+
+def _object(label: str, text: str) -> Any:
+    try:
+        return orjson.loads(text.strip() or "{}")
+    except orjson.JSONDecodeError as error:
+        raise WrongForm(f"{label}: not JSON ({error.msg}, line {error.lineno}). An object is expected.") from None
+
+
+def _reason(refused: CallRefused | WrongForm) -> str:
+    if isinstance(refused, CallRefused) and refused.status not in {400, 409}:
+        raise refused
+    return str(refused)
+
+
+PAGES: Mapping[str, Page] = {
+    "GET /policies": list_policies,
+    "POST /policies": needs(Permission.WRITE, add_policy),
+    "GET /policies/new": needs(Permission.WRITE, new_policy),
+    "GET /policies/{policy_id}": show_policy,
+    "GET /policies/{policy_id}/edit": needs(Permission.WRITE, edit_form),
+    "POST /policies/{policy_id}/edit": needs(Permission.WRITE, edit),
+    "GET /policies/{policy_id}/delete": needs(Permission.WRITE, confirm_deletion),
+    "POST /policies/{policy_id}/delete": needs(Permission.WRITE, delete),
+}

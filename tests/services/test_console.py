@@ -1,0 +1,380 @@
+"""The console over the real services: sessions, forms, errors, and every page with text that others wrote."""
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from yarl import URL
+
+from contracts.operators import Permission
+from services.console.app import PAGES
+from services.console.session_cookies import COOKIE, PATH
+from services.console.visits import next_path
+from tests.builders import make_operator, unique
+from tests.services.console_browser import Browser, Consoles, console_of
+from tests.services.system import Clock, System
+
+
+@pytest.fixture(name="consoles", scope="module")
+async def _consoles(system: System) -> AsyncIterator[Consoles]:
+    async with console_of(system.call) as consoles:
+        yield consoles
+
+
+@pytest.fixture
+async def browser(consoles: Consoles) -> AsyncIterator[Browser]:
+    """A browser that is not signed in."""
+    async with consoles.browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def admin(consoles: Consoles, system: System) -> AsyncIterator[Browser]:
+    """A browser with a session of an operator with every permission."""
+    async with consoles.browser() as browser:
+        seen = await browser.sign_in(await make_operator(system.deps, Permission.ADMIN))
+        assert seen.status == 200, seen.text
+        yield browser
+
+
+def cookie_of(browser: Browser) -> str:
+    """The session cookie that the browser has."""
+    (cookie,) = [each for each in browser.http.cookie_jar if each.key == COOKIE]
+    return cookie.value
+
+
+# Sessions
+
+
+async def test_without_a_session_every_page_and_action_leads_to_the_sign_in_form(browser: Browser) -> None:
+    """No page and no action of the table runs without a session; a page is returned to after the sign-in."""
+    for route in PAGES:
+        method, _, path = route.partition(" ")
+        target = f"{PATH}{re.sub(r'{[^}]+}', 'x', path)}"
+        async with browser.http.request(method, f"{browser.base}{target}", allow_redirects=False) as response:
+            assert response.status == 303, route
+            assert response.headers["Location"].startswith("/console/sign-in"), route
+            assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_the_sign_in_leads_to_the_page_that_was_wanted(browser: Browser, system: System) -> None:
+    """With a key the session begins, in an HttpOnly, SameSite=Strict cookie of the console's path only."""
+    key = await make_operator(system.deps, Permission.READ)
+    form = await browser.get("/console/audit?action=client.*")
+    assert form.url.path == "/console/sign-in"
+    async with browser.http.post(
+        f"{browser.base}/console/sign-in",
+        data={"csrf": form.csrf, "key": key, "next": "/console/audit?action=client.*"},
+        allow_redirects=False,
+    ) as response:
+        assert (response.status, response.headers["Location"]) == (303, "/console/audit?action=client.*")
+        (cookie,) = [each for each in response.headers.getall("Set-Cookie") if each.startswith(f"{COOKIE}=")]
+    assert {"HttpOnly", "Path=/console", "SameSite=Strict"} <= {part.strip() for part in cookie.split(";")}
+    assert key not in cookie
+    assert (await browser.get("/console/audit")).status == 200
+
+
+async def test_a_wrong_key_begins_no_session_and_is_slowed_down_by_the_services(browser: Browser) -> None:
+    """The form comes back with the reason; the services' own 429 is passed on with Retry-After."""
+    seen = await browser.sign_in("tw_ok_wrong")
+    assert seen.status == 401
+    assert "No operator has this key" in seen.plain
+    assert not [cookie for cookie in browser.http.cookie_jar if cookie.key == COOKIE]
+    assert (await browser.sign_in("a key\nwith a line break")).status == 401
+    assert (await browser.sign_in("\N{LATIN SMALL LETTER E WITH ACUTE}" * 20)).status == 401
+
+
+async def test_a_session_ends_when_idle_and_after_its_lifetime(system: System) -> None:
+    """Requests keep it alive for `session_idle` seconds each, at most until `session_lifetime` seconds have passed."""
+    clock, key = Clock(), await make_operator(system.deps, Permission.READ)
+    async with console_of(system.call, clock, session_idle=600, session_lifetime=1500) as consoles:
+        async with consoles.browser() as browser:
+            await browser.sign_in(key)
+            for _ in range(2):
+                clock.advance(590)
+                assert (await browser.get("/console/audit", follow=False)).status == 200
+            clock.advance(590)  # 1770 s since the sign-in
+            assert (await browser.get("/console/audit", follow=False)).status == 303
+        async with consoles.browser() as browser:
+            await browser.sign_in(key)
+            clock.advance(601)
+            assert (await browser.get("/console/audit", follow=False)).status == 303
+
+
+async def test_a_session_begins_anew_with_every_sign_in_and_cannot_be_set_from_outside(
+    browser: Browser, system: System
+) -> None:
+    """The cookie that a browser has before is never the one it has afterwards (session fixation), nor is it trusted."""
+    key = await make_operator(system.deps, Permission.READ)
+    browser.http.cookie_jar.update_cookies({COOKIE: "1.chosen-by-somebody-else"}, URL(f"{browser.base}/console/"))
+    assert (await browser.get("/console/", follow=False)).status == 303
+    await browser.sign_in(key)
+    first = cookie_of(browser)
+    assert first != "1.chosen-by-somebody-else"
+    await browser.get("/console/")
+    await browser.post("/console/sign-out")
+    await browser.sign_in(key)
+    assert cookie_of(browser) != first
+
+
+async def test_after_signing_out_a_copy_of_the_cookie_is_of_no_use(admin: Browser, consoles: Consoles) -> None:
+    """The cookie is deleted, and what it contained opens no session any more."""
+    copy = cookie_of(admin)
+    await admin.get("/console/")
+    seen = await admin.post("/console/sign-out")
+    assert "You are signed out" in seen.plain
+    async with consoles.browser() as thief:
+        thief.http.cookie_jar.update_cookies({COOKIE: copy})
+        assert (await thief.get("/console/", follow=False)).status == 303
+
+
+async def test_a_deleted_or_changed_operator_is_signed_out_or_loses_the_actions_at_once(
+    admin: Browser, consoles: Consoles
+) -> None:
+    """The services decide at every request: a session is worth what its key is worth now."""
+    await admin.get("/console/operators/new")
+    made = await admin.post("/console/operators", {"name": "Ada", "permissions": "write"})
+    assert made.status == 200
+    key = re.search(r"tw_ok_[A-Za-z0-9_-]+", made.text)
+    assert key is not None
+    async with consoles.browser() as other:
+        assert (await other.sign_in(key[0])).status == 403  # without `read` the console shows nothing
+        listed = await admin.get("/console/operators")
+        found = re.search(r'/console/operators/([0-9a-f]+)">Ada<', listed.text)
+        assert found is not None
+        place = f"/console/operators/{found[1]}"
+        await admin.get(place)
+        await admin.post(place, {"name": "Ada", "permissions": "read"})
+        assert (await other.sign_in(key[0])).status == 200
+        assert "Import an API" not in (await other.get("/console/apis")).text
+        refused = await other.get("/console/apis/import")
+        assert (refused.status, "lacks the permission write" in refused.plain) == (403, True)
+        await admin.get(f"{place}/delete")
+        await admin.post(f"{place}/delete")
+        assert (await other.get("/console/apis", follow=False)).status == 303
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://evil.example/",
+        "//evil.example/",
+        "/console//evil.example\\@x",
+        "/console/../api/apis",
+        "/console\\evil",
+        "/consolex",
+        "javascript:alert(1)",
+        "/console/\r\nLocation: https://evil.example/",
+        "/api/apis",
+    ],
+)
+def test_the_sign_in_never_leads_out_of_the_console(path: str) -> None:
+    """Whatever `next` says, the target is a page of the console."""
+    assert next_path(path) in {"/console/", "/console//evil.example", "/console/../api/apis"}
+    assert next_path(path).startswith("/console/")
+
+
+# Forms
+
+
+@pytest.mark.parametrize("csrf", ["", "wrong"])
+async def test_a_form_without_the_token_of_the_session_changes_nothing(
+    admin: Browser, system: System, csrf: str
+) -> None:
+    """403, and the client app is still there."""
+    party = await system.party()
+    place = f"/console/apis/{party.api.api_id}/clients/{party.id}"
+    assert (await admin.post(f"{place}/delete", csrf=csrf)).status == 403
+    assert (await admin.get(place)).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+async def test_a_form_of_another_origin_is_refused(admin: Browser, system: System, headers: dict[str, str]) -> None:
+    """Even with a valid token: a browser that says so is believed."""
+    party = await system.party()
+    place = f"/console/apis/{party.api.api_id}/clients/{party.id}"
+    await admin.get(f"{place}/delete")
+    assert (await admin.post(f"{place}/delete", headers=headers)).status == 403
+    assert (await admin.get(place)).status == 200
+    async with admin.http.get(f"{admin.base}/console/sign-in") as response:
+        assert response.status == 200
+
+
+async def test_pages_are_neither_kept_nor_framed_and_run_no_inline_script(admin: Browser) -> None:
+    """Every page has the strict policy; nothing in it is inline."""
+    for path in ("/console/", "/console/apis", "/console/apis/import", "/console/nothing", "/console/operators/new"):
+        seen = await admin.get(path)
+        policy = seen.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert seen.headers["Cache-Control"] == "no-store"
+        assert seen.headers["X-Frame-Options"] == "DENY"
+        assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:", seen.text), path
+
+
+async def test_the_stylesheet_is_kept_by_browsers_and_changes_its_url_with_its_content(browser: Browser) -> None:
+    """Static files need no session; an outdated URL is served, but not kept."""
+    page = await browser.get("/console/sign-in")
+    found = re.search(r"/console/static/[0-9a-f]+/console\.css", page.text)
+    assert found is not None
+    assert "immutable" in (await browser.get(found[0])).headers["Cache-Control"]
+    old = re.sub(r"static/[0-9a-f]+", "static/0", found[0])
+    assert (await browser.get(old)).headers["Cache-Control"] == "no-store"
+    assert (await browser.get("/console/static/0/..%2fapp.py")).status == 404
+
+
+# The work itself
+
+
+async def test_a_client_app_is_registered_shown_edited_and_ended(admin: Browser, system: System) -> None:
+    """What curl can do: register, see the secret once, get a token with it, edit, rotate, revoke, delete."""
+    api = (await system.party()).api
+    apis = f"/console/apis/{api.api_id}"
+    await admin.get(f"{apis}/clients/new")
+    made = await admin.post(
+        f"{apis}/clients",
+        {
+            "client_name": "Shop",
+            "description": "The shop",
+            "kind": "confidential",
+            "redirect_uris": "https://shop.example/cb",
+        },
+    )
+    assert made.status == 200, made.plain
+    assert "The client app was registered" in made.plain
+    found = re.search(r"-u &#39;([A-Za-z0-9._~-]+):([^&]+)&#39;", made.text)
+    assert found is not None, made.text
+    client_id, secret = found[1], found[2]
+    place = f"{apis}/clients/{client_id}"
+    issued = await system.call(
+        "POST",
+        f"{api.listen_path}oauth/token",
+        data={"grant_type": "client_credentials", "client_id": client_id, "client_secret": secret},
+    )
+    assert issued.status == 200, issued.body
+    shown = await admin.get(place)
+    assert secret not in shown.text
+    assert secret in (await admin.post(f"{place}/secret")).text
+    await admin.get(f"{place}/edit")
+    edited = await admin.post(f"{place}/edit", {"client_name": "Shop 2", "meta_data": '{"tier": "gold"}'})
+    assert "The client app was changed" in edited.plain
+    assert "gold" in edited.plain
+    wrong = await admin.post(f"{place}/edit", {"client_name": "Shop 2", "meta_data": "{tier"})
+    assert (wrong.status, "Metadata: not JSON" in wrong.plain) == (400, True)
+    await admin.get(f"{place}/rotate")
+    rotated = await admin.post(f"{place}/rotate", {"overlap": "0"})
+    assert "The secret was rotated" in rotated.plain
+    assert secret not in rotated.text
+    await admin.get(f"{place}/revoke")
+    revoked = await admin.post(f"{place}/revoke")
+    assert "All tokens of this client app were revoked" in revoked.plain
+    verified = await system.verify(f"{api.listen_path}x", Authorization=f"Bearer {issued.body['access_token']}")
+    assert verified.status == 403
+    await admin.get(f"{place}/delete")
+    assert "was deleted" in (await admin.post(f"{place}/delete")).plain
+    assert (await admin.get(place)).status == 404
+
+
+async def test_a_message_is_shown_once(admin: Browser, system: System) -> None:
+    """The sentence about what was done is on the next page, and not on the one after it."""
+    party = await system.party()
+    place = f"/console/apis/{party.api.api_id}/clients/{party.id}"
+    await admin.get(f"{place}/edit")
+    assert "The client app was changed" in (await admin.post(f"{place}/edit", {"client_name": "A"})).plain
+    assert "The client app was changed" not in (await admin.get(place)).plain
+
+
+async def test_policies_users_and_apis_are_managed(admin: Browser, system: System) -> None:
+    """Create, change and delete each; wrong input comes back with the services' own words, and what was typed."""
+    api = (await system.party()).api
+    await admin.get("/console/policies/new")
+    policy_id = unique("policy")
+    wrong = await admin.post(
+        "/console/policies", {"id": policy_id, "name": "Gold", "access_rights": '{"no-such-api": {}}'}
+    )
+    assert (wrong.status, "no-such-api" in wrong.plain, 'value="Gold"' in wrong.text) == (400, True, True)
+    rights = f'{{"{api.api_id}": {{}}}}'
+    made = await admin.post(
+        "/console/policies",
+        {"id": policy_id, "name": "Gold", "active": "1", "access_rights": rights, "rate": "5", "per": "10"},
+    )
+    assert "The policy was created" in made.plain
+    assert "5 calls in any 10 s" in made.plain
+    await admin.get(f"/console/policies/{policy_id}/edit")
+    changed = await admin.post(
+        f"/console/policies/{policy_id}/edit", {"name": "Gold", "access_rights": rights, "rate": "7", "per": "10"}
+    )
+    assert "7 calls in any 10 s" in changed.plain
+    assert "inactive" in changed.plain
+    user = unique("user")
+    await admin.get("/console/users/new")
+    assert (await admin.post("/console/users", {"username": user, "password": "short"})).status == 400
+    made = await admin.post("/console/users", {"username": user, "password": "correct horse", "policy_ids": policy_id})
+    assert f"The user {user} was created" in made.plain
+    assert "disabled" in (await admin.post(f"/console/users/{user}/edit", {"policy_ids": ""})).plain
+    assert (
+        "The password was changed"
+        in (await admin.post(f"/console/users/{user}/password", {"password": "correct horse 2"})).plain
+    )
+    for place in (f"users/{user}", f"policies/{policy_id}", f"apis/{api.api_id}"):
+        await admin.get(f"/console/{place}/delete")
+        assert "was deleted" in (await admin.post(f"/console/{place}/delete")).plain
+        assert (await admin.get(f"/console/{place}")).status == 404
+
+
+# Text that others wrote
+
+STRANGE = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=60) | st.sampled_from(
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "'-alert(1)-'",
+        "</textarea><script>alert(1)</script>",
+        "{{ 7 * 7 }}",
+        "javascript:alert(1)",
+        "&lt;b&gt;",
+        "\N{RIGHT-TO-LEFT OVERRIDE}gpj.exe",
+    ]
+)
+_TAGS = re.compile(r"<(/?[a-z0-9]+)")
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=STRANGE, description=STRANGE, uri=STRANGE, key=STRANGE, value=STRANGE)
+async def test_strange_text_is_shown_as_text_on_every_page(
+    admin: Browser, system: System, name: str, description: str, uri: str, key: str, value: str
+) -> None:
+    """Text in any field leaves the page's tags as they are with plain text, so that it can be no markup; and it is
+    shown."""
+    strange = await _pages_with(admin, system, name, description, uri, {key: value})
+    plain = await _pages_with(admin, system, "n", "d" if description else "", "u" if uri else "", {"k": "v"})
+    assert [_TAGS.findall(text) for text in strange] == [_TAGS.findall(text) for text in plain]
+
+
+async def _pages_with(
+    admin: Browser, system: System, name: str, description: str, uri: str, meta_data: dict[str, str]
+) -> list[str]:
+    """The pages of a client app, a policy and an operator with this text; stored as older versions may have."""
+    party = await system.party(
+        name=name[:256] or "n", description=description, redirect_uris=(uri,) if uri else (), meta_data=meta_data
+    )
+    place = f"/console/apis/{party.api.api_id}/clients/{party.id}"
+    pages = [
+        place,
+        f"{place}/edit",
+        f"{place}/delete",
+        f"/console/clients?api_id={party.api.api_id}",
+        f"/console/apis/{party.api.api_id}",
+    ]
+    return [(await admin.get(path)).text for path in pages]
