@@ -15,6 +15,7 @@ import random
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -39,12 +40,17 @@ from libs.telemetry import (
 
 BATCH = 256
 """Events that are published, or cleared, together."""
-IN_FLIGHT = 4
-"""Batches that are published at the same time."""
+UNCLEARED_LIMIT = 128
+"""Committed events that this process sends to the broker before it has cleared them from their records; others wait.
+
+If the process dies, these are published again. While an event is confirmed and cleared within a tenth of a second, more
+than a thousand per second are published.
+"""
 WAITING_LIMIT = 20_000
 """Events kept in memory to be published at once; any more are left to the sweeper."""
 CLEAR_INTERVAL = 0.03
-"""Seconds for which confirmed events are gathered into one write that clears them."""
+"""Seconds for which confirmed events are gathered into one write that clears them, unless it is CLEAR_SOON events."""
+CLEAR_SOON = 32
 SWEEP_INTERVAL = 1.0
 """Seconds between two sweeps, on average."""
 SWEEP_AFTER = timedelta(seconds=2)
@@ -182,6 +188,8 @@ class Outbox:
         self._waiting: deque[Entry] = deque()
         self._held: set[str] = set()
         """Ids of events that this process publishes now or has yet to clear."""
+        self._uncleared: set[str] = set()
+        """Ids of the events of which UNCLEARED_LIMIT are allowed."""
         self._updates: dict[_RecordUpdate, list[PendingEvent]] = {}
         self._unwritten: dict[str, tuple[_RecordUpdate, PendingEvent]] = {}
         """By event id: updates that failed. They are retried; meanwhile the events are not published again."""
@@ -190,11 +198,12 @@ class Outbox:
         self._retries: dict[str, _Retries] = {}
         self._log_refusal_at: dict[RefusedBy, float] = {}
         self._wake = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._wake_writer = asyncio.Event()
+        self._write_now = asyncio.Event()
         self._wake_rewriter = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: list[BackgroundTask] = []
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -244,7 +253,10 @@ class Outbox:
         await self._idle.wait()
 
     def _release(self, events: Iterable[PendingEvent]) -> None:
-        self._held.difference_update(event.id for event in events)
+        ids = [event.id for event in events]
+        self._held.difference_update(ids)
+        self._uncleared.difference_update(ids)
+        self._has_room.set()
         OUTBOX_WAITING.set(len(self._held) + len(self._unwritten))
         if not self._held:
             self._idle.set()
@@ -257,15 +269,14 @@ class Outbox:
                 await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                await self._slots.acquire()
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                while (room := UNCLEARED_LIMIT - len(self._uncleared)) <= 0:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+                batch = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                self._uncleared.update(event.id for _, event in batch)
                 task = spawn("outbox-batch", self._publish_soon(batch))
                 self._publishing.add(task)
-                task.add_done_callback(self._published)
-
-    def _published(self, task: asyncio.Task[None]) -> None:
-        self._slots.release()
-        self._publishing.discard(task)
+                task.add_done_callback(self._publishing.discard)
 
     async def _publish_soon(self, batch: Sequence[Entry]) -> None:
         for source, _ in batch:
@@ -309,6 +320,8 @@ class Outbox:
         for update, events in _updates_of(published).items():
             self._updates.setdefault(update, []).extend(events)
         self._wake_writer.set()
+        if sum(map(len, self._updates.values())) >= CLEAR_SOON:
+            self._write_now.set()
 
     async def _publish(self, batch: Sequence[Entry]) -> _Published:
         """Publish a batch, and release the events whose outcome is UNKNOWN."""
@@ -368,7 +381,10 @@ class Outbox:
             if not self._updates:
                 await self._wake_writer.wait()
             self._wake_writer.clear()
-            await asyncio.sleep(CLEAR_INTERVAL)
+            with suppress(TimeoutError):  # a process that dies in between leaves them to be published again
+                async with asyncio.timeout(CLEAR_INTERVAL):
+                    await self._write_now.wait()
+            self._write_now.clear()
             while self._updates:
                 update, events = self._updates.popitem()
                 if rest := events[BATCH:]:

@@ -110,6 +110,19 @@ class Shelf:
             raise self.failure
 
 
+class SlowShelf(Shelf):
+    """Such a collection, whose records cannot be cleared for a while."""
+
+    def __init__(self, *events: PendingEvent) -> None:
+        super().__init__(*events)
+        self.free = asyncio.Event()
+
+    async def clear(self, events: Sequence[PendingEvent]) -> None:
+        self.clearings += 1
+        await self.free.wait()
+        await super().clear(events)
+
+
 def _measured(events: Iterable[PendingEvent]) -> tuple[int, datetime | None]:
     moments = [event.at for event in events]
     return len(moments), min(moments, default=None)
@@ -230,6 +243,35 @@ async def test_events_of_one_process_keep_their_order() -> None:
         await world.outbox.drain()
         assert world.subscriber.ids() == [each.id for each in committed]
         assert shelf.events == {}
+
+
+async def test_few_events_are_published_and_not_cleared() -> None:
+    """A process that dies leaves no more than UNCLEARED_LIMIT events that are published again, however many it had."""
+    committed = [event() for _ in range(5 * module.UNCLEARED_LIMIT)]
+    world, shelf = World(), SlowShelf(*committed)
+    async with opened(world):
+        for each in committed:
+            world.outbox.announce(shelf, each)
+        await eventually(lambda: shelf.clearings)
+        await eventually(lambda: len(world.subscriber.messages) == module.UNCLEARED_LIMIT)
+        await asyncio.sleep(0.05)
+        assert len(world.subscriber.messages) == module.UNCLEARED_LIMIT
+        shelf.free.set()
+        await world.outbox.drain()
+        assert world.subscriber.ids() == [each.id for each in committed]
+        assert shelf.events == {}
+
+
+async def test_many_confirmed_events_are_cleared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only fewer events are gathered for a while before they are cleared."""
+    monkeypatch.setattr(module, "CLEAR_INTERVAL", 3600.0)
+    committed = [event() for _ in range(module.CLEAR_SOON)]
+    shelf = Shelf(*committed)
+    async with opened(World()) as world:
+        for each in committed:
+            world.outbox.announce(shelf, each)
+        await world.outbox.drain()
+        assert (shelf.events, shelf.clearings) == ({}, 1)
 
 
 async def test_events_announced_before_opening_are_published() -> None:
