@@ -40,7 +40,7 @@ class AuditLog:
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
-        self._inserts = batched_inserts(lambda: mongo[self.name])
+        self._inserts = batched_inserts(lambda: mongo.grouped(self.name))
         mongo.want(self.name, self.indexes, retired=("subject", "operator"))
 
     async def add(self, entry: AuditLogEntry) -> None:

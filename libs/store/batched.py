@@ -7,9 +7,9 @@ from libs.store.batcher import Batcher
 from libs.store.failures import DUPLICATE_KEY, is_outage, raise_write_concern_error, write_error
 from libs.store.mongo import (
     DURABLE,
-    Collection,
     Conflict,
     Document,
+    GroupedCollection,
     outage_is_unavailability,
     outcome_of_write,
     retry_read,
@@ -22,7 +22,9 @@ FINDS_IN_FLIGHT = 2
 """With one, a look-up would wait for a whole round trip on average before it is even sent."""
 
 
-def batched_inserts(collection: Callable[[], Collection], name: str = "batched-inserts") -> Batcher[Document, None]:
+def batched_inserts(
+    collection: Callable[[], GroupedCollection], name: str = "batched-inserts"
+) -> Batcher[Document, None]:
     """Inserts documents. `submit` returns when the document is on a majority of the replica set.
 
     It raises Conflict for an id that is taken, and TemporarilyUnavailable with the outcome unknown. The ids must be
@@ -41,7 +43,7 @@ def inserted_by(insert: InsertMany, name: str) -> Batcher[Document, None]:
 
 
 async def insert_many(
-    collection: Collection, documents: Sequence[Document], repeated: bool
+    collection: GroupedCollection, documents: Sequence[Document], repeated: bool
 ) -> Sequence[Exception | None]:
     """Insert the documents: for each, None if it is stored, or why it was refused. Raises the driver's errors.
 
@@ -70,7 +72,7 @@ def _refusals(entries: Iterable[Document], repeated: bool) -> Iterable[tuple[int
             yield entry["index"], Conflict("taken")
 
 
-def batched_finds(collection: Callable[[], Collection]) -> Batcher[str, Document | None]:
+def batched_finds(collection: Callable[[], GroupedCollection]) -> Batcher[str, Document | None]:
     """Finds documents by `_id` on the primary; None if there is none. `submit` raises TemporarilyUnavailable."""
 
     async def send(keys: Sequence[str]) -> Sequence[Document | Exception | None]:

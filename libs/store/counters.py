@@ -197,7 +197,7 @@ class Counters:
     async def _update(self, statements: Sequence[tuple[int, Document]]) -> Set[int]:
         """The exchanges of which a statement failed. Raises for an outage."""
         failed: set[int] = set()
-        collection = self._mongo[self.name]
+        collection = self._mongo.grouped(self.name)
         while statements:
             # The plain command: statements are idempotent, so the driver's session and transaction number only cost.
             reply = await collection.database.command(
@@ -225,7 +225,7 @@ class Counters:
         wanted = list(scopes)
         if not wanted:
             return {}
-        found = await self._mongo[self.name].find({"_id": {"$in": wanted}}).to_list(None)
+        found = await self._mongo.grouped(self.name).find({"_id": {"$in": wanted}}).to_list(None)
         return {document["_id"]: document for document in found}
 
     def _reserved(self, scope: str, reservation: Reservation) -> Document:

@@ -102,7 +102,7 @@ class Deliveries(OutboxCollection):
 
     def __init__(self, mongo: Mongo, announce: Announce = announce_nothing) -> None:
         super().__init__(mongo, announce)
-        self._updates = batched_updates(lambda: mongo[self.name], {"attempts": KEPT_ATTEMPTS})
+        self._updates = batched_updates(lambda: mongo.grouped(self.name), {"attempts": KEPT_ATTEMPTS})
 
     async def prepared(self) -> None:
         """Return when the indexes exist, without which `claim` would scan the collection."""
@@ -188,7 +188,7 @@ class Deliveries(OutboxCollection):
         return await self._claim({**_due(now), "give_up_at": {"$lte": now}}, [], limit, until)
 
     async def _claim(self, query: Document, order: list[tuple[str, int]], limit: int, until: datetime) -> Claimed:
-        collection = self._mongo[self.name]
+        collection = self._mongo.grouped(self.name)
         stamp = new_stamp()
         async with outage_is_unavailability():
             found = await collection.find(query, {"_id": 1}, hint="due", sort=order or None, limit=limit).to_list(None)

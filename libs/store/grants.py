@@ -159,7 +159,7 @@ class Grants(OutboxCollection):
     async def _note(self, notes: Notes) -> None:
         query = {"_id": {"$in": list(notes)}, "response.id": {"$in": [note.response_id for note in notes.values()]}}
         async with outage_is_unavailability():
-            await self._mongo[self.name].update_many(query, [{"$set": {"response": noted(notes)}}])
+            await self._mongo.grouped(self.name).update_many(query, [{"$set": {"response": noted(notes)}}])
 
     async def dummy_read(self) -> None:
         """Spend the time of `read` for a token that names no grant, so that timing does not tell the two apart."""

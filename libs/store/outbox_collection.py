@@ -144,8 +144,8 @@ class OutboxCollection:
     def __init__(self, mongo: Mongo, announce: Announce = announce_nothing) -> None:
         self._mongo = mongo
         self._announce = announce
-        self._inserts = batched_inserts(lambda: mongo[self.name])
-        self._finds = batched_finds(lambda: mongo[self.name])
+        self._inserts = batched_inserts(lambda: mongo.grouped(self.name))
+        self._finds = batched_finds(lambda: mongo.grouped(self.name))
         mongo.want(self.name, (*self.indexes, *OUTBOX_INDEXES), self.retired)
 
     async def _read(self, key: str) -> Document | None:
@@ -329,7 +329,7 @@ class OutboxCollection:
         ids = [event.id for event in events]
         async with outage_is_unavailability():
             query = {"_id": {"$in": owners}, "pending.id": {"$in": ids}}
-            result = await self._mongo[self.name].update_many(query, pipeline)
+            result = await self._mongo.grouped(self.name).update_many(query, pipeline)
         return int(result.matched_count)
 
     async def present(self, keys: Sequence[str]) -> frozenset[str]:

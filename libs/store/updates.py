@@ -9,7 +9,7 @@ from typing import NamedTuple
 from contracts.events import PendingEvent
 from libs.store.batcher import Batcher
 from libs.store.failures import raise_write_concern_error, write_error
-from libs.store.mongo import DURABLE, Collection, Document, outcome_of_write
+from libs.store.mongo import DURABLE, Document, GroupedCollection, outcome_of_write
 from libs.store.outbox_collection import PURGE_AT, entry_of
 
 
@@ -25,7 +25,7 @@ class Change(NamedTuple):
     """For each list, the element to append."""
 
 
-def batched_updates(collection: Callable[[], Collection], lists: Mapping[str, int]) -> Batcher[Change, bool]:
+def batched_updates(collection: Callable[[], GroupedCollection], lists: Mapping[str, int]) -> Batcher[Change, bool]:
     """Applies changes. `submit` returns whether the record was still at the expected version, and is changed now.
 
     It raises TemporarilyUnavailable with the outcome unknown. `lists`: the fields that can be appended to, and how many
@@ -48,7 +48,7 @@ def batched_updates(collection: Callable[[], Collection], lists: Mapping[str, in
 
 
 async def _write(
-    collection: Collection, stamped: Sequence[tuple[Change, str]], pipeline: Sequence[Document]
+    collection: GroupedCollection, stamped: Sequence[tuple[Change, str]], pipeline: Sequence[Document]
 ) -> set[str] | None:
     """The stamps of the changes that were applied; None: all of them."""
     keys = [change.key for change, _ in stamped]

@@ -163,7 +163,7 @@ class Usage:
         """The statements that failed with a duplicate key."""
         if not statements:
             return []
-        reply = await self._mongo[collection].database.command(
+        reply = await self._mongo.grouped(collection).database.command(
             "update", collection, updates=list(statements), ordered=False, writeConcern=DURABLE
         )
         failures = reply.get("writeErrors", ())

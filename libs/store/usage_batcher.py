@@ -90,11 +90,11 @@ class UsageBatcher:
         # A duplicate key means that the entry has this number already, or a later one: the reply to an earlier attempt
         # was lost, or this command arrives after the process has gone on. An older number must not replace a newer one.
         with suppress(DuplicateKeyError):
-            await self._mongo[self.name].update_one(earlier, update, upsert=True)
+            await self._mongo.grouped(self.name).update_one(earlier, update, upsert=True)
 
     async def insert(self, batch: Batch, repeated: bool = False) -> Sequence[Exception | None]:
         """Store the events; for each, None or why it was refused. `repeated`: an earlier attempt may have stored it."""
-        return await insert_many(self._mongo[self._events], batch.documents, repeated)
+        return await insert_many(self._mongo.grouped(self._events), batch.documents, repeated)
 
     async def count(self, batch: Batch, *, all_new: bool = False) -> None:
         """Add the events that this batch inserted to the usage numbers; with `all_new`, all of them, without a read."""

@@ -51,7 +51,7 @@ class InStep:
 async def test_a_look_up_right_after_two_others_ended_is_answered(mongo: Mongo) -> None:
     """Both senders end in one turn of the event loop; a look-up in that very turn still starts a new one."""
     await mongo["kept"].insert_many([{"_id": key} for key in "abc"])
-    collection = InStep(mongo["kept"])
+    collection = InStep(mongo.grouped("kept"))
     finder = batched_finds(lambda: collection)  # type: ignore[arg-type, return-value]
 
     async def first() -> Any:
@@ -70,7 +70,7 @@ async def test_a_look_up_right_after_two_others_ended_is_answered(mongo: Mongo) 
 async def test_many_look_ups_get_their_own_document(mongo: Mongo) -> None:
     """Whichever look-ups share a round trip, and whether the document exists or not."""
     await mongo["kept"].insert_many([{"_id": str(number), "number": number} for number in range(50)])
-    finder = batched_finds(lambda: mongo["kept"])
+    finder = batched_finds(lambda: mongo.grouped("kept"))
     keys = [str(number % 60) for number in range(300)]
     found = await asyncio.gather(*(finder.submit(key) for key in keys))
     assert [document and document["number"] for document in found] == [
@@ -81,7 +81,7 @@ async def test_many_look_ups_get_their_own_document(mongo: Mongo) -> None:
 async def test_a_taken_id_is_the_conflict_of_its_own_insert(mongo: Mongo) -> None:
     """The other documents of the batch are inserted."""
     await mongo["kept"].insert_one({"_id": "3"})
-    group = batched_inserts(lambda: mongo["kept"])
+    group = batched_inserts(lambda: mongo.grouped("kept"))
     inserts = (group.submit({"_id": str(number)}) for number in range(10))
     outcomes = await asyncio.gather(*inserts, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Conflict if number == 3 else type(None) for number in range(10)]
@@ -90,12 +90,12 @@ async def test_a_taken_id_is_the_conflict_of_its_own_insert(mongo: Mongo) -> Non
 
 async def test_a_value_that_cannot_be_written_blocks_no_caller(mongo: Mongo) -> None:
     """A value that cannot be encoded as BSON raises at its caller, and the next insert works."""
-    group = batched_inserts(lambda: mongo["kept"])
+    group = batched_inserts(lambda: mongo.grouped("kept"))
     async with asyncio.timeout(10):
         with pytest.raises(UnicodeEncodeError):
             await group.submit({"_id": "a", "text": "\ud800"})
         await group.submit({"_id": "b"})
-    finder = batched_finds(lambda: mongo["kept"])
+    finder = batched_finds(lambda: mongo.grouped("kept"))
     async with asyncio.timeout(10):
         with pytest.raises(UnicodeEncodeError):
             await finder.submit("\ud800")

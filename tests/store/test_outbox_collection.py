@@ -243,9 +243,11 @@ async def test_swept_events_cannot_be_rolled_back(notes: Notes) -> None:
 
 async def test_a_write_counts_once_it_is_journaled_by_a_majority(notes: Notes) -> None:
     """All writes use this write concern by default; the driver retries what an election interrupts."""
-    collection = notes.mongo["notes"]
-    assert collection.write_concern.document == DURABLE == {"w": "majority", "j": True}
+    collection, grouped = notes.mongo["notes"], notes.mongo.grouped("notes")
+    for each in (collection, grouped):
+        assert each.write_concern.document == DURABLE == {"w": "majority", "j": True}
     assert collection.database.delegate.client.options.retry_writes
+    assert grouped.database.client.options.retry_writes
 
 
 # Clearing
