@@ -10,6 +10,7 @@ from libs.http.forms import read_body, read_parameters, replace_body
 from libs.http.operations import operation
 from libs.http.tyk_gateway_api import gateway_operation, translated
 from libs.oauth.errors import InvalidRequest
+from libs.oauth.registrations import registrations_of
 from libs.store.clients import Clients
 from services.authorization.authorize_client import BODY, RESPONSES, CodeEndpoint
 
@@ -29,7 +30,8 @@ class TykCodeEndpoint:
                 "tykIssueCode",
                 Permission.AUTHORIZE,
                 summary="Issue an authorization code",
-                description="The same as issueCode; the API is the client's.",
+                description="The same as issueCode. The API is the client's; of several, the one that has this "
+                "redirect URI.",
                 body=BODY,
             ),
             responses=RESPONSES,
@@ -42,4 +44,12 @@ class TykCodeEndpoint:
         client = await self.clients.get(said.get("client_id", ""))
         if client is None:
             raise InvalidRequest("there is no client with this client_id")
-        return await self.codes.for_api(translated(request, api_id=client.api_id))
+        registrations, uri = registrations_of(client), said.get("redirect_uri")
+        if len(registrations) > 1:
+            registrations = {name: each for name, each in registrations.items() if uri in each.redirect_uris}
+        if len(registrations) != 1:
+            raise InvalidRequest(
+                "the client is registered on several APIs, and redirect_uri does not tell which one is meant; send the "
+                "request to <listen path>/tyk/oauth/authorize-client"
+            )
+        return await self.codes.for_api(translated(request, api_id=next(iter(registrations))))

@@ -21,6 +21,7 @@ from libs.http.error_responses import BadRequest, NotFound, Taken
 from libs.http.operations import operation
 from libs.http.responses import json_bytes
 from libs.http.tyk_gateway_api import action, all_of, answer, body_of, gateway_operation, translated
+from libs.oauth.registrations import registrations_of
 from services.management.clients import ClientEndpoints
 from services.management.request_bodies import read_object
 
@@ -77,7 +78,7 @@ class TykClientEndpoints:
     async def apis(self, request: web.Request) -> web.Response:
         """GET /tyk/oauth/clients/apis/{client_id}: the ids of the APIs on which the client is registered."""
         client = await self.clients.store.clients.get(request.match_info["client_id"])
-        return answer([client.api_id] if client else [])
+        return answer(list(registrations_of(client)) if client else [])
 
     @operation(
         gateway_operation(

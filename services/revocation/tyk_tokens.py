@@ -165,7 +165,7 @@ class TykTokenEndpoints:
         """GET /tyk/keys/{token}: a live access token, given by value or public id, as a session of Tyk's."""
         token = request.match_info["token"]
         grant = await self._grant_of(token)
-        client = await self.management.clients.get(grant.client_id) if grant else None
+        client = await self.management.clients.registered(grant.client_id, grant.api_id) if grant else None
         if grant is None or client is None or not self._is_live(token, grant, client):
             raise NotFound("Key not found")
         return answer(_session(grant, client))
@@ -211,7 +211,7 @@ class TykTokenEndpoints:
         return await self.grants.read(grant_id) if grant_id else None
 
     async def _revoke(self, token: str, grant: Grant) -> bool:
-        client = await self.management.clients.get(grant.client_id)
+        client = await self.management.clients.registered(grant.client_id, grant.api_id)
         if client is None:
             return False
         reason = RevocationReason.OPERATOR

@@ -292,6 +292,31 @@ async def test_c6_without_api_id_the_policy_names_the_api(system: System, tyk: C
     assert refusal(await tyk("POST", "/tyk/oauth/clients/create", json={})) == (400, "Policy doesn't exist")
 
 
+async def test_c6_without_api_id_the_client_is_registered_on_every_oauth_api_of_its_policy(
+    system: System, tyk: Caller
+) -> None:
+    """With one id and one secret; a code request finds the API by the redirect URI, or says where to send it."""
+    (one, one_path), (two, two_path) = await api_of(tyk), await api_of(tyk)
+    policy = (await make_policy(system.deps, one, two)).policy_id
+    body = {"policy_id": policy, "redirect_uri": CALLBACK}
+    client = ok(await tyk("POST", "/tyk/oauth/clients/create", json=body))
+    assert sorted(ok(await tyk("GET", f"/tyk/oauth/clients/apis/{client['client_id']}"))) == sorted([one, two])
+    for path in (one_path, two_path):
+        token = (await token_of(system, path, client))["access_token"]
+        assert ok(await tyk("GET", f"/tyk/keys/{token}"))["oauth_client_id"] == client["client_id"]
+        assert ok(await tyk("DELETE", f"/tyk/keys/{token}")) == acted(token, "deleted")
+        assert not await passes(system, path, token)
+    form = {"response_type": "code", "client_id": client["client_id"], "redirect_uri": CALLBACK, "subject": "alice"}
+    response = await tyk("POST", "/tyk/oauth/authorize-client", data=form)
+    assert (response.status, "several APIs" in response.body["error_description"]) == (400, True), response.raw
+    place = f"/tyk/oauth/clients/{two}/{client['client_id']}"
+    other = f"{CALLBACK}/two"
+    ok(await tyk("PUT", place, json={"redirect_uri": other, "policy_id": policy}))
+    code = ok(await tyk("POST", "/tyk/oauth/authorize-client", data=form | {"redirect_uri": other}))["code"]
+    exchange = {"grant_type": "authorization_code", "code": code, "redirect_uri": other}
+    assert await passes(system, two_path, (await token_of(system, two_path, client, **exchange))["access_token"])
+
+
 async def test_c6_refusals_about_clients_are_tyk_s(system: System, tyk: Caller) -> None:
     """The documented statuses and messages."""
     api_id, _ = await api_of(tyk)
