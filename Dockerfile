@@ -32,6 +32,7 @@ RUN python -m compileall -q -j 0 -x '/(test|tests|idlelib|ensurepip|tkinter|site
 WORKDIR /opt/tokenwire
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=dependencies /tmp/sbom.cdx.json sbom.cdx.json
+COPY cli cli
 COPY contracts contracts
 COPY libs libs
 COPY services services

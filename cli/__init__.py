@@ -1,0 +1,1 @@
+"""The command line: `tokenwire …` talks to the management API, and starts the services and their commands."""

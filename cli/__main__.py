@@ -1,0 +1,97 @@
+"""`tokenwire`: the command line."""
+
+import asyncio
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from cli import profiles, records
+from cli.api_client import tokenwire
+from cli.failures import Failure
+from cli.migrate import command as migrate
+from cli.options import PROFILE
+from cli.output import console, errors
+from cli.profiles import Profile
+from libs.version import VERSION
+
+SERVER_COMMANDS = {
+    "run": "Run every service in one process.",
+    "config-lint": "Check settings and records for what weakens security.",
+    "dead-letters": "List messages that could not be handled.",
+    "redrive": "Handle dead letters again.",
+    "reencrypt": "Encrypt stored secrets with the newest key.",
+    "backup": "Copy the database as of one moment.",
+    "restore": "Restore a backup.",
+}
+"""Commands that run beside the database instead of through the management API; `python -m services` has them."""
+
+app = typer.Typer(
+    name="tokenwire",
+    help="Manage Tokenwire through its management API, and run its services.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # they may be secrets
+)
+app.add_typer(migrate.app, name="migrate")
+records.add_to(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokenwire {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Option(help="Where Tokenwire is reached.")] = "http://127.0.0.1:8080",
+    key: Annotated[str, typer.Option(help="The operator key; asked for if it is not given.", envvar=profiles.KEY)] = "",
+    profile: PROFILE = profiles.DEFAULT_PROFILE,
+) -> None:
+    """Check an operator key and keep it in a profile."""
+    if not key:
+        key = typer.prompt("Operator key", hide_input=True)
+    wanted = Profile(url.rstrip("/"), key.strip())
+
+    async def check() -> None:
+        async with tokenwire(wanted) as call:
+            await call("GET", "/api/apis", query={"p": "1"})
+
+    asyncio.run(check())
+    console().print(f"Logged in to {wanted.url}; the key is kept in {profiles.save(profile, wanted)}")
+
+
+def _server_command(name: str, help_text: str) -> None:
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+    @app.command(name, help=help_text, context_settings=settings, rich_help_panel="Server")
+    def run(context: typer.Context) -> None:
+        # Replaces this process, so that signals and the exit status are the services' own.
+        os.execv(sys.executable, [sys.executable, "-m", "services", name, *context.args])  # noqa: S606 - no shell
+
+
+for _name, _help in SERVER_COMMANDS.items():
+    _server_command(_name, _help)
+
+
+def main() -> None:
+    """Run the command. A failure is one sentence on the standard error, and its exit status."""
+    try:
+        app()
+    except Failure as failure:
+        errors.print(f"tokenwire: {failure}", style="red", markup=False)
+        sys.exit(failure.status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The one HTTP client of the command line, for our management API and for a Tyk gateway's API."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from cli.failures import UNREACHABLE, Failure, Refused
+from cli.profiles import Profile
+
+WITHIN = 60.0
+"""Seconds for one request."""
+ATTEMPTS = 4
+"""Attempts while the server says that it is unavailable for the moment (503, 429)."""
+LONGEST_WAIT = 10.0
+
+
+class ApiClient:
+    """Sends requests with a key; errors become one sentence that says what to do."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, server: str) -> None:
+        self._http = http
+        self._url = url.rstrip("/")
+        self._server = server
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, headers: Mapping[str, str], server: str) -> AsyncIterator[Self]:
+        """A client of the server at this URL. Redirects are not followed, so that the key goes nowhere else."""
+        timeout = aiohttp.ClientTimeout(total=WITHIN)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True) as http:
+            yield cls(http, url, server)
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None, form: Any = None
+    ) -> Any:
+        """The JSON value of the response. Raises Refused, or Failure if the server cannot be reached."""
+        for attempt in range(1, ATTEMPTS + 1):
+            status, value, wait = await self._once(method, path, body, query, form)
+            if status not in {429, 503} or attempt == ATTEMPTS:
+                break
+            await asyncio.sleep(min(wait, LONGEST_WAIT))
+        if status < 300:
+            return value
+        raise Refused(f"{self._server}: {_reason(status, value)}", status)
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """The JSON value at this path; None if there is none (404)."""
+        try:
+            return await self("GET", path, query=query)
+        except Refused as refused:
+            if refused.http_status == 404:
+                return None
+            raise
+
+    async def every(self, path: str, member: str, query: Mapping[str, str] | None = None) -> AsyncIterator[Any]:
+        """All records of a list of ours, page after page."""
+        query = dict(query or {})
+        while True:
+            page = await self("GET", path, query=query)
+            for record in page[member]:
+                yield record
+            if not page.get("next"):
+                return
+            query["after"] = page["next"]
+
+    async def _once(
+        self, method: str, path: str, body: Any, query: Mapping[str, str] | None, form: Any
+    ) -> tuple[int, Any, float]:
+        sent: dict[str, Any] = {"data": form} if form is not None else {}
+        if body is not None:
+            sent = {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
+        try:
+            url = URL(self._url + path, encoded=True).update_query(query or {})
+            async with self._http.request(method, url, allow_redirects=False, **sent) as response:
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise Failure(
+                f"{self._server} at {self._url} cannot be reached: {reason}; is it running, and is the URL right?",
+                UNREACHABLE,
+            ) from None
+        wait = response.headers.get("Retry-After", "1")
+        return response.status, _json(raw), float(wait) if wait.isdecimal() else 1.0
+
+
+def tokenwire(profile: Profile) -> Any:
+    """A client of our management API."""
+    return ApiClient.open(profile.url, {"Authorization": profile.key}, "Tokenwire")
+
+
+def segment(text: str) -> str:
+    """The text as one segment of a path."""
+    return quote(text, safe="")
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw) if raw else None
+    except ValueError:
+        return raw[:200].decode(errors="replace")
+
+
+def _reason(status: int, value: Any) -> str:
+    """The server's own message; for missing rights also what to do."""
+    message = value
+    if isinstance(value, dict):
+        names = ("Message", "message", "error_description", "error")
+        message = next((value[name] for name in names if value.get(name)), value)
+    hint = "; the operator key is wrong: run `tokenwire login` again" if status == 401 else ""
+    return f"{message or 'no reason given'} (HTTP {status}){hint}"

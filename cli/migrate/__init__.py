@@ -1,0 +1,1 @@
+"""`tokenwire migrate`: bring APIs, policies and client apps from other systems."""
