@@ -3,6 +3,7 @@
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -475,3 +476,66 @@ async def test_c6_a_key_that_is_restricted_otherwise_than_by_policies_is_refused
     assert (status, message.startswith(f"{field}: ")) == (400, True), message
     unlimited = {"basic_auth_data": {"password": PASSWORD}, "rate": -1, "quota_max": -1, "expires": -1}
     assert ok(await tyk("POST", f"/tyk/keys/{unique('user')}", json=unlimited))["action"] == "added"
+
+
+# The documented requests, with the gateway's paths where it has them
+
+
+async def test_c6_the_documented_requests_work_under_the_gateways_paths(system: System, tyk: Caller) -> None:
+    """Client app, login, code, exchange, both other grants, refresh, call, revocation: with slashes and credentials in
+    header and body, as the product's documentation writes them. The Dashboard's paths are in
+    tests/acceptance/test_documented_requests.py.
+    """
+    api_id, path = await api_of(tyk)
+    name, form_type = unique("user"), {"Content-Type": "application/x-www-form-urlencoded"}
+    assert ok(await tyk("POST", f"/tyk/keys/{name}/", json={"basic_auth_data": {"password": PASSWORD}}))
+    client = await client_of(tyk, api_id)
+    client_id, secret, uri = client["client_id"], client["secret"], quote(CALLBACK, safe="")
+    assert ok(await tyk("GET", f"/tyk/oauth/clients/{api_id}/"))[0]["client_id"] == client_id
+    assert ok(await tyk("GET", f"/tyk/oauth/clients/{api_id}/{client_id}/")) == client
+    basic = "Basic " + base64.b64encode(f"{client_id}:{secret}".encode()).decode()
+
+    async def token(form: str) -> Any:
+        headers = form_type | {"Authorization": basic}
+        return ok(await system.call("POST", f"{path}oauth/token/", data=form, headers=headers))
+
+    async def notified(access_token: str) -> dict[str, str]:
+        await system.deps.outbox.drain()
+        await system.deps.bus.drain()
+        (body,) = [each for each in system.notified.bodies.values() if each["new_oauth_token"] == access_token]
+        return body
+
+    asked = f"response_type=code&client_id={client_id}&redirect_uri={uri}"
+    login = await system.call("POST", f"{path}oauth/authorize/", data=asked, headers=form_type)
+    assert login.status == 307, login.raw
+    for place in ("/tyk/oauth/authorize-client/", f"{path}tyk/oauth/authorize-client/"):
+        code = ok(await tyk("POST", place, data=asked, headers=form_type))
+        assert code["redirect_to"].startswith(f"{CALLBACK}?code={code['code']}")
+    exchange = f"grant_type=authorization_code&client_id={client_id}&code={code['code']}&redirect_uri={uri}"
+    issued = await token(exchange)
+    assert await notified(issued["access_token"]) == {
+        "auth_code": code["code"],
+        "new_oauth_token": issued["access_token"],
+        "refresh_token": issued["refresh_token"],
+        "old_refresh_token": "",
+        "notification_type": "new",
+    }
+    for parameter in ("client_secret", "secret"):
+        own = await token(f"grant_type=client_credentials&client_id={client_id}&{parameter}={secret}")
+        assert set(own) == {"access_token", "expires_in", "token_type"}
+    password = f"grant_type=password&client_id={client_id}&username={name}&password={quote(PASSWORD)}"
+    assert (await token(password))["refresh_token"]
+    credentials = f"client_id={client_id}&client_secret={secret}"
+    refreshed = await token(f"grant_type=refresh_token&{credentials}&refresh_token={issued['refresh_token']}")
+    body = await notified(refreshed["access_token"])
+    assert (body["notification_type"], body["old_refresh_token"]) == ("refresh", issued["refresh_token"])
+    assert not await passes(system, path, issued["access_token"])
+    assert await passes(system, path, refreshed["access_token"])
+    for hint in ("access_token", "refresh_token"):
+        form = f"token={refreshed[hint]}&token_type_hint={hint}&{credentials}"
+        assert ok(await tyk("POST", "/tyk/oauth/revoke/", data=form, headers=form_type))["status"] == "ok"
+    assert not await passes(system, path, refreshed["access_token"])
+    spent = {"grant_type": "refresh_token", "refresh_token": refreshed["refresh_token"]}
+    again = await system.call("POST", f"{path}oauth/token", data=spent, headers={"Authorization": basic})
+    assert (again.status, again.body["error"]) == (400, "invalid_grant")
+    assert ok(await tyk("DELETE", f"/tyk/oauth/clients/{api_id}/{client_id}/")) == acted(client_id, "deleted")
