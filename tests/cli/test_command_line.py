@@ -67,12 +67,18 @@ async def test_e1_commands_of_the_services_keep_their_arguments_and_status(tmp_p
     """`tokenwire config-lint` is `python -m services config-lint`, with its own help, errors and exit status."""
     tokenwire = CommandLine(tmp_path)
     assert (await tokenwire("--version")).out == f"tokenwire {VERSION}\n"
-    helped = await tokenwire("config-lint", "--help")
+    assert (await tokenwire("nothing")).status == 2
+    helped = await tokenwire.process("config-lint", "--help")
     assert (helped.status, "--level" in helped.out) == (0, True)
-    wrong = await tokenwire("run", "--port", "many")
+    wrong = await tokenwire.process("run", "--port", "many")
     assert (wrong.status, "--port" in wrong.err) == (2, True), wrong.err
-    nothing = await tokenwire("nothing")
-    assert nothing.status == 2
+
+
+async def test_e1_a_failure_is_one_line(tmp_path: Path) -> None:
+    """On the standard error, with the exit status, and without a traceback."""
+    outcome = await CommandLine(tmp_path).process("apis", "list")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert " ".join(outcome.err.split()).startswith("tokenwire: no server is known for the profile 'default'; run")
 
 
 async def test_e1_a_server_that_answers_something_else_is_named(system: System, tmp_path: Path) -> None:
