@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from cli.__main__ import app
@@ -47,7 +48,8 @@ class CommandLine:
 
     def _run(self, arguments: tuple[str, ...], given: str, settings: dict[str, str]) -> Outcome:
         known = {name: None for name in os.environ if name.startswith(("TOKENWIRE_", "TYK_"))}
-        with contextlib.chdir(self.home):
+        # The services run in this process, too, and would log to the command's standard output.
+        with contextlib.chdir(self.home), structlog.testing.capture_logs():
             result = CliRunner().invoke(app, arguments, input=given, env={**known, **self._own, **settings})
         if isinstance(result.exception, Failure):
             return Outcome(result.exception.status, result.stdout, f"tokenwire: {result.exception}\n")
