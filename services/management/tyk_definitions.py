@@ -265,4 +265,6 @@ def _changed(response: web.Response, done: Any) -> web.Response:
     """The gateway's format of the envelope with which an import or a change responds."""
     envelope = body_of(response)
     meta = envelope.get("Meta")
-    return action(envelope["ID"], done, meta.get("warnings") if isinstance(meta, dict) else None)
+    about: dict[str, Any] = meta if isinstance(meta, dict) else {"api_id": meta}
+    # A dry run creates nothing, so it has no ID.
+    return action(envelope.get("ID") or str(about["api_id"]), done, about.get("warnings"))
