@@ -32,7 +32,7 @@ class CodeView(Response):
     """The authorization code of a grant."""
 
     expires_at: Moment
-    used_at: Moment | None
+    used_at: Moment | None = None
 
 
 class AccessTokenView(Response):
@@ -40,7 +40,7 @@ class AccessTokenView(Response):
 
     token_id: str
     """The token's public id, which `…/revoke` accepts as `token`."""
-    scope: str | None
+    scope: str | None = None
     issued_at: Moment
     expires_at: Moment
     revoked: bool
@@ -63,20 +63,20 @@ class GrantView(Response):
     api_id: str
     client_id: str
     grant_type: GrantType
-    subject: str | None
-    scope: str | None
-    redirect_uri: str | None
+    subject: str | None = None
+    scope: str | None = None
+    redirect_uri: str | None = None
     created_at: Moment
     expires_at: Moment
     """No token of the grant is valid after this."""
-    ended_at: Moment | None
+    ended_at: Moment | None = None
     """When it was revoked."""
-    ended_reason: RevocationReason | None
+    ended_reason: RevocationReason | None = None
     generation: int
     """How many token pairs were issued; 0 while there is only a code."""
-    code: CodeView | None
-    access: AccessTokenView | None
-    refresh: RefreshTokenView | None
+    code: CodeView | None = None
+    access: AccessTokenView | None = None
+    refresh: RefreshTokenView | None = None
 
 
 class GrantList(Response):
@@ -154,7 +154,7 @@ class CountingPolicy(Response):
 
     policy_id: str
     holder: PolicyHolder
-    version: int | None
+    version: int | None = None
     """The version that was in force; the audit log says what made it. Null: not known any more, or the policy did not
     exist."""
 
@@ -167,7 +167,7 @@ class TimelineWebhook(Response):
     attempts: tuple[Attempt, ...]
     """The latest attempts, with status and latency."""
     attempt_count: int
-    next_attempt_at: Moment | None
+    next_attempt_at: Moment | None = None
 
 
 class TimelineEntry(Response):
@@ -183,7 +183,7 @@ class TimelineEntry(Response):
     sequence: int
     """The event's `sequence`: the version of the record after the change."""
     publication: Publication
-    actor: TimelineActor | None
+    actor: TimelineActor | None = None
     """Null: not known."""
     token_id: str | None = None
     """The public id of the access token that was issued or revoked."""

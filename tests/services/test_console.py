@@ -12,7 +12,7 @@ from contracts.operators import Permission
 from services.console.app import PAGES
 from services.console.session_cookies import COOKIE, PATH
 from services.console.visits import next_path
-from tests.builders import make_operator, unique
+from tests.builders import make_operator, settle, unique
 from tests.services.console_browser import Browser, Consoles, console_of
 from tests.services.system import Clock, System
 
@@ -331,6 +331,34 @@ async def test_policies_users_and_apis_are_managed(admin: Browser, system: Syste
         await admin.get(f"/console/{place}/delete")
         assert "was deleted" in (await admin.post(f"/console/{place}/delete")).plain
         assert (await admin.get(f"/console/{place}")).status == 404
+
+
+async def test_a_grant_is_found_by_its_token_followed_and_revoked(admin: Browser, system: System) -> None:
+    """A pasted token leads to its grant and is in no URL; the timeline has every event; after the revocation, calls
+    are refused.
+    """
+    party = await system.party()
+    first = await party.tokens(subject="bob")
+    second = await party.refreshed(first.refresh)
+    await settle(system.deps)
+    assert "No grant matches" not in (await admin.get(f"/console/grants?client_id={party.id}")).plain
+    shown = await admin.post("/console/grants", {"token": second.access})
+    assert shown.status == 200, shown.plain
+    assert second.access not in str(shown.url)
+    assert second.access not in shown.text
+    assert "This is the grant of the access token that you pasted (generation 2). It works now." in shown.plain
+    for event in ("code.issued", "token.new", "token.refresh"):
+        assert event in shown.plain
+    assert "It does not work any more" in (await admin.post("/console/grants", {"token": first.access})).plain
+    place = shown.url.path
+    await admin.get(f"{place}/revoke")
+    revoked = await admin.post(f"{place}/revoke")
+    assert "The grant was revoked" in revoked.plain
+    assert (await party.verify(second.access)).status == 403
+    assert (await admin.post("/console/grants", {"token": "nonsense"})).status == 400
+    await party.tokens(subject="bob")
+    await admin.get("/console/grants/users/bob/revoke")
+    assert "All grants of bob were revoked" in (await admin.post("/console/grants/users/bob/revoke")).plain
 
 
 # Text that others wrote
