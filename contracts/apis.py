@@ -4,9 +4,9 @@ import enum
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from contracts.base import AdminRequest, Contract, Name, PublicId, Record, Response, Seconds, Text
+from contracts.base import AdminRequest, Contract, Moment, Name, PublicId, Record, Response, Seconds, Text
 from contracts.guards import Guards, Unsupported
 
 RESERVED_PATHS = frozenset(
@@ -105,6 +105,18 @@ class Notifications(Contract):
 
     on_key_change_url: Text
     shared_secret: SecretStr = SecretStr("")
+    shared_secret_header: bool = True
+    """Whether webhooks carry Tyk's `X-Tyk-Shared-Secret`, and a signature made with that secret."""
+
+
+class SigningSecret(Contract):
+    """A key that signs the API's webhooks (Standard Webhooks 1.0.0)."""
+
+    secret: SecretStr
+    """`whsec_` and the base64 of the key."""
+    created_at: Moment
+    expires_at: Moment | None = None
+    """When a replaced one stops signing; None: it signs until it is replaced."""
 
 
 class RefreshReuse(enum.StrEnum):
@@ -129,6 +141,8 @@ class OAuthSettings(Contract):
     grant_lifetime: Seconds = timedelta(days=90)
     code_lifetime: Seconds = timedelta(seconds=60)
     pkce_required: bool = False
+    anonymous_grants: bool = True
+    """Whether codes may be issued without a `subject`."""
     refresh_reuse: RefreshReuse = RefreshReuse.RECOVER
     scopes: tuple[str, ...] = ()
     """The scopes that the definition declares; only these are granted (RFC 6749 §3.3)."""
@@ -166,6 +180,9 @@ class Api(Record):
     """None: the API issues no tokens."""
     auth_token: bool = False
     """True: the API asks for a token, but issues none; it accepts those of other APIs if a policy grants both."""
+    signing_secrets: tuple[SigningSecret, ...] = ()
+    """What signs the API's webhooks, the newest first. Not part of the definition. None for an API of an early version:
+    its webhooks are signed with the shared secret alone."""
     guards: Guards | None = None
     """What the definition requires of a call besides a token; None: nothing."""
     unsupported: tuple[Unsupported, ...] = ()
@@ -183,6 +200,22 @@ class ApiList(Response):
     """Number of pages with 100 records each; 101 means more than 100."""
     next: str | None = None
     """Cursor of the next page, to pass as `after`; absent on the last page."""
+
+
+class SigningSecretRotation(AdminRequest):
+    """POST /api/apis/{api_id}/signing-secret/rotate: the old secret signs, too, for `overlap` more seconds."""
+
+    overlap: Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=90))] = timedelta(days=1)
+
+
+class SigningSecretView(Response):
+    """The secret that signs an API's webhooks."""
+
+    secret: str
+    """`whsec_` and base64, for any library of Standard Webhooks."""
+    created_at: Moment
+    previous_expires_at: Moment | None = None
+    """Until when webhooks have a second signature, made with the secret before."""
 
 
 class ImportQuery(AdminRequest):

@@ -345,6 +345,13 @@ class ApiUpdated(ApiEvent):
     data: ApiData
 
 
+class ApiSigningSecretRotated(ApiEvent):
+    """The API's webhooks are signed with a new secret; during an overlap with the old one, too."""
+
+    type: Literal["io.tokenwire.api.signing_secret_rotated"] = "io.tokenwire.api.signing_secret_rotated"
+    data: ApiData
+
+
 class ApiDeleted(ApiEvent):
     """An API was deleted; a `client.deleted` for each of its clients follows."""
 

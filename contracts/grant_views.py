@@ -195,6 +195,22 @@ class TimelineEntry(Response):
     webhook: TimelineWebhook | None = None
 
 
+class RefusalCount(Response):
+    """Refused calls of one kind."""
+
+    reason: str
+    """As in the usage report: `expired`, `unknown_token` (also revoked or replaced), `rate_limit` …"""
+    count: int
+
+
+class RefusedCallsView(Response):
+    """Calls with tokens of the grant that the gateways refused."""
+
+    counts: list[RefusalCount]
+    last_at: Moment | None
+    """The latest refusal, to the second."""
+
+
 class GrantTimeline(Response):
     """GET /api/grants/{grant_id}/timeline."""
 
@@ -203,3 +219,6 @@ class GrantTimeline(Response):
     """The oldest first."""
     complete: bool
     """Whether every event of the grant is among the entries. Events are kept for eight days."""
+    refused: RefusedCallsView
+    """Counted since the grant began, up to a second ago; a call without a token, or with one that was never issued,
+    belongs to no grant."""

@@ -38,6 +38,9 @@ class Attempt(Contract):
     status: int | None = None
     """None: no response."""
     error: str | None = None
+    response: str | None = None
+    """How the body of the response began: at most 1024 characters, with the tokens and secrets that were sent masked;
+    None: it was empty or did not arrive."""
     traceparent: str | None = None
     """The context of its span (W3C Trace Context), which the request carried; None: it was not traced."""
 
@@ -62,6 +65,10 @@ class Delivery(Contract):
     """The trace of the request that caused the event."""
     sealed: bytes | None = None
     """The body under the notifier's public key; dropped when delivery ends well."""
+    delivered_body: bytes | None = None
+    """The body of a delivered webhook, sealed as before, for an operator who has it sent again; dropped a day after the
+    delivery."""
+    delivered_body_until: Moment | None = None
     attempts: tuple[Attempt, ...] = ()
     attempt_count: int = 0
     """All attempts ever, of which `attempts` keeps the latest."""
@@ -90,8 +97,17 @@ class DeliveryView(Response):
     attempts: tuple[Attempt, ...]
     attempt_count: int
     next_attempt_at: Moment | None
+    delivered_body_until: Moment | None
+    """Until then a delivered webhook can be sent again with `force=true`."""
     created_at: Moment
     updated_at: Moment
+
+
+class RedeliverQuery(AdminRequest):
+    """The parameters of POST /api/notifications/deliveries/{delivery_id}/redeliver."""
+
+    force: bool = False
+    """True: send it again although it was delivered."""
 
 
 class DeliveryList(Response):

@@ -8,8 +8,8 @@ import orjson
 from pydantic import SecretStr
 from pymongo import IndexModel
 
-from contracts.apis import Api, DefinitionFormat, Notifications
-from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiUpdated
+from contracts.apis import Api, DefinitionFormat, Notifications, SigningSecret
+from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiSigningSecretRotated, ApiUpdated
 from libs.encryption import KeyRing
 from libs.event_encoding import EventContext
 from libs.store.mongo import Document, Mongo, outage_is_unavailability
@@ -19,8 +19,9 @@ from libs.store.records import Page, Records, Reencryption
 _LABEL = "api definition"
 _BOX = "confidential"
 """The stored field that holds the _CONFIDENTIAL fields, encrypted together as JSON."""
-_CONFIDENTIAL = ("upstream_url", "request_headers")
-"""Fields that may carry credentials for the upstream, in its URL or in headers. Stored as None in their own place."""
+_CONFIDENTIAL = ("upstream_url", "request_headers", "signing_secrets")
+"""Fields that may carry credentials: for the upstream, in its URL or in headers, and for webhooks. Stored as None in
+their own place."""
 
 
 def _is_encrypted(value: str) -> bool:
@@ -51,6 +52,10 @@ class Apis(Records[Api]):
         document = super()._encode(record)
         document["places"] = sorted({record.api_id, record.listen_path.strip("/")})
         document["definition"] = self._encrypted(record.definition, record.api_id)
+        document["signing_secrets"] = [
+            {**secret.model_dump(mode="json"), "secret": secret.secret.get_secret_value()}
+            for secret in record.signing_secrets
+        ]
         document |= self._encrypted_confidential(document, record.api_id)
         if record.oauth and record.oauth.notifications:
             # The URL is encrypted too: many receivers authenticate a caller by an unguessable URL alone.
@@ -58,6 +63,7 @@ class Apis(Records[Api]):
             document["oauth"]["notifications"] = {
                 "on_key_change_url": self._encrypted(SecretStr(notifications.on_key_change_url), record.api_id),
                 "shared_secret": self._encrypted(notifications.shared_secret, record.api_id),
+                **({} if notifications.shared_secret_header else {"shared_secret_header": False}),
             }
         return document
 
@@ -66,19 +72,20 @@ class Apis(Records[Api]):
         decrypted = {"definition": self._decrypted(document["definition"], api_id)}
         if (box := document.get(_BOX)) is not None:
             decrypted |= orjson.loads(self._decrypted(box, api_id))
-        api = super()._decode({**document, **decrypted})
+        api = super()._decode({**document, "signing_secrets": document.get("signing_secrets") or (), **decrypted})
         if api.oauth is None or api.oauth.notifications is None:
             return api
         kept = api.oauth.notifications
         notifications = Notifications(
             on_key_change_url=self._plaintext(kept.on_key_change_url, api_id),
             shared_secret=SecretStr(self._decrypted(kept.shared_secret.get_secret_value(), api_id)),
+            shared_secret_header=kept.shared_secret_header,
         )
         return api.model_copy(update={"oauth": api.oauth.model_copy(update={"notifications": notifications})})
 
     def _encrypted_confidential(self, document: Document, api_id: str) -> Document:
         """Fields for storage: what may carry credentials, encrypted together, and None in its own place."""
-        values = orjson.dumps({name: document[name] for name in _CONFIDENTIAL})
+        values = orjson.dumps({name: document[name] for name in _CONFIDENTIAL if document.get(name) is not None})
         return {**dict.fromkeys(_CONFIDENTIAL), _BOX: self._keys.encrypt(_LABEL, values, api_id)}
 
     def _encrypted(self, value: SecretStr, api_id: str) -> str:
@@ -109,7 +116,9 @@ class Apis(Records[Api]):
         api_id, box = document["_id"], document.get(_BOX)
         values = {"definition": document["definition"]} | ({_BOX: box} if box is not None else {})
         notifications = (document["oauth"] or {}).get("notifications") or {}
-        values |= {f"oauth.notifications.{name}": value for name, value in notifications.items()}
+        values |= {
+            f"oauth.notifications.{name}": value for name, value in notifications.items() if isinstance(value, str)
+        }
         old = {
             name: value for name, value in values.items() if not (_is_encrypted(value) and self._keys.is_current(value))
         }
@@ -141,6 +150,13 @@ class Apis(Records[Api]):
         kept = {"api_id", "version", "created_at", "updated_at"}
         changes = {name: getattr(after, name) for name in Api.model_fields if name not in kept}
         return await self._change(before, changes, ApiUpdated, data, ctx)
+
+    async def rotate_signing_secret(
+        self, before: Api, secrets: tuple[SigningSecret, ...], ctx: EventContext
+    ) -> Api | None:
+        """Replace what signs the API's webhooks; None if another writer was first."""
+        data = ApiData(api_id=before.api_id, listen_path=before.listen_path)
+        return await self._change(before, {"signing_secrets": secrets}, ApiSigningSecretRotated, data, ctx)
 
     async def delete(self, api: Api, ctx: EventContext) -> bool:
         """Delete the API; its clients are deleted in reaction to the event. False if another writer was first."""

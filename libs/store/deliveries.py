@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
@@ -23,7 +23,10 @@ from libs.store.updates import Change, batched_updates, new_stamp
 
 KEPT = timedelta(days=14)
 """How long a finished delivery stays readable, and an exhausted one can be redelivered."""
+BODY_KEPT = timedelta(days=1)
+"""How long the body of a delivered webhook is kept, so that a receiver that lost it can get it again."""
 KEPT_ATTEMPTS = 32
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REDELIVERY_BATCH = 500
 _MOST_MERGED = 200
 """Index ranges that MongoDB merges in order; with more, it sorts in memory (internalQueryMaxScansToExplode)."""
@@ -96,6 +99,11 @@ class Deliveries(OutboxCollection):
         IndexModel(
             [("client_id", ASCENDING), ("api_id", ASCENDING), ("state", ASCENDING), ("_id", DESCENDING)],
             name="client_api_state",
+        ),
+        IndexModel(
+            "delivered_body_until",
+            name="delivered_body",
+            partialFilterExpression={"delivered_body_until": {"$gt": _EPOCH}},
         ),
     )
     retired = ("exhausted", "api", "client")
@@ -237,8 +245,14 @@ class Deliveries(OutboxCollection):
         ]
 
     async def delivered(self, delivery: Delivery, attempt: Attempt, ctx: EventContext) -> Delivery | None:
-        """Mark as delivered, and delete the body. None if another writer was first."""
-        changes = {"state": DeliveryState.DELIVERED, "sealed": None, "next_attempt_at": None}
+        """Mark as delivered; the body is kept for BODY_KEPT, for a redelivery. None if another writer was first."""
+        changes = {
+            "state": DeliveryState.DELIVERED,
+            "sealed": None,
+            "delivered_body": delivery.sealed,
+            "delivered_body_until": ctx.now + BODY_KEPT,
+            "next_attempt_at": None,
+        }
         return await self._noted(delivery, attempt, changes, NotificationDelivered, ctx)
 
     async def failed(
@@ -284,6 +298,8 @@ class Deliveries(OutboxCollection):
     async def redeliver(self, delivery: Delivery, give_up_at: datetime, ctx: EventContext) -> bool:
         """The delivery due now, with the whole retry schedule before it; whether it was still as given."""
         fields = {**_rescheduled(ctx.now, give_up_at), "sequence": delivery.sequence + 1}
+        if delivery.delivered_body is not None:
+            fields |= {"sealed": delivery.delivered_body, "delivered_body": None, "delivered_body_until": None}
         after = delivery.model_copy(update={"next_attempt_at": ctx.now, "sequence": delivery.sequence + 1})
         event = _event(NotificationRedelivered, after, ctx, actor=ctx.actor)
         if not await self._updates.submit(Change(delivery.delivery_id, delivery.version, fields, event)):
@@ -307,6 +323,15 @@ class Deliveries(OutboxCollection):
             # A delivery that another writer changes at this moment is being attempted; it is left out.
             changed += sum(await asyncio.gather(*(self.redeliver(delivery, give_up_at, ctx) for delivery in found)))
         return changed
+
+    async def drop_bodies(self, now: datetime) -> int:
+        """Delete the bodies that are not kept any longer; of how many deliveries."""
+        due = {"delivered_body_until": {"$gt": _EPOCH, "$lte": now}, "state": DeliveryState.DELIVERED.value}
+        # Without a new version: what a redelivery writes at this moment sets both fields to other values.
+        update = {"$set": {"delivered_body": None, "delivered_body_until": None}}
+        async with outage_is_unavailability():
+            result = await self._mongo[self.name].update_many(due, update, hint="delivered_body")
+        return int(result.modified_count)
 
     async def _next(self, query: Document) -> Sequence[Delivery]:
         """The next batch of deliveries, without bodies, and with their last attempt only."""

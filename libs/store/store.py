@@ -16,6 +16,7 @@ from libs.store.outbox_collection import Announce, OutboxCollection, announce_no
 from libs.store.policies import Policies
 from libs.store.reconciliation_results import ReconciliationResults
 from libs.store.recorded_events import RecordedEvents
+from libs.store.refused_calls import RefusedCalls
 from libs.store.resource_owners import ResourceOwners
 from libs.store.usage import Usage
 from libs.store.users import Users
@@ -37,6 +38,7 @@ class Store:
     events: RecordedEvents
     usage: Usage
     counters: Counters
+    refused_calls: RefusedCalls
     audit_log: AuditLog
     reconciliation_results: ReconciliationResults
     attempts: Attempts
@@ -72,6 +74,7 @@ class Store:
             events=RecordedEvents(mongo, usage),
             usage=usage,
             counters=Counters(mongo),
+            refused_calls=RefusedCalls(mongo),
             audit_log=AuditLog(mongo),
             reconciliation_results=ReconciliationResults(mongo),
             attempts=Attempts(mongo),

@@ -58,11 +58,29 @@ class TokenwireSettings(AdminRequest):
     code_lifetime: Annotated[StrictInt, Field(ge=1, le=600)] | None = None
     pkce_required: StrictBool | None = None
     refresh_reuse: RefreshReuse | None = None
+    anonymous_grants: StrictBool | None = None
+    """Whether codes may be issued without a subject; by default only if the definition sets nothing of Tokenwire's."""
+    shared_secret_header: StrictBool = True
+    """False: webhooks do not carry `X-Tyk-Shared-Secret`; their signature is enough."""
     scopes: tuple[ScopeName, ...] | None = None
     """Scopes that the API declares in addition to those of its OpenAPI flows; Classic has no other place for them."""
     method_override: StrictBool = False
     accepted_unsupported: tuple[Text, ...] = ()
     """Paths of unsupported protections that the operator has accepted: the API is imported without them."""
+
+    @property
+    def allows_anonymous_grants(self) -> bool:
+        """Whether a code may be issued without saying who logged in.
+
+        Requests that are written for Tyk do not say it, so a definition that is written for Tyk alone allows it.
+        """
+        if self.anonymous_grants is not None:
+            return self.anonymous_grants
+        return not self.model_fields_set - {"accepted_unsupported", "scopes"}
+
+
+_ELSEWHERE = {"accepted_unsupported", "method_override", "scopes", "shared_secret_header", "anonymous_grants"}
+"""Settings that are not fields of OAuthSettings by the same name."""
 
 
 def with_accepted(definition: dict[str, Any], key: str, unsupported: Collection[Unsupported]) -> dict[str, Any]:
@@ -106,13 +124,17 @@ def declared_scopes(flow: Part) -> tuple[str, ...]:
     return tuple(scopes.members)
 
 
-def notifications(part: Part, url: str, secret: str) -> Notifications | None:
+def notifications(part: Part, url: str, secret: str, tokenwire: TokenwireSettings) -> Notifications | None:
     """The webhook settings from these members; None if there is no URL."""
     shared_secret = SecretStr(part.field_value(secret))
     on_key_change_url = part.url(url)
     if not on_key_change_url:
         return None
-    return Notifications(on_key_change_url=on_key_change_url, shared_secret=shared_secret)
+    return Notifications(
+        on_key_change_url=on_key_change_url,
+        shared_secret=shared_secret,
+        shared_secret_header=tokenwire.shared_secret_header,
+    )
 
 
 def oauth_settings(
@@ -143,5 +165,6 @@ def oauth_settings(
         login_url=login_url or None,
         notifications=notifications,
         scopes=tuple(dict.fromkeys([*scopes, *(tokenwire.scopes or ())])),
-        **tokenwire.model_dump(exclude_none=True, exclude={"accepted_unsupported", "method_override", "scopes"}),
+        anonymous_grants=tokenwire.allows_anonymous_grants,
+        **tokenwire.model_dump(exclude_none=True, exclude=_ELSEWHERE),
     )

@@ -146,7 +146,9 @@ def _oauth(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -
         refresh_token=GrantType.REFRESH_TOKEN in access_types,
         scopes=(),
         login_url=meta.url("auth_login_redirect", fragment=True),
-        notifications=notifications(definition.part("notifications"), "oauth_on_keychange_url", "shared_secret"),
+        notifications=notifications(
+            definition.part("notifications"), "oauth_on_keychange_url", "shared_secret", tokenwire
+        ),
         tokenwire=tokenwire,
     )
     if settings is None:

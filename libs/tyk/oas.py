@@ -275,7 +275,7 @@ def _oauth(scheme: _Scheme, tokenwire: TokenwireSettings, notes: ImportNotes) ->
         refresh_token=scheme.settings.flag("refreshToken"),
         scopes=[scope for flow in _DECLARING for scope in declared_scopes(flows.part(flow))],
         login_url=scheme.settings.url("authLoginRedirect", fragment=True),
-        notifications=notifications(scheme.settings.part("notifications"), "onKeyChangeUrl", "sharedSecret"),
+        notifications=notifications(scheme.settings.part("notifications"), "onKeyChangeUrl", "sharedSecret", tokenwire),
         tokenwire=tokenwire,
     )
     if settings is None:

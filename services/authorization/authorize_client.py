@@ -137,6 +137,11 @@ class CodeEndpoint:
 
     async def _issue(self, verified: VerifiedRequest) -> web.Response:
         request, approved = verified.request, approve(verified)
+        if not request.subject and not verified.settings.anonymous_grants:
+            raise InvalidRequest(
+                "subject is missing: send the name of the user who logged in. Only an API whose definition says "
+                "anonymousGrants issues codes without a user"
+            )
         context = IssueContext(verified.api, verified.settings, verified.client, self.event_context())
         rules = await self._key_rules(request, verified, context.now)
         binding = CodeBinding(
@@ -144,7 +149,7 @@ class CodeEndpoint:
             redirect_uri_requested=request.redirect_uri is not None,
             scope=approved.scope,
             code_challenge=approved.code_challenge,
-            subject=request.subject,
+            subject=request.subject or None,
             key_rules=rules.stored if rules else None,
             expires_at=rules.expires_at if rules else None,
         )

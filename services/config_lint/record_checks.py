@@ -50,7 +50,7 @@ def check_api(api: Api) -> Iterator[Finding]:
         )
     if api.oauth is not None:
         yield from _check_oauth(place, api.oauth)
-        yield from _check_notifications(place, api.oauth)
+        yield from _check_notifications(place, api, api.oauth)
     elif not api.auth_token:
         yield Finding(
             Severity.MEDIUM,
@@ -156,7 +156,7 @@ def _check_oauth(place: str, oauth: OAuthSettings) -> Iterator[Finding]:
             )
 
 
-def _check_notifications(place: str, oauth: OAuthSettings) -> Iterator[Finding]:
+def _check_notifications(place: str, api: Api, oauth: OAuthSettings) -> Iterator[Finding]:
     wanted = oauth.notifications
     if wanted is None or not wanted.on_key_change_url:
         return
@@ -170,6 +170,8 @@ def _check_notifications(place: str, oauth: OAuthSettings) -> Iterator[Finding]:
             "Use an https URL for the receiver.",
         )
     secret = wanted.shared_secret.get_secret_value()
+    if api.signing_secrets and (not secret or not wanted.shared_secret_header):
+        return  # the receiver verifies the API's own signature
     if not secret:
         yield Finding(
             Severity.MEDIUM,

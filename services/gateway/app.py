@@ -14,6 +14,7 @@ from services.gateway.introspection import IntrospectionEndpoint, Introspector
 from services.gateway.proxy import ProxyEndpoint
 from services.gateway.rate_limit_endpoint import RateLimitEndpoint
 from services.gateway.rate_limiter import RateLimiter
+from services.gateway.refusal_counter import REFUSALS, RefusalCounter
 from services.gateway.settings import GatewaySettings
 from services.gateway.token_grants import TokenGrants
 from services.gateway.traced_upstream import TracedUpstream
@@ -33,8 +34,10 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     usage = UsageCounter(deps.store.usage, deps.now)
     app[USAGE] = usage
     usage.add_to(app, deps.supervisor)
+    refusals = app[REFUSALS] = RefusalCounter(deps.store.refused_calls, deps.now)
+    refusals.add_to(app, deps.supervisor)
     guards = GuardChain(limiter, deps.now)
-    decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), limiter, usage, deps.now, guards)
+    decision = AccessDecision(deps.catalog, tokens, Rights(deps.catalog), limiter, usage, refusals, deps.now, guards)
     verify = VerifyEndpoint(decision)
     introspector = Introspector(
         decision, deps.catalog, deps.store.grants, deps.token_format, deps.now, settings.public_url

@@ -22,6 +22,7 @@ from services.gateway.guards.guard_input import requested_hosts
 from services.gateway.injected_headers import injected_headers
 from services.gateway.rate_limit_result import UNLIMITED, Exceeded, LimitKind, QuotaState
 from services.gateway.rate_limiter import RateLimiter
+from services.gateway.refusal_counter import RefusalCounter
 from services.gateway.refusals import (
     AMBIGUOUS,
     API_DISALLOWED,
@@ -70,16 +71,17 @@ class TokenAccess:
 
 
 class _UsageLabels:
-    """The API and client that the usage counters attribute the call to; filled in as soon as each is known.
+    """The API, client and grant that the usage counters attribute the call to; filled in as soon as each is known.
 
-    Both are ids of existing records, never text from the request: a caller could otherwise create endless counters.
+    All are ids of existing records, never text from the request: a caller could otherwise create endless counters.
     """
 
-    __slots__ = ("api_id", "client_id")
+    __slots__ = ("api_id", "client_id", "grant_id")
 
     def __init__(self) -> None:
         self.api_id: str | None = None
         self.client_id: str | None = None
+        self.grant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class AccessDecision:
     rights: Rights
     limiter: RateLimiter
     usage: UsageCounter
+    refusals: RefusalCounter
     now: Callable[[], datetime]
     guards: GuardChain
     """Checks of API definitions besides the token."""
@@ -104,6 +107,8 @@ class AccessDecision:
         outcome = await self._decide(call, labels, api)
         if isinstance(outcome, Denial):
             self.usage.refused(labels.api_id, labels.client_id, outcome.reason)
+            if labels.grant_id is not None:
+                self.refusals.count(labels.grant_id, outcome.reason)
         elif outcome.grant is not None:
             self.usage.verified(outcome.api.api_id, outcome.grant.client_id)
         return outcome
@@ -167,7 +172,7 @@ class AccessDecision:
         if grant is None:
             return UNKNOWN_TOKEN
         if labels is not None:
-            labels.client_id = grant.client_id
+            labels.client_id, labels.grant_id = grant.client_id, grant.grant_id
         whose = grant.client_id, grant.api_id
         client = self.catalog.cached_client(*whose) or await self.catalog.client(*whose)
         if client is None:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
 from services.management.definitions import Imported, dashboard_entry, definition_of, definition_text, read_api
 from services.management.request_bodies import read_text
+from services.management.signing_secrets import new_signing_secret
 from services.management.success_responses import PAGE, Listed, as_it_is, enveloped, is_true, list_of, listed, shown
 
 _API, _OAS_API = "/api/apis/{api_id}", "/api/apis/oas/{api_id}"
@@ -227,8 +229,9 @@ class ApiEndpoints:
 
     async def _add(self, request: web.Request, *, oas_only: bool) -> web.Response:
         api, warnings = await self._read(request, secrets.token_hex(16), oas_only=oas_only)
+        ctx = self.event_context()
         try:
-            await self.apis.register(api, self.event_context())
+            await self.apis.register(_signing(api, ctx.now), ctx)
         except Conflict:
             raise await self._taken(api) from None
         return enveloped("API created", _meta(api.api_id, warnings), api.api_id)
@@ -240,7 +243,8 @@ class ApiEndpoints:
             raise BadRequest(f"the definition has another API id than the path ('{api_id}')")
 
         async def attempt() -> Api | None:
-            return await self.apis.replace(await self._named(request), after, self.event_context())
+            before, ctx = await self._named(request), self.event_context()
+            return await self.apis.replace(before, _still_signing(before, after, ctx.now), ctx)
 
         try:
             await retry_on_conflict(attempt, exhausted=ChangedByOthers)
@@ -260,6 +264,23 @@ class ApiEndpoints:
         if other is not None and other.api_id != api.api_id:
             return Taken(f"the listen path {api.listen_path} is taken by the API '{other.api_id}'")
         return Taken(f"the API id '{api.api_id}' is taken")
+
+
+def _signing(api: Api, now: datetime) -> Api:
+    """The API with a signing secret, if it issues tokens: all webhooks that it will ever send are signed with one."""
+    return api.model_copy(update={"signing_secrets": (new_signing_secret(now),)}) if api.oauth else api
+
+
+def _still_signing(before: Api, after: Api, now: datetime) -> Api:
+    """The new definition with the signing secrets of the old one.
+
+    An API of an early version that has none keeps signing with its shared secret, which its receivers know, until its
+    signing secret is rotated; if nothing received its webhooks yet, it gets one now.
+    """
+    if before.signing_secrets:
+        return after.model_copy(update={"signing_secrets": before.signing_secrets})
+    sends = before.oauth is not None and before.oauth.notifications is not None
+    return after if sends else _signing(after, now)
 
 
 def _reads_secrets(request: web.Request) -> bool:

@@ -21,6 +21,7 @@ from services.management.policies import PolicyEndpoints
 from services.management.registration_retries import RegistrationRetries
 from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
+from services.management.signing_secrets import SigningSecrets
 from services.management.stream_subscribers import StreamSubscribers
 from services.management.tyk_clients import TykClientEndpoints
 from services.management.tyk_definitions import TykApiEndpoints, TykPolicyEndpoints
@@ -36,6 +37,7 @@ OPERATIONS = operations_of(
     EventStream,
     Analytics,
     AuditLogEndpoint,
+    SigningSecrets,
     GrantSearch,
     TimelineEndpoint,
 )
@@ -84,6 +86,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         events,
         Analytics(store.usage, deps.now),
         AuditLogEndpoint(store.audit_log),
+        SigningSecrets(store.apis, event_context),
         search,
         TimelineEndpoint(search, store),
         *(translations if settings.tyk_gateway_api else ()),

@@ -60,7 +60,8 @@ class TimelineEndpoint:
         tag="Grants",
         summary="Get a grant's timeline",
         description="Every change of the grant with time and actor, its events with sequence and publication, the "
-        "attempts to deliver their webhooks, and the policies that counted. Events are kept for eight days, deliveries "
+        "attempts to deliver their webhooks, the policies that counted, and how many "
+        "calls were refused. Events are kept for eight days, deliveries "
         "for fourteen.",
         response=ResponseSpec(description="The timeline, the oldest entry first.", models=(GrantTimeline,)),
         errors=(404,),
@@ -69,8 +70,11 @@ class TimelineEndpoint:
         """GET /api/grants/{grant_id}/timeline."""
         grant = await self.search.named(request)
         view = await self.search.view(grant)
-        events, together, history = await asyncio.gather(
-            self._events(grant), self._revoked_together(grant), policy_history(self.store, grant)
+        events, together, history, refused = await asyncio.gather(
+            self._events(grant),
+            self._revoked_together(grant),
+            policy_history(self.store, grant),
+            self.store.refused_calls.of(grant.grant_id),
         )
         webhooks = await asyncio.gather(*(self._webhook(event) for event, _ in events))
         token_ids = _token_ids(grant, [event for event, _ in events])
@@ -96,6 +100,7 @@ class TimelineEndpoint:
             grant=view,
             entries=sorted(entries, key=lambda entry: (entry.at, entry.subject, entry.sequence)),
             complete=len(events) == grant.sequence,
+            refused=refused,
         )
         return document(timeline)
 

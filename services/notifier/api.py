@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 from aiohttp import web
@@ -18,6 +18,7 @@ from contracts.webhooks import (
     DeliveryQuery,
     DeliveryState,
     DeliveryView,
+    RedeliverQuery,
     RedeliveryRequest,
     TokenNotification,
 )
@@ -82,7 +83,7 @@ class DeliveriesApi:
     async def list(self, request: web.Request) -> web.Response:
         """One page of the deliveries that match the parameters (DeliveryQuery), the latest event first."""
         with_secrets = _reads_secrets(request)
-        query = _query(request)
+        query = _parameters(request, DeliveryQuery)
         found, more = await self.deliveries.page(query)
         following = found[-1].delivery_id if more else None
         shown = DeliveryList(
@@ -113,18 +114,23 @@ class DeliveriesApi:
         Permission.WRITE,
         tag="Deliveries",
         summary="Retry a webhook delivery now",
-        description="Schedules the next attempt for now and restarts the retry schedule. 409 if the body is no longer "
-        "stored, because the delivery succeeded or was discarded.",
+        description="Schedules the next attempt for now and restarts the retry schedule. A delivered webhook is sent "
+        "again only with `force=true`, within a day after its delivery, with the same `webhook-id`. 409 if it was "
+        "delivered and `force` is missing, or if its body is no longer stored.",
+        parameters=Parameters(model=RedeliverQuery),
         response=ResponseSpec(description="Delivery scheduled now.", models=(Envelope,)),
-        errors=(404, 409),
+        errors=(400, 404, 409),
     )
     async def redeliver(self, request: web.Request) -> web.Response:
-        """Schedule the delivery now. Raises NotFound, and Taken if its body is gone: it was delivered or discarded."""
+        """Schedule the delivery now. Raises NotFound, and Taken if it was delivered, or its body is gone."""
+        force = _parameters(request, RedeliverQuery).force
 
         async def attempt() -> web.Response | None:
             delivery = await self._named(request)
-            if delivery.sealed is None:
+            if delivery.sealed is None and delivery.delivered_body is None:
                 raise Taken(f"the delivery is {delivery.state}: there is nothing left to send")
+            if delivery.state is DeliveryState.DELIVERED and not force:
+                raise Taken("the webhook was delivered; send it again with ?force=true")
             ctx = self.event_context()
             leased = delivery.lease_until is not None and delivery.lease_until > ctx.now
             if leased and delivery.state is DeliveryState.PENDING:
@@ -162,10 +168,10 @@ class DeliveriesApi:
         Permission.WRITE,
         tag="Deliveries",
         summary="Send a test webhook",
-        description="Sends one notification with the value `test` instead of tokens to the API's webhook URL. "
-        "`Meta` is the "
-        "outcome: status or error, and latency.",
-        response=ResponseSpec(description="Test webhook sent; `Meta` has the outcome.", models=(Envelope,)),
+        description="Sends one notification with the value `test` instead of tokens to the API's webhook URL. `Status` "
+        "is `OK` if the endpoint accepted it, else `Error`; `Meta` has `status`, `latency_ms`, `error` and how the "
+        "response began.",
+        response=ResponseSpec(description="Test webhook sent; `Status` says whether it arrived.", models=(Envelope,)),
         errors=(400, 404),
     )
     async def test(self, request: web.Request) -> web.Response:
@@ -178,14 +184,18 @@ class DeliveriesApi:
             raise BadRequest("this API has no notification URL")
         outcome = await self.client.send(
             target.on_key_change_url,
-            target.shared_secret.get_secret_value(),
+            target.secrets,
             new_event_id(self.event_context().now),
             TEST_BODY,
             WebhookTrace(current().traceparent),
         )
         WEBHOOK_ATTEMPTS.labels("test").inc()
-        message = "the endpoint took the test notification" if outcome.delivered else "the test notification failed"
-        return _ok(message, outcome.attempt.model_dump(mode="json"))
+        attempt = outcome.attempt
+        result = f"the endpoint responded with {attempt.status}" if attempt.status else "there was no response"
+        detail = f" ({attempt.error})" if attempt.error else ""
+        said = "delivered" if outcome.delivered else "NOT delivered"
+        message = f"the test webhook was {said}: {result}{detail}, after {attempt.latency_ms} ms"
+        return _enveloped("OK" if outcome.delivered else "Error", message, attempt.model_dump(mode="json"))
 
     async def _named(self, request: web.Request) -> Delivery:
         delivery = await self.deliveries.get(request.match_info["delivery_id"])
@@ -211,10 +221,10 @@ def _shown_url(url: str, *, with_secrets: bool) -> str:
     return url if with_secrets else masked_url(url)
 
 
-def _query(request: web.Request) -> DeliveryQuery:
+def _parameters(request: web.Request, model: type[M]) -> M:
     if len(request.query) != len(set(request.query)):
         raise BadRequest("a parameter is repeated")
-    return DeliveryQuery.model_validate(dict(request.query))
+    return model.model_validate(dict(request.query))
 
 
 async def _body(request: web.Request, model: type[M]) -> M:
@@ -234,7 +244,11 @@ def _document(response: Contract, headers: Mapping[str, str] | None = None) -> w
 
 
 def _ok(message: str, meta: Any) -> web.Response:
-    envelope = Envelope(Status="OK", Message=message, Meta=meta)
+    return _enveloped("OK", message, meta)
+
+
+def _enveloped(status: Literal["OK", "Error"], message: str, meta: Any) -> web.Response:
+    envelope = Envelope(Status=status, Message=message, Meta=meta)
     return json_bytes(orjson.dumps(envelope.model_dump(exclude={"ID"})), headers=NO_STORE)
 
 

@@ -6,9 +6,6 @@ the connector and checks the address of every new connection.
 """
 
 import asyncio
-import base64
-import binascii
-import hmac
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +25,9 @@ from libs.outbound.ssrf import DEFAULT_DENY, DeniedAddress, all_but, parse_denyl
 from libs.telemetry import WEBHOOK_LATENCY
 from libs.tracing.client_spans import end_client_span, start_client_span
 from libs.tracing.spans import TRACEPARENT, Span, Tracer, is_sampled
+from services.notifier.response_excerpt import READ_BYTES, excerpt, values_in
 from services.notifier.retry import parse_retry_after
+from services.notifier.signing import WebhookSecrets, secrets_in, signed_headers
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -49,42 +48,6 @@ _AUTHORITY = re.compile(r"[A-Za-z]+://[^/?]*")
 _VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _GONE = 410
 _BUSY = frozenset({408, 429})
-_SIGNING_KEY_PREFIX = "whsec_"
-
-
-@lru_cache(maxsize=1024)
-def signing_key(shared_secret: str) -> bytes:
-    """The bytes that `whsec_` is followed by in base64; the UTF-8 of any other secret (Standard Webhooks 1.0.0)."""
-    if shared_secret.startswith(_SIGNING_KEY_PREFIX):
-        try:
-            return base64.b64decode(shared_secret.removeprefix(_SIGNING_KEY_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            return shared_secret.encode()
-    return shared_secret.encode()
-
-
-def signature(shared_secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """`v1,` and the base64 HMAC-SHA256 of `{id}.{timestamp}.{body}` (Standard Webhooks 1.0.0)."""
-    tag = hmac.digest(signing_key(shared_secret), b"%b.%d.%b" % (webhook_id.encode(), timestamp, body), "sha256")
-    return f"v1,{base64.b64encode(tag).decode()}"
-
-
-def signed_headers(shared_secret: str, webhook_id: str, body: bytes, now: datetime) -> dict[str, str]:
-    """The headers that prove the sender: Tyk's, and those of Standard Webhooks.
-
-    `webhook-timestamp` is the time of this attempt in whole seconds. Without a shared secret nothing is signed, because
-    anybody could make that signature: `X-Tyk-Shared-Secret` is empty, as Tyk sends it, and `webhook-signature` is left
-    out.
-    """
-    timestamp = int(now.timestamp())
-    headers = {
-        "X-Tyk-Shared-Secret": shared_secret,
-        "webhook-id": webhook_id,
-        "webhook-timestamp": str(timestamp),
-    }
-    if signing_key(shared_secret):
-        headers["webhook-signature"] = signature(shared_secret, webhook_id, timestamp, body)
-    return headers
 
 
 class StaleConnectionError(aiohttp.ClientError):
@@ -120,20 +83,24 @@ class Response:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers if response.content is not None else {}
 
-    async def release(self) -> None:
-        """Read a short body so that the connection can be reused; close the connection if the body is long or slow."""
-        content = self._response.content
+    async def release(self) -> bytes:
+        """Read a short body so that the connection can be reused; close the connection if the body is long or slow.
+
+        Returns the first READ_BYTES of the body that arrived, or all of it.
+        """
+        content, start = self._response.content, b""
         if content is None:
-            return
+            return start
         if content.at_eof():
             self._response.release()
-            return
+            return start
         short = False
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 size = 0
                 while size <= MAX_RESPONSE_BYTES and (chunk := await content.readany()):
                     size += len(chunk)
+                    start += chunk[: READ_BYTES - len(start)]
                 short = size <= MAX_RESPONSE_BYTES
         except (aiohttp.ClientError, OSError, RuntimeError):
             pass  # the status counts, not the body; RuntimeError is aiohttp's error for a connection closed meanwhile
@@ -142,6 +109,7 @@ class Response:
                 self._response.release()
             else:
                 self._response.close()
+        return start
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +182,7 @@ class WebhookClient:
             await session.close()
 
     async def send(
-        self, url: str, shared_secret: str, webhook_id: str, body: bytes, trace: WebhookTrace = UNTRACED
+        self, url: str, webhook_secrets: WebhookSecrets, webhook_id: str, body: bytes, trace: WebhookTrace = UNTRACED
     ) -> Outcome:
         """POST the signed body and return the outcome; never raises for what an endpoint does or a URL contains."""
         at = self._now()
@@ -223,7 +191,7 @@ class WebhookClient:
         status: int | None = None
         error: str | None = None
         wait: timedelta | None = None
-        headers = signed_headers(shared_secret, webhook_id, body, at)
+        headers = signed_headers(webhook_secrets, webhook_id, body, at)
         span = self._traced(url, webhook_id, trace, headers)
         try:
             response = await self.post(url, headers, body)
@@ -240,10 +208,15 @@ class WebhookClient:
                 end_client_span(span, status)
         seconds = time.perf_counter() - started
         WEBHOOK_LATENCY.observe(seconds)
-        if response is not None:
-            await response.release()
-        sent = span.traceparent if span is not None else None
-        attempt = Attempt(at=at, latency_ms=int(seconds * 1000), status=status, error=error, traceparent=sent)
+        start = await response.release() if response is not None else b""
+        attempt = Attempt(
+            at=at,
+            latency_ms=int(seconds * 1000),
+            status=status,
+            error=error,
+            response=excerpt(start, [*values_in(body), *secrets_in(headers)]) if start else None,
+            traceparent=span.traceparent if span is not None else None,
+        )
         return Outcome(attempt, wait)
 
     def _traced(self, url: str, webhook_id: str, trace: WebhookTrace, headers: dict[str, str]) -> Span | None:

@@ -132,4 +132,4 @@ class NotificationConsumer:
         except BaseException:
             self.limiter.release(endpoint)
             raise
-        return self.worker.start(leased, endpoint, target.shared_secret)
+        return self.worker.start(leased, endpoint, target.secrets)

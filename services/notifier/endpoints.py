@@ -7,10 +7,11 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from contracts.apis import Notifications
 from libs.catalog import Catalog
 from libs.telemetry import WEBHOOKS_IN_FLIGHT
+from services.notifier.signing import WebhookSecrets
 
 FAILURE_THRESHOLD = 5
 """Consecutive failures that open the circuit breaker."""
@@ -20,12 +21,23 @@ FAST_RESPONSE_MS = 250
 """An endpoint whose latest attempt took less than this many milliseconds counts as fast."""
 
 
-async def webhook_settings(catalog: Catalog, api_id: str) -> Notifications | None:
-    """Current webhook URL and shared secret of an API; None if the API is deleted or has no webhook URL."""
+class WebhookTarget(NamedTuple):
+    """Where the webhooks of an API go, and what proves that they come from here."""
+
+    on_key_change_url: str
+    secrets: WebhookSecrets
+
+
+async def webhook_settings(catalog: Catalog, api_id: str) -> WebhookTarget | None:
+    """Current webhook URL and secrets of an API; None if the API is deleted or has no webhook URL."""
     api = await catalog.api(api_id)
     if api is None or api.oauth is None or api.oauth.notifications is None:
         return None
-    return api.oauth.notifications if api.oauth.notifications.on_key_change_url else None
+    notifications = api.oauth.notifications
+    if not notifications.on_key_change_url:
+        return None
+    shared = notifications.shared_secret if notifications.shared_secret_header else None
+    return WebhookTarget(notifications.on_key_change_url, WebhookSecrets(shared, api.signing_secrets))
 
 
 def affordable_concurrency(wanted: int) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
 import structlog
-from pydantic import SecretStr
 
 from libs.catalog import Catalog
 from libs.encryption import CannotDecrypt
@@ -19,6 +18,7 @@ from libs.store.deliveries import Deliveries
 from libs.supervision import BackgroundTask, Supervisor
 from libs.telemetry import WEBHOOK_ATTEMPTS
 from services.notifier.endpoints import Endpoint, EndpointLimiter, webhook_settings
+from services.notifier.signing import WebhookSecrets
 from services.notifier.worker import SOURCE, DeliveryWorker
 
 POLL_INTERVAL = timedelta(seconds=1)
@@ -165,9 +165,9 @@ class DeliveryScheduler:
                 if target is None or target.on_key_change_url != url:
                     endpoint.waiting_apis.discard(api_id)  # the URL was changed; the next poll finds the new one
                 elif slots := self._limiter.acquire(endpoint, BATCH):
-                    await self._claim(api_id, endpoint, slots, target.shared_secret)
+                    await self._claim(api_id, endpoint, slots, target.secrets)
 
-    async def _claim(self, api_id: str, endpoint: Endpoint, slots: int, shared_secret: SecretStr) -> None:
+    async def _claim(self, api_id: str, endpoint: Endpoint, slots: int, secrets: WebhookSecrets) -> None:
         free = slots
         try:
             now = self._now()
@@ -179,7 +179,7 @@ class DeliveryScheduler:
                 await self._deliveries.release(claimed.deliveries, now)
                 return
             for delivery in claimed.deliveries:
-                self._worker.start(delivery, endpoint, shared_secret)
+                self._worker.start(delivery, endpoint, secrets)
                 free -= 1
         finally:
             self._limiter.release(endpoint, free)
@@ -196,7 +196,10 @@ class DeliveryScheduler:
             more = claimed.more
 
     async def _expire(self) -> None:
-        """Mark deliveries past their maximum age as exhausted: their endpoint was down too long to attempt them."""
+        """Mark deliveries past their maximum age as exhausted: their endpoint was down too long to attempt them.
+
+        And drop the bodies of webhooks that were delivered long enough ago.
+        """
         more = True
         while more and not self.stopping:
             now = self._now()
@@ -206,6 +209,7 @@ class DeliveryScheduler:
                 WEBHOOK_ATTEMPTS.labels("exhausted").inc()
                 log.warning("webhook_expired", delivery_id=delivery.delivery_id, api_id=delivery.api_id)
             more = claimed.more
+        await self._deliveries.drop_bodies(self._now())
         self._next_expiry = self._now() + EXPIRY_INTERVAL
 
 

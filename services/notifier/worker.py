@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from pydantic import SecretStr
 
 from contracts.webhooks import Attempt, Delivery
 from libs.encryption import CannotDecrypt, Opener
@@ -19,6 +18,7 @@ from libs.telemetry import WEBHOOK_ATTEMPTS
 from services.notifier.client import Outcome, WebhookClient, WebhookTrace
 from services.notifier.endpoints import Endpoint, EndpointLimiter
 from services.notifier.retry import RetrySchedule
+from services.notifier.signing import WebhookSecrets
 
 SOURCE = "urn:tokenwire:notifier"
 RECORD_RETRY_SECONDS = 0.5
@@ -50,9 +50,9 @@ class DeliveryWorker:
     chance: Callable[[], float] = random.random
     in_flight: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
 
-    def start(self, delivery: Delivery, endpoint: Endpoint, shared_secret: SecretStr) -> InFlight:
+    def start(self, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> InFlight:
         """Send a delivery that is leased to this process. Takes over its slot and releases it at the end."""
-        task = spawn("webhook", self._deliver(delivery, endpoint, shared_secret.get_secret_value()))
+        task = spawn("webhook", self._deliver(delivery, endpoint, secrets))
         self.in_flight[task] = delivery
         task.add_done_callback(lambda done: self._done(done, endpoint))
         return InFlight(task, endpoint)
@@ -76,8 +76,8 @@ class DeliveryWorker:
         except TemporarilyUnavailable:
             log.warning("leases_not_released", deliveries=len(cancelled))
 
-    async def _deliver(self, delivery: Delivery, endpoint: Endpoint, shared_secret: str) -> None:
-        outcome = await self._attempt(delivery, endpoint, shared_secret)
+    async def _deliver(self, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> None:
+        outcome = await self._attempt(delivery, endpoint, secrets)
         while True:
             try:
                 return await self._record(delivery, outcome)
@@ -85,12 +85,12 @@ class DeliveryWorker:
                 # The slot stays in use: without MongoDB no other delivery could be leased or recorded, either.
                 await asyncio.sleep(RECORD_RETRY_SECONDS)
 
-    async def _attempt(self, delivery: Delivery, endpoint: Endpoint, shared_secret: str) -> Outcome:
+    async def _attempt(self, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> Outcome:
         try:
             body = self.opener.open(delivery.sealed or b"")
         except CannotDecrypt as error:
             return Outcome(Attempt(at=self.now(), latency_ms=0, error=str(error)))
-        outcome = await self.client.send(endpoint.url, shared_secret, delivery.delivery_id, body, _trace_of(delivery))
+        outcome = await self.client.send(endpoint.url, secrets, delivery.delivery_id, body, _trace_of(delivery))
         self.limiter.record(
             endpoint,
             outcome.attempt.latency_ms,

@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
-from services.notifier.client import WebhookClient, signed_headers, signing_key
+from services.notifier.client import WebhookClient
 from services.notifier.retry import RETRY_SCHEDULE, parse_retry_after
+from services.notifier.signing import WebhookSecrets, signed_headers, signing_key
 from tests.fuzz.extent import examples
 from tests.fuzz.neighbour import OK, Neighbour
 from tests.fuzz.records import Records
@@ -51,7 +53,7 @@ def test_any_shared_secret_signs(secret: str) -> None:
     """Every secret that a definition may contain can sign; invalid base64 is used as it is."""
     if secret.isprintable() and secret.isascii():
         assert isinstance(signing_key(secret), bytes)
-        headers = signed_headers(secret, "evt_1", b"{}", NOW)
+        headers = signed_headers(WebhookSecrets(SecretStr(secret)), "evt_1", b"{}", NOW)
         assert ("webhook-signature" in headers) is bool(signing_key(secret))
 
 
@@ -62,7 +64,7 @@ async def test_every_endpoint_response_is_the_outcome_of_an_attempt(response: by
     client = WebhookClient(5.0, lambda: NOW, allow_private=True)
     with Neighbour() as endpoint:
         endpoint.response = response
-        outcome = await client.send(f"{endpoint.url}/hook", "a secret", "evt_1", b"{}")
+        outcome = await client.send(f"{endpoint.url}/hook", WebhookSecrets(SecretStr("a secret")), "evt_1", b"{}")
     await client.close()
     assert (outcome.attempt.status is None) <= bool(outcome.attempt.error)
     assert outcome.attempt.error is None or outcome.attempt.error.isprintable()
@@ -73,7 +75,9 @@ async def test_every_endpoint_response_is_the_outcome_of_an_attempt(response: by
 async def test_whatever_is_in_a_url_or_a_secret_is_the_outcome_of_an_attempt(url: str, secret: str) -> None:
     """So is any URL or secret, including ones that no definition may contain."""
     client = WebhookClient(0.2, lambda: NOW, allow_private=True)
-    outcome = await client.send(url if "127.0.0.1" in url or "::1" in url else "", secret, "evt_1", b"{}")
+    outcome = await client.send(
+        url if "127.0.0.1" in url or "::1" in url else "", WebhookSecrets(SecretStr(secret)), "evt_1", b"{}"
+    )
     await client.close()
     assert outcome.attempt.status is None
     assert outcome.attempt.error

@@ -325,6 +325,8 @@ INSTALLED: dict[str, Callable[[web.Application, Any, Deps], None]] = {
 def document(**changes: Any) -> dict[str, Any]:
     """The OAS test definition with changes (see `api_document`); Tokenwire's own settings by name."""
     own = {name: value for name, value in changes.items() if name in OWN_SETTINGS}
+    if own:
+        own = {"anonymousGrants": True, **own}  # most tests have no user
     rest = {name: value for name, value in changes.items() if name not in OWN_SETTINGS}
     return api_document(**rest, **({"x-tokenwire": own} if own else {}))
 
@@ -339,6 +341,8 @@ OWN_SETTINGS = frozenset(
         "refreshReuse",
         "methodOverride",
         "scopes",
+        "anonymousGrants",
+        "sharedSecretHeader",
     }
 )
 SCHEME = "x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth__"

@@ -92,6 +92,7 @@ async def test_every_change_has_its_entry(world: World) -> None:
     oas_id = (await do("importOasApi", "/api/apis/oas", json=oas)).body["ID"]
     await do("replaceApi", f"/api/apis/{api_id}", json=document)
     await do("replaceOasApi", f"/api/apis/oas/{oas_id}", json=oas)
+    await do("rotateSigningSecret", f"/api/apis/{api_id}/signing-secret/rotate")
     clients = f"/api/apis/oauth/{api_id}"
     client_id = (await do("registerClient", clients, json={"redirect_uri": CALLBACK})).body["client_id"]
     await do("editClient", f"{clients}/{client_id}", json={"description": "another"})
@@ -137,6 +138,7 @@ async def test_every_change_has_its_entry(world: World) -> None:
     for name, (action, subject, more) in {
         "importApi": ("api.created", api_id, {"api_id": api_id}),
         "replaceApi": ("api.updated", api_id, {"api_id": api_id, "changed": []}),
+        "rotateSigningSecret": ("api.signing_secret_rotated", api_id, {"changed": ["signing_secrets"]}),
         "registerClient": ("client.created", client_id, {"api_id": api_id, "client_id": client_id}),
         "editClient": ("client.updated", client_id, {"changed": ["description"]}),
         "rotateClientSecret": ("client.secret_rotated", client_id, {"changed": ["secrets"]}),

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.grants import GrantState
 from contracts.operators import Permission
-from tests.builders import CALLBACK, Response, make_operator, make_policy
+from tests.builders import CALLBACK, Response, api_document, make_operator, make_policy
 from tests.services.system import (
     ABSENT,
     CHALLENGE,
@@ -450,3 +450,34 @@ async def test_malformed_rules_are_refused(system: System, key_rules: str) -> No
     response = await party.authorize_client(key_rules=key_rules)
     refused_with_redirect(response, party, "invalid_request")
     assert "key_rules" in response.body["error_description"]
+
+
+# Codes without a user
+
+
+@pytest.mark.parametrize(
+    ("own", "status"),
+    [
+        pytest.param(None, 200, id="written-for-tyk"),
+        pytest.param({"anonymousGrants": True}, 200, id="allowed"),
+        pytest.param({"anonymousGrants": False}, 400, id="forbidden"),
+        pytest.param({"codeLifetime": 60}, 400, id="not-allowed"),
+        pytest.param({"acceptedUnsupported": []}, 200, id="written-for-tyk-and-imported-in-part"),
+    ],
+)
+@pytest.mark.parametrize("subject", [None, ""])
+async def test_e8_a_code_needs_a_user_unless_the_api_says_otherwise(
+    system: System, own: dict[str, Any] | None, status: int, subject: str | None
+) -> None:
+    """A definition for Tyk alone takes Tyk's documented requests, which name no user; any other must say so."""
+    party = await system.party(api_document(**({"x-tokenwire": own} if own is not None else {})))
+    said = {"subject": subject} if subject is not None else {}
+    response = await party.authorize_client(**said)
+    assert response.status == status, response.body
+    if status == 400:
+        assert response.body["error"] == "invalid_request"
+        assert "subject is missing" in response.body["error_description"]
+        assert response.body["redirect_to"].startswith(CALLBACK)
+    else:
+        assert (await system.grant_of(response.body["code"])).subject is None
+    assert (await party.authorize_client(subject="alice")).status == 200

@@ -30,6 +30,7 @@ from libs.store.mongo import Conflict, Mongo
 from services.notifier.client import Outcome, WebhookTrace
 from services.notifier.endpoints import EndpointLimiter
 from services.notifier.retry import RETRY_SCHEDULE, RetrySchedule
+from services.notifier.signing import WebhookSecrets
 from services.notifier.worker import DeliveryWorker
 from tests.builders import NOTIFIER_KEY, unique
 
@@ -55,8 +56,8 @@ class Endpoint:
     now: datetime = START
     got: list[tuple[str, bytes]] = field(default_factory=list)
 
-    async def send(self, url: str, shared_secret: str, webhook_id: str, body: bytes, _: WebhookTrace) -> Outcome:
-        assert (url, shared_secret) == (URL, "secret")
+    async def send(self, url: str, secrets: WebhookSecrets, webhook_id: str, body: bytes, _: WebhookTrace) -> Outcome:
+        assert (url, secrets.keys(self.now)) == (URL, ["secret"])
         self.got.append((webhook_id, body))
         error = None if self.status else "no response"
         return Outcome(Attempt(at=self.now, latency_ms=1, status=self.status, error=error), self.retry_after)
@@ -246,7 +247,7 @@ class AnyDelivery(RuleBasedStateMachine):
 
         async def carried() -> None:
             endpoint = notifier.limiter.endpoint(URL)
-            await notifier.worker.start(held.delivery, endpoint, SecretStr("secret")).task
+            await notifier.worker.start(held.delivery, endpoint, WebhookSecrets(SecretStr("secret"))).task
 
         self.wait(carried())
         assert self.endpoint.got[before:] == [(name, each.body)]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from contracts.clients import ClientDeletion
 from libs.bus.local import LocalBroker, LocalBus
 from libs.oauth.token_formats import TokenKind
 from libs.store.grants import Grants
+from services.gateway.refusal_counter import REFUSALS
 from tests.builders import Response, make_policy, settle, unique
 from tests.eventually import eventually
 from tests.notifications import answering, database_of_its_own, notifier, receiver
@@ -493,3 +494,41 @@ async def test_the_timeline_has_the_attempts_of_each_webhook(mongodb_url: str) -
         (attempt, *_) = entry["webhook"]["attempts"]
         assert attempt["status"] == 503
         assert attempt["latency_ms"] >= 0
+
+
+async def test_refused_calls_are_counted_for_their_grant(system: System) -> None:
+    """Each once, by reason; a token that was never issued belongs to no grant, and an admitted call counts nothing."""
+    party = await system.party()
+    tokens = await party.tokens()
+    grant_id = (await system.grant_of(tokens.access)).grant_id
+    refusals = system.call.http.server.app[REFUSALS]  # type: ignore[attr-defined]
+    assert (await party.verify(tokens.access)).status == 200
+    await refusals.write()
+    found = (await timeline_of(system, grant_id))["refused"]
+    assert found == {"counts": []}
+    renewed = await party.refreshed(tokens.refresh)
+    await settle(system.deps)
+    for _ in range(3):
+        assert (await party.verify(tokens.access)).status == 403
+    await refusals.write()
+    system.clock.advance(3600)
+    assert (await party.verify(renewed.access)).status == 401
+    assert (await party.verify(system.deps.token_format.mint(TokenKind.ACCESS, "A" * 22, 1).value)).status == 403
+    await refusals.write()
+    await refusals.write()
+    found = (await timeline_of(system, grant_id))["refused"]
+    assert found["counts"] == [{"reason": "expired", "count": 1}, {"reason": "unknown_token", "count": 3}]
+    assert datetime.fromisoformat(found["last_at"]) == system.clock()
+    assert await system.deps.store.mongo["refused_calls"].count_documents({"_id": "A" * 22}) == 0
+
+
+async def test_a_repeated_write_of_refused_calls_counts_nothing_twice(system: System) -> None:
+    """A batch that was written although the response was lost is repeated with its number; gateways add up."""
+    store, grant_id, now = system.deps.store.refused_calls, unique("grant"), system.clock()
+    for _ in range(2):
+        await store.add("a", 1, {grant_id: {"expired": 2}}, now)
+    await store.add("b", 1, {grant_id: {"expired": 1, "rate_limit": 1}}, now)
+    await store.add("a", 2, {grant_id: {"expired": 1}}, now)
+    await store.add("a", 1, {grant_id: {"expired": 2}}, now)
+    found = {each.reason: each.count for each in (await store.of(grant_id)).counts}
+    assert found == {"expired": 4, "rate_limit": 1}

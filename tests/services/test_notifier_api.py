@@ -1,11 +1,12 @@
 """The deliveries API for operators."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from contracts.operators import Permission
 from contracts.webhooks import Attempt, DeliveryState
@@ -16,6 +17,7 @@ from tests.notifications import (
     BODY,
     NOTIFICATION,
     SECRET,
+    Behaviour,
     Notifier,
     Receiver,
     answering,
@@ -76,11 +78,11 @@ async def test_a_delivery_is_shown_with_its_attempts(service: Notifier, endpoint
     assert response.status == 200
     shown = response.body
     (attempt,) = shown.pop("attempts")
-    assert attempt.keys() == {"at", "latency_ms", "status", "error", "traceparent"}
+    assert attempt.keys() == {"at", "latency_ms", "status", "error", "response", "traceparent"}
     assert (attempt["status"], attempt["error"]) == (503, None)
     assert shown.keys() == {
         "id", "state", "api_id", "client_id", "grant_id", "event_type", "event_at", "url", "attempt_count",
-        "next_attempt_at", "created_at", "updated_at",
+        "next_attempt_at", "delivered_body_until", "created_at", "updated_at",
     }  # fmt: skip
     assert (shown["id"], shown["state"], shown["api_id"]) == (event.id, "pending", api.api_id)
     assert (shown["event_type"], shown["url"], shown["attempt_count"]) == ("token.new", endpoint.url(), 1)
@@ -195,6 +197,49 @@ async def test_a_delivery_without_body_cannot_be_redelivered(
     assert (await service.writer("POST", f"{DELIVERIES}/evt_1/redeliver")).status == 404
 
 
+async def test_e8_a_delivered_webhook_is_sent_again_only_by_force(service: Notifier, endpoint: Receiver) -> None:
+    """409 without `force=true`; with it the same body and webhook-id arrive again, as often as wanted."""
+    api = await api_to(service.deps, endpoint.url())
+    event = token_event(api)
+    await service.publish(event)
+    delivered = await service.reached(event.id, DeliveryState.DELIVERED, within=60)
+    path = f"{DELIVERIES}/{event.id}/redeliver"
+    refused = await service.writer("POST", path)
+    assert (refused.status, refused.message) == (409, "the webhook was delivered; send it again with ?force=true")
+    assert (await service.writer("POST", f"{path}?force=perhaps")).status == 400
+    for number in (2, 3):
+        assert (await service.writer("POST", f"{path}?force=true")).status == 200
+        await service.tried(event.id, number, within=60)
+        await service.reached(event.id, DeliveryState.DELIVERED, within=60)
+    assert endpoint.ids() == [event.id] * 3
+    assert {webhook.body for webhook in endpoint.webhooks} == {BODY}
+    shown = (await service.reader("GET", f"{DELIVERIES}/{event.id}")).body
+    assert shown["state"] == "delivered"
+    assert datetime.fromisoformat(shown["delivered_body_until"]) > delivered.updated_at
+
+
+async def test_e8_the_body_of_a_delivered_webhook_is_dropped_after_a_day(service: Notifier, endpoint: Receiver) -> None:
+    """Sealed until then, as before the delivery; afterwards there is nothing left to send."""
+    api = await api_to(service.deps, endpoint.url())
+    event = token_event(api)
+    await service.publish(event)
+    delivered = await service.reached(event.id, DeliveryState.DELIVERED, within=60)
+    store, until = service.deps.store.deliveries, delivered.updated_at + timedelta(days=1)
+    kept = await service.deps.store.mongo["deliveries"].find_one({"_id": event.id})
+    assert kept is not None
+    assert NOTIFICATION.new_oauth_token.encode() not in kept["delivered_body"]
+    await store.drop_bodies(until - timedelta(seconds=1))
+    assert (await service.delivery(event.id)).delivered_body == kept["delivered_body"]
+    assert await store.drop_bodies(until + timedelta(seconds=1)) >= 1
+    response = await service.writer("POST", f"{DELIVERIES}/{event.id}/redeliver?force=true")
+    assert (response.status, response.message) == (409, "the delivery is delivered: there is nothing left to send")
+    assert "delivered_body_until" not in [
+        name
+        for name, value in (await service.reader("GET", f"{DELIVERIES}/{event.id}")).body.items()
+        if value is not None
+    ]
+
+
 async def test_everything_exhausted_of_an_api_is_redelivered(service: Notifier, endpoint: Receiver) -> None:
     """One call redelivers all exhausted deliveries of an API and returns their number."""
     api, now = await api_to(service.deps, endpoint.url()), utc_now()
@@ -239,7 +284,11 @@ async def test_a_test_notification_shows_what_the_endpoint_does(service: Notifie
     api = await api_to(service.deps, endpoint.url())
     endpoint.behave(answering(418))
     response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
-    assert (response.status, response.message) == (200, "the test notification failed")
+    assert (response.status, response.body["Status"]) == (200, "Error")
+    latency = response.body["Meta"]["latency_ms"]
+    assert response.body["Message"] == (
+        f"the test webhook was NOT delivered: the endpoint responded with 418, after {latency} ms"
+    )
     assert response.body["Meta"]["status"] == 418
     assert response.body["Meta"]["latency_ms"] >= 0
     (webhook,) = endpoint.webhooks
@@ -250,9 +299,51 @@ async def test_a_test_notification_shows_what_the_endpoint_does(service: Notifie
     assert webhook.headers["webhook-signature"].startswith("v1,")
     endpoint.behave(answering(204))
     response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
-    assert (response.status, response.message) == (200, "the endpoint took the test notification")
+    latency = response.body["Meta"]["latency_ms"]
+    assert (response.status, response.message) == (
+        200,
+        f"the test webhook was delivered: the endpoint responded with 204, after {latency} ms",
+    )
     listed = await service.reader("GET", DELIVERIES, params={"api_id": api.api_id})
     assert listed.body["deliveries"] == []
+
+
+def saying(status: int, body: bytes, **headers: str) -> Behaviour:
+    """An endpoint that responds with this body."""
+
+    async def response(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, headers=headers)
+
+    return response
+
+
+async def test_e8_a_test_shows_how_the_response_began(service: Notifier, endpoint: Receiver) -> None:
+    """The first 1024 characters, without the secrets that the endpoint sent back."""
+    api = await api_to(service.deps, endpoint.url())
+    endpoint.behave(saying(500, b"Traceback: " + SECRET.encode() + b" tw_at_abc123 whsec_AAAA " + b"x" * 3000))
+    response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
+    shown = response.body["Meta"]["response"]
+    assert shown.startswith("Traceback: ******** ******** ******** xxx")
+    assert len(shown) == 1024
+    assert response.body["Meta"]["error"] is None
+
+
+async def test_e8_every_attempt_keeps_how_its_response_began(service: Notifier, endpoint: Receiver) -> None:
+    """Of failed and of accepted webhooks, with the tokens that were in the webhook masked."""
+    api = await api_to(service.deps, endpoint.url())
+
+    async def echoing(request: web.Request) -> web.Response:
+        signature = request.headers["webhook-signature"].encode()
+        return web.Response(body=b"got " + await request.read() + signature)
+
+    endpoint.behave(echoing)
+    event = token_event(api)
+    await service.publish(event)
+    await service.tried(event.id, 1, within=60)
+    shown = (await service.reader("GET", f"{DELIVERIES}/{event.id}")).body
+    assert shown["attempts"][0]["response"].startswith('got {"auth_code":"********","new_oauth_token":"********"')
+    for value in (NOTIFICATION.auth_code, NOTIFICATION.new_oauth_token, NOTIFICATION.refresh_token, "v1,"):
+        assert value not in shown["attempts"][0]["response"]
 
 
 async def test_a_test_of_a_silent_endpoint_ends(service: Notifier, endpoint: Receiver) -> None:
@@ -261,6 +352,8 @@ async def test_a_test_of_a_silent_endpoint_ends(service: Notifier, endpoint: Rec
     endpoint.behave(hanging)
     response = await service.writer("POST", f"/api/apis/{api.api_id}/notifications/test")
     assert response.body["Meta"]["error"] == "no response within 1 s"
+    assert response.body["Status"] == "Error"
+    assert response.body["Message"].startswith("the test webhook was NOT delivered: there was no response (no response")
 
 
 async def test_there_is_nothing_to_test_without_a_url(service: Notifier) -> None:

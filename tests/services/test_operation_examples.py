@@ -154,6 +154,8 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("getOasApi", API)
     await record("replaceApi", API, json=orders)
     await record("replaceOasApi", API, json=orders)
+    await record("getSigningSecret", API)
+    await record("rotateSigningSecret", API, json={"overlap": 3600})
     right = {"api_id": "orders", "versions": ["Default"], "allowed_urls": [{"url": "^/orders", "methods": ["GET"]}]}
     policy = {"name": "Read orders", "access_rights": {"orders": right}, "rate": 100, "per": 60}
     policy |= {"id": "read-orders", "quota_max": 10000, "quota_renewal_rate": 86400}

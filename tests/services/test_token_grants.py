@@ -22,6 +22,7 @@ from services.gateway.calls import Call
 from services.gateway.decision import AccessDecision, Admitted
 from services.gateway.guards.chain import GuardChain
 from services.gateway.rate_limiter import RateLimiter
+from services.gateway.refusal_counter import RefusalCounter
 from services.gateway.refusals import UNKNOWN_TOKEN, Denial
 from services.gateway.settings import OnFailure
 from services.gateway.token_grants import TokenGrants
@@ -70,8 +71,9 @@ class Held:
         self.tokens = TokenGrants(self.grants, system.deps.token_format, ttl, size, self.clock)
         deps = system.deps
         limiter, usage = RateLimiter(deps.store.counters, OnFailure.ALLOW), UsageCounter(deps.store.usage, deps.now)
+        refusals = RefusalCounter(deps.store.refused_calls, deps.now)
         rights, guards = Rights(deps.catalog), GuardChain(limiter, deps.now)
-        self.decision = AccessDecision(deps.catalog, self.tokens, rights, limiter, usage, deps.now, guards)
+        self.decision = AccessDecision(deps.catalog, self.tokens, rights, limiter, usage, refusals, deps.now, guards)
         deps.changes.append(self.tokens.changed)
 
     def at_once(self, party: Party, token: str) -> Admitted | Denial | None:

@@ -19,6 +19,7 @@ from libs.tracing.otlp import FLUSH_WITHIN, OtlpTracer
 from libs.tracing.spans import Kind, Tracer, is_sampled
 from libs.tracing.trace_settings import TraceSettings, trace_settings
 from services.notifier.client import WebhookClient, WebhookTrace
+from services.notifier.signing import WebhookSecrets
 from tests.acceptance.webhooks import Receiver
 from tests.collector import Collector
 from tests.eventually import eventually
@@ -230,7 +231,9 @@ async def test_without_tracing_a_receiver_gets_only_a_trace_that_somebody_record
     """Otherwise the receiver would leave its own part out: a context that is not sampled says that nobody records."""
     client = WebhookClient(10.0, utc_now, allow_private=True)
     async with Receiver() as receiver:
-        outcome = await client.send(receiver.url("/"), "", secrets.token_hex(8), b"{}", WebhookTrace(parent))
+        outcome = await client.send(
+            receiver.url("/"), WebhookSecrets(None), secrets.token_hex(8), b"{}", WebhookTrace(parent)
+        )
         await client.close()
     assert outcome.delivered
     assert outcome.attempt.traceparent is None

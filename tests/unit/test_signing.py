@@ -6,8 +6,9 @@ import hmac
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import SecretStr
 
-from services.notifier.client import signature, signed_headers, signing_key
+from services.notifier.signing import WebhookSecrets, signature, signed_headers, signing_key
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 999_000, tzinfo=UTC)
 
@@ -22,7 +23,7 @@ def test_the_signature_is_the_one_of_the_standard() -> None:
 
 def test_the_signature_covers_id_timestamp_and_body() -> None:
     """A receiver can verify from headers and raw body alone."""
-    headers = signed_headers("a secret", "evt_1", b'{"a":1}', NOW)
+    headers = signed_headers(WebhookSecrets(SecretStr("a secret")), "evt_1", b'{"a":1}', NOW)
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + b'{"a":1}'
     tag = hmac.new(b"a secret", signed, hashlib.sha256).digest()
     assert headers["webhook-signature"] == "v1," + base64.b64encode(tag).decode()
@@ -48,6 +49,6 @@ def test_the_key_is_the_secret_or_what_whsec_encodes(secret: str, key: bytes) ->
 @pytest.mark.parametrize("secret", ["", "whsec_"])
 def test_nothing_is_signed_with_an_empty_key(secret: str) -> None:
     """With an empty secret there is no signature, because anyone could make it."""
-    headers = signed_headers(secret, "evt_1", b"{}", NOW)
+    headers = signed_headers(WebhookSecrets(SecretStr(secret)), "evt_1", b"{}", NOW)
     assert "webhook-signature" not in headers
     assert headers["X-Tyk-Shared-Secret"] == secret
