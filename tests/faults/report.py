@@ -201,8 +201,8 @@ clocks. `make test-compose` runs some of the rows.
   off is an outage for its clients, who repeat their requests; so is MongoDB, of which there is one.
 - A service with a wrong clock must notice that and use MongoDB's.
 - MongoDB's disk is filled to the last byte, and MongoDB dies; the engine starts it again. RabbitMQ stops publishers
-  when less than 1 GB is free, and that is the fault here. `make faults` has a row in which it can write nothing more to
-  its disk ([ADR 20](adr/0020-refused-events.md)).
+  when less than 1 GB is free, and that is the fault here. What happens to events that it refuses because its disk is
+  full to the last byte is tested in `tests/conformance/test_refusals.py` ([ADR 20](adr/0020-refused-events.md)).
 """
 POINTS_INTRODUCTION = """
 Points 1 to 8 follow an event from its write to its clearing, 9 and 10 into a delivery, 11 to 14 the delivery to its

@@ -243,16 +243,6 @@ async def broker_away(scene: Scene) -> None:
     await asyncio.to_thread(scene.world.broker.start)
 
 
-async def broker_disk_full(scene: Scene) -> None:
-    """Fill RabbitMQ's disk to the last byte; then free it, and start RabbitMQ again."""
-    broker = scene.world.broker
-    await asyncio.to_thread(broker.fill_disk)
-    await _meanwhile(scene)
-    await asyncio.to_thread(broker.kill)
-    await asyncio.to_thread(broker.start)
-    await none_refused(scene.world)
-
-
 async def mongo_killed(scene: Scene) -> None:
     """Kill every mongod, and start them again on their journals."""
     mongo, three = scene.world.mongo, scene.world.replica_set
@@ -450,13 +440,6 @@ OUTAGES = (
     ),
     Row("rabbitmq away", "RabbitMQ is shut down for a while", during=broker_away, flawless=True, kills_broker=True),
     Row("rabbitmq frozen", "RabbitMQ is stopped by SIGSTOP, and goes on", during=broker_frozen, flawless=True),
-    Row(
-        "rabbitmq disk full",
-        "RabbitMQ's disk is full to the last byte, so that every queue refuses events; it is killed and comes back",
-        during=broker_disk_full,
-        flawless=True,
-        kills_broker=True,
-    ),
     Row(
         "rabbitmq wiped",
         "RabbitMQ comes back with an empty disk, after commands were confirmed that no notifier had taken, all of them "

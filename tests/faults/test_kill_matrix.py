@@ -106,7 +106,7 @@ TOGETHER = (
     Row("mongodb in trouble", "step-down, primary killed, all killed", during=mongodb_troubled),
     Row("rabbitmq in trouble", "killed, away, frozen", during=rabbitmq_troubled, flawless=True, kills_broker=True),
     *_named("subscriber full", "subscriber silent", "event log away"),
-    *_named("rolling restart", "rabbitmq disk full", "rabbitmq wiped"),
+    *_named("rolling restart", "rabbitmq wiped"),
     *_named("compliant clients, killed", "compliant clients, step-down"),
 )
 pytestmark = pytest.mark.timeout(1800)

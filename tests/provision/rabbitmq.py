@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import resource
 import secrets
 import shutil
 import signal
@@ -57,9 +56,6 @@ class Broker(Protocol):
 
     def thaw(self) -> None:
         """Continue after `freeze`."""
-
-    def fill_disk(self) -> None:
-        """From now on it can write nothing to its disk, until it is killed and started again."""
 
     def wipe(self) -> None:
         """Stop it and delete its data; the next `start` finds an empty broker."""
@@ -173,12 +169,6 @@ class RabbitNode:
 
     def thaw(self) -> None:
         self._running().send_signal(signal.SIGCONT)
-
-    def fill_disk(self) -> None:
-        # A file that cannot grow is as good as a full disk, and needs no file system of its own. The node ignores
-        # SIGXFSZ as we do, so its writes fail.
-        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, hard))
 
     def wipe(self) -> None:
         self.stop()
@@ -342,9 +332,6 @@ class ExternalBroker:
     def thaw(self) -> None:
         raise self._refusal("thaw")
 
-    def fill_disk(self) -> None:
-        raise self._refusal("fill the disk of")
-
     def wipe(self) -> None:
         raise self._refusal("wipe")
 
@@ -422,9 +409,6 @@ class RabbitContainer:
 
     def thaw(self) -> None:
         self._container.unpause()
-
-    def fill_disk(self) -> None:
-        raise AssertionError("this test has to fill the disk of RabbitMQ, which it cannot do to a container")
 
     def wipe(self) -> None:
         self.ctl("stop_app")
