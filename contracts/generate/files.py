@@ -15,6 +15,7 @@ from contracts.generate.asyncapi import asyncapi_document
 from contracts.generate.openapi import WEBHOOK, openapi_document, tyk_gateway_api_document
 from contracts.generate.schemas import FactSchema, Mode, Schema, of_model
 from contracts.operations import Service
+from libs.tyk.authentication import TokenwireSettings
 from services.operation_catalog import OPERATIONS, TYK_GATEWAY_OPERATIONS
 
 DIRECTORY = Path(__file__).parents[1] / "generated"
@@ -35,6 +36,7 @@ def rendered() -> dict[str, bytes]:
     files = {f"openapi/{service}.yaml": _as_yaml(openapi_document(service)) for service in Service}
     files["openapi/tyk-gateway-api.yaml"] = _as_yaml(tyk_gateway_api_document())
     files["asyncapi.yaml"] = _as_yaml(asyncapi_document())
+    files["schemas/definition-extension.json"] = _as_json(_definition_extension())
     for name, schema in _schemas():
         files[f"schemas/{name}.json"] = _as_json({"$schema": _DIALECT, "$id": f"{_NAME}{name}", **schema})
     return files
@@ -63,6 +65,23 @@ def drifted(directory: Path = DIRECTORY) -> str | None:
 
 def _present(directory: Path) -> set[str]:
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def _definition_extension() -> Schema:
+    """A schema of whole definitions that knows only our extension, so that editors can complete and check it."""
+    extension = of_model(TokenwireSettings, "validation")
+    reference = {"$ref": "#/$defs/TokenwireSettings"}
+    return {
+        "$schema": _DIALECT,
+        "$id": f"{_NAME}definition-extension",
+        "description": "A Tyk OAS or Tyk Classic definition; only Tokenwire's extension is described.",
+        "type": "object",
+        "properties": {
+            "x-tokenwire": {**reference, "description": "Settings that Tyk OAS does not have."},
+            "tokenwire": {**reference, "description": "Settings that Tyk Classic does not have."},
+        },
+        "$defs": {**extension.pop("$defs", {}), "TokenwireSettings": extension},
+    }
 
 
 def _schemas() -> Iterator[tuple[str, Schema]]:

@@ -5,10 +5,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from deploy.reference.definitions_page import definitions_page
 from deploy.reference.settings_page import settings_page
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "reference"
-PAGES: Mapping[str, Callable[[], str]] = {"settings.md": settings_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "definitions.md": definitions_page,
+    "settings.md": settings_page,
+}
 
 
 def drifted() -> str | None:

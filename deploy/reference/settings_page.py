@@ -1,12 +1,11 @@
 """docs/reference/settings.md, from the settings classes of the services."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from inspect import getmembers, isclass
 from pathlib import Path
-from typing import Any
 
+from deploy.reference.tables import allowed, cell, default
 from libs.settings import PREFIX, ServerSettings, Settings
 from services.__main__ import AllInOneSettings
 
@@ -23,9 +22,6 @@ stack and of OpenTelemetry.
 """
 _SERVICES = Path(__file__).parents[2] / "services"
 _COLUMNS = "| setting | default | allowed | meaning |\n|---|---|---|---|"
-_NAMES = re.compile(r"\^\(([a-z|]+)\)\$")
-"""A pattern that is a list of words."""
-_KINDS = {"integer": "a whole number", "number": "a number", "boolean": "`true`, `false`", "string": "text"}
 
 
 def settings_page() -> str:
@@ -78,47 +74,6 @@ def _rows(settings: type[ServerSettings], names: Iterable[str]) -> Iterator[str]
     for name in names:
         described = schema["properties"][name]
         required = name in schema.get("required", ())
-        default = "required" if required else _default(described.get("default"))
-        cells = [f"`{PREFIX}{name.upper()}`", default, _allowed(described, schema), described.get("description", "")]
-        yield f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |"
-
-
-def _default(value: object) -> str:
-    if value in {None, "", "**********"}:
-        return "none"
-    match value:
-        case bool():
-            return f"`{str(value).lower()}`"
-        case int() | float():
-            return f"`{value:g}`"
-        case _:
-            return f"`{value}`"
-
-
-def _allowed(described: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """The type and the bounds in words."""
-    for part in (*described.get("allOf", ()), *described.get("anyOf", ()), described):
-        if "$ref" in part:
-            return _choices(schema["$defs"][part["$ref"].rpartition("/")[2]]["enum"])
-        if "enum" in part or "const" in part:
-            return _choices(part.get("enum", [part.get("const")]))
-        if part.get("type", "null") != "null":
-            return _bounded(part)
-    raise ValueError(f"a setting of an unknown type: {described}")
-
-
-def _choices(values: Iterable[object]) -> str:
-    return ", ".join(f"`{value}`" for value in values)
-
-
-def _bounded(part: Mapping[str, Any]) -> str:
-    if part.get("format") == "password":
-        return "text, secret"
-    if names := _NAMES.fullmatch(part.get("pattern", "")):
-        return _choices(names[1].split("|"))
-    kind = _KINDS[part["type"]]
-    if "exclusiveMinimum" in part:
-        kind += f" above {part['exclusiveMinimum']:g}"
-    if "minimum" in part:
-        kind += f" from {part['minimum']:g}"
-    return f"{kind} to {part['maximum']:g}" if "maximum" in part else kind
+        shown = "required" if required else default(described.get("default"))
+        cells = [f"`{PREFIX}{name.upper()}`", shown, allowed(described, schema), described.get("description", "")]
+        yield f"| {' | '.join(map(cell, cells))} |"

@@ -52,21 +52,47 @@ class TokenwireSettings(AdminRequest):
 
     model_config = ConfigDict(alias_generator=to_camel)
 
-    access_token_lifetime: Annotated[StrictInt, Field(ge=1, le=30 * _DAY)] | None = None
-    refresh_token_lifetime: Annotated[StrictInt, Field(ge=1, le=366 * _DAY)] | None = None
-    grant_lifetime: Annotated[StrictInt, Field(ge=1, le=3660 * _DAY)] | None = None
-    code_lifetime: Annotated[StrictInt, Field(ge=1, le=600)] | None = None
-    pkce_required: StrictBool | None = None
-    refresh_reuse: RefreshReuse | None = None
-    anonymous_grants: StrictBool | None = None
-    """Whether codes may be issued without a subject; by default only if the definition sets nothing of Tokenwire's."""
-    shared_secret_header: StrictBool = True
-    """False: webhooks do not carry `X-Tyk-Shared-Secret`; their signature is enough."""
-    scopes: tuple[ScopeName, ...] | None = None
-    """Scopes that the API declares in addition to those of its OpenAPI flows; Classic has no other place for them."""
-    method_override: StrictBool = False
-    accepted_unsupported: tuple[Text, ...] = ()
-    """Paths of unsupported protections that the operator has accepted: the API is imported without them."""
+    access_token_lifetime: Annotated[StrictInt, Field(ge=1, le=30 * _DAY)] | None = Field(
+        None, description="Lifetime of an access token in seconds."
+    )
+    refresh_token_lifetime: Annotated[StrictInt, Field(ge=1, le=366 * _DAY)] | None = Field(
+        None, description="Lifetime of an unused refresh token in seconds."
+    )
+    grant_lifetime: Annotated[StrictInt, Field(ge=1, le=3660 * _DAY)] | None = Field(
+        None, description="Seconds after which the grant ends, however often it is refreshed."
+    )
+    code_lifetime: Annotated[StrictInt, Field(ge=1, le=600)] | None = Field(
+        None, description="Lifetime of an authorization code in seconds."
+    )
+    pkce_required: StrictBool | None = Field(
+        None, description="Require PKCE of clients with a secret too; public clients always need it."
+    )
+    refresh_reuse: RefreshReuse | None = Field(
+        None,
+        description="recover: the previous refresh token returns the same tokens once more within ten seconds, if the "
+        "response was lost; strict: its reuse revokes the grant. Public clients are always strict.",
+    )
+    anonymous_grants: StrictBool | None = Field(
+        None,
+        description="Whether authorize-client issues codes without a subject. By default only if the definition sets "
+        "nothing here but scopes and acceptedUnsupported, because it was written for Tyk.",
+    )
+    shared_secret_header: StrictBool = Field(
+        True, description="false: webhooks do not carry X-Tyk-Shared-Secret and the signature made with that secret."
+    )
+    scopes: tuple[ScopeName, ...] | None = Field(
+        None,
+        description="Scopes that clients may ask for, besides those of the OpenAPI flows; the only place for them in a "
+        "Classic definition.",
+    )
+    method_override: StrictBool = Field(
+        False,
+        description="Pass X-HTTP-Method-Override and similar headers to the upstream; the method that they name must "
+        "be allowed too.",
+    )
+    accepted_unsupported: tuple[Text, ...] = Field(
+        (), description="Paths of protections that are not enforced, and that the operator has accepted."
+    )
 
     @property
     def allows_anonymous_grants(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings, TokenLocation
+from contracts.apis import Api, DefinitionFormat, OAuthSettings, TokenLocation
 from contracts.guards import Unsupported
 from libs.tyk import cors_members
 from libs.tyk.authentication import (
@@ -22,6 +22,7 @@ from libs.tyk.authentication import (
     with_accepted,
 )
 from libs.tyk.definition_text import json_text
+from libs.tyk.grant_fields import FLOWS
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.members import report
@@ -32,12 +33,7 @@ from libs.tyk.transforms import oas_headers, oas_versioning
 
 _EXTENSION = "x-tyk-api-gateway"
 _OWN = "x-tokenwire"
-_FLOWS = {
-    "authorizationCode": GrantType.AUTHORIZATION_CODE,
-    "clientCredentials": GrantType.CLIENT_CREDENTIALS,
-    "password": GrantType.PASSWORD,
-}
-_DECLARING = (*_FLOWS, "implicit", "deviceAuthorization")
+_DECLARING = (*FLOWS, "implicit", "deviceAuthorization")
 """OpenAPI flows whose scopes count as declared, whether Tokenwire supports the flow or not."""
 _ISSUED_ELSEWHERE = ("providers", "scopeCheck", "tokenExchange", "protectedResourceMetadata")
 """Settings with which Tyk accepts tokens of another server."""
@@ -270,7 +266,7 @@ def _unprotected(authentication: Part) -> InvalidDefinition:
 def _oauth(scheme: _Scheme, tokenwire: TokenwireSettings, notes: ImportNotes) -> OAuthSettings:
     flows = scheme.declared.part("flows")
     settings = oauth_settings(
-        flows={grant_type for flow, grant_type in _FLOWS.items() if flows.has(flow)},
+        flows={grant_type for flow, grant_type in FLOWS.items() if flows.has(flow)},
         authorize_types=scheme.settings.choices("allowedAuthorizeTypes", AUTHORIZE_TYPES),
         refresh_token=scheme.settings.flag("refreshToken"),
         scopes=[scope for flow in _DECLARING for scope in declared_scopes(flows.part(flow))],

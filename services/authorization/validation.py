@@ -14,6 +14,7 @@ from libs.oauth.errors import CannotRedirect, InvalidRequest, UnauthorizedClient
 from libs.oauth.pkce import parse_challenge
 from libs.oauth.redirect_uris import match_redirect_uri
 from libs.oauth.scopes import grant_scope, parse_scope
+from libs.tyk.grant_fields import not_offered
 
 RESPONSE_MODE = "query"
 """The only response mode: the response is in the query of the redirect URI."""
@@ -57,13 +58,15 @@ def approve(verified: VerifiedRequest) -> ApprovedRequest:
     request, settings = verified.request, verified.settings
     if not request.response_type:
         raise InvalidRequest("response_type is missing")
+    if request.response_type == "code" and not settings.response_types:
+        raise UnsupportedResponseType(not_offered(GrantType.AUTHORIZATION_CODE, verified.api.format))
     if request.response_type not in settings.response_types:
         raise UnsupportedResponseType("response_type must be code")
     if request.response_mode not in {None, RESPONSE_MODE}:
         # Not ignored like an unknown parameter: a client that requests another mode does not want the code in a URL.
         raise InvalidRequest(f"response_mode must be {RESPONSE_MODE}")
     if GrantType.AUTHORIZATION_CODE not in settings.grant_types:
-        raise UnauthorizedClient("this API does not offer the authorization code grant")
+        raise UnauthorizedClient(not_offered(GrantType.AUTHORIZATION_CODE, verified.api.format))
     # RFC 9700 §2.1.1: "Public clients MUST use PKCE"; for the others the API's definition decides.
     required = settings.pkce_required or is_public(verified.client)
     challenge = parse_challenge(request.code_challenge, request.code_challenge_method, required=required)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from contracts.apis import GrantType, OAuthSettings
+from contracts.apis import DefinitionFormat, GrantType, OAuthSettings
 from contracts.clients import Client
 from contracts.error_bodies import OAuthErrorBody
 from contracts.grants import TokenRequest, TokenResponse
@@ -21,6 +21,7 @@ from libs.oauth.client_auth import is_public
 from libs.oauth.errors import InvalidRequest, UnauthorizedClient, UnsupportedGrantType
 from libs.oauth.grant_types import is_offered
 from libs.oauth.grants import IssueContext
+from libs.tyk.grant_fields import not_offered
 from services.token.grants.grant_handler import GrantHandler, IssuedTokens
 
 _PARAMETERS = frozenset(TokenRequest.model_fields)
@@ -61,15 +62,19 @@ class TokenEndpoint:
         if not request.grant_type:
             raise InvalidRequest("grant_type is missing")
         client = await self.clients.authenticate(http_request.headers.get("Authorization"), request, api.api_id)
-        handler = self._handler(request.grant_type, settings, client)
+        handler = self._handler(request.grant_type, api.format, settings, client)
         return _rendered(await handler.issue(request, IssueContext(api, settings, client, self.event_context())))
 
-    def _handler(self, grant_type: str, settings: OAuthSettings, client: Client) -> GrantHandler:
+    def _handler(
+        self, grant_type: str, language: DefinitionFormat, settings: OAuthSettings, client: Client
+    ) -> GrantHandler:
         if not is_offered(grant_type, settings):
-            raise UnsupportedGrantType("this API does not offer this grant_type")
+            raise UnsupportedGrantType(not_offered(grant_type, language))
         handler = self.handlers[GrantType(grant_type)]
         if is_public(client) and not handler.profile.admits_public_clients:
-            raise UnauthorizedClient("a client without a secret may not use this grant_type")
+            raise UnauthorizedClient(
+                "a client without a secret may not use this grant_type; register one without public: true"
+            )
         return handler
 
 

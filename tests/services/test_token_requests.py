@@ -9,7 +9,7 @@ import pytest
 
 from contracts.grants import RevocationRequest, TokenRequest
 from contracts.introspection import IntrospectionRequest
-from tests.builders import CALLBACK, Response
+from tests.builders import CALLBACK, Response, api_document
 from tests.services.system import (
     PASSWORD,
     Party,
@@ -298,6 +298,33 @@ async def test_an_api_that_is_not_active_issues_nothing(system: System) -> None:
     party = await system.party(document(**{"x-tyk-api-gateway__info__state__active": False}))
     response = await party.token({"grant_type": "client_credentials"})
     assert (response.status, response.body["error"]) == (404, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("definition", "field"),
+    [
+        pytest.param("orders-oas.json", "flows.password of the API's security scheme", id="oas"),
+        pytest.param("orders-classic.json", "oauth_meta.allowed_access_types with password", id="classic"),
+    ],
+)
+async def test_e3_the_refusal_of_a_grant_names_the_field_that_enables_it(
+    system: System, definition: str, field: str
+) -> None:
+    """In the words of the format that the API was imported in; also at the authorization endpoint."""
+    only = (
+        {"components__securitySchemes__tykOAuth__flows": {"clientCredentials": {"tokenUrl": "/t", "scopes": {}}}}
+        if definition == "orders-oas.json"
+        else {"oauth_meta__allowed_access_types": ["client_credentials"]}
+    )
+    party = await system.party(api_document(definition, **only))
+    response = await party.token({"grant_type": "password", "username": "a", "password": "b"})
+    assert refused(response, "unsupported_grant_type")
+    expected = f"this API does not offer password; its definition enables it by {field}"
+    assert response.body["error_description"] == expected
+    unknown = await party.token({"grant_type": "implicit"})
+    assert (
+        "there are authorization_code, client_credentials, password, refresh_token" in unknown.body["error_description"]
+    )
 
 
 async def test_a_grant_that_the_api_does_not_offer_is_unsupported(system: System) -> None:
