@@ -46,6 +46,7 @@ def moved(block: str, own: Own, ports: Ports, also: Mapping[str, str] | None = N
         "127.0.0.1:9001": f"127.0.0.1:{ports.identity_server}",
         "127.0.0.1:9002": f"127.0.0.1:{ports.receiver}",
         "127.0.0.1:9003": f"127.0.0.1:{ports.upstream}",
+        '"127.0.0.1", 9002': f'"127.0.0.1", {ports.receiver}',
         "examples.identity_server ": f"examples.identity_server --port {ports.identity_server} ",
         "examples.webhook_receiver ": f"examples.webhook_receiver --port {ports.receiver} ",
         "examples.upstream ": f"examples.upstream --port {ports.upstream} ",

@@ -1,0 +1,148 @@
+"""Every shell block of docs/guides, pasted into a shell at once, each page twice."""
+
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from tests.acceptance.pasted_pages import Ports, moved, sections, shell
+from tests.acceptance.programs import ROOT
+from tests.acceptance.test_first_session import documents
+from tests.acceptance.test_make_run import Own, own_tokenwire
+from tests.provision import rabbitmq as brokers
+
+GUIDES = ROOT / "docs" / "guides"
+PASTED = {
+    "client-developer.md": ["Five minutes"],
+    "event-subscriber.md": ["Five minutes, over HTTP", "Over RabbitMQ, without a gap"],
+    "identity-server.md": ["Five minutes"],
+    "operator.md": ["Five minutes"],
+    "webhook-receiver.md": ["Five minutes"],
+}
+"""The pages and their sections with commands; each is pasted below."""
+
+
+def test_e6_every_block_of_the_guides_is_pasted() -> None:
+    """No page has a shell block that no test of this file runs, and no block in another language."""
+    assert {page.name: [*sections(page)] for page in GUIDES.glob("*.md") if sections(page)} == PASTED
+    for page in GUIDES.glob("*.md"):
+        assert set(re.findall(r"^```(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)) <= {"sh"}
+
+
+async def pasted_twice(page: str, home: Path) -> list[str]:
+    """What a page's section "Five minutes" says, pasted at once into one shell, two times."""
+    ports, (section, *_) = Ports.free(), PASTED[page]
+    async with own_tokenwire(home, home / "data") as own, shell(home) as terminal:
+        await own.start()
+        await let_the_demo_api_log_in_at(own, ports.identity_server)
+        blocks = sections(GUIDES / page)[section]
+        everything = moved("\n".join(blocks), own, ports, {"/tmp/tokenwire-guide": str(home / "guide")})
+        told = []
+        for _ in range(2):
+            said = await terminal.paste(everything)
+            assert "Traceback" not in said, said
+            assert "curl: (7)" not in said, said
+            assert "no such" not in said.lower(), said
+            told.append(said)
+        assert await own.program.stop() == 0
+    return told
+
+
+async def let_the_demo_api_log_in_at(own: Own, port: int) -> None:
+    """The demo API's login page is on this port, where the page's identity server listens in this test."""
+    headers = {"Authorization": own.operator_key}
+    url = f"http://127.0.0.1:{own.port}/api/apis/demo-api"
+    async with aiohttp.ClientSession(headers=headers) as http:
+        async with http.get(url) as shown:
+            definition = await shown.text()
+        assert "127.0.0.1:9001/login" in definition
+        text = definition.replace("127.0.0.1:9001/login", f"127.0.0.1:{port}/login")
+        async with http.put(url, data=text, headers={"Content-Type": "application/json"}) as replaced:
+            assert replaced.status == 200
+
+
+async def test_e6_the_client_developer_guide(tmp_path: Path) -> None:
+    """Metadata, a token of the client and one of a user, a refresh, and a revocation that ends the grant."""
+    for said in await pasted_twice("client-developer.md", tmp_path):
+        metadata, *answers = documents(said)
+        assert metadata["token_endpoint"]
+        assert [answer.get("error") or set(answer) for answer in answers] == [
+            {"status"},
+            {"status"},
+            {"access_token", "expires_in", "token_type", "refresh_token", "scope"},
+            {"status", "message"},
+            "Key not authorised",
+        ]
+        assert re.search(r"^307 http://127\.0\.0\.1:\d+/login\?\S*code_challenge=", said, re.MULTILINE), said
+
+
+async def test_e6_the_identity_server_guide(tmp_path: Path) -> None:
+    """The browser arrives at the login page, and the code request answers with the client's address."""
+    for said in await pasted_twice("identity-server.md", tmp_path):
+        assert re.search(r"^200 http://127\.0\.0\.1:\d+/login\?\S*state=af0ifjsldkj", said, re.MULTILINE), said
+        (code,) = documents(said)
+        assert set(code) == {"code", "redirect_to", "state"}
+        assert f"{code['redirect_to']}".startswith("http://127.0.0.1:")
+
+
+async def test_e6_the_operator_guide(tmp_path: Path) -> None:
+    """API, policy, client; a call that is allowed and one that is not; lists, rotation, revocation, deletion."""
+    for said in await pasted_twice("operator.md", tmp_path):
+        calls, audit = documents(said), re.search(r'"action": ?"client\.created"', said)
+        assert audit, said
+        messages = [each.get("error") or each.get("Message") for each in calls]
+        allowed, refused = calls[0], messages[1]
+        assert {"orders", "client", "user"} == set(allowed)
+        assert refused == "Access to this resource has been disallowed"
+        assert "Key not authorised" in messages
+        assert messages[-3:] == ["Operator deleted", "API deleted", "Data deleted"]
+
+
+async def test_e6_the_webhook_receiver_guide(tmp_path: Path) -> None:
+    """The receiver of 30 lines takes a test event, refuses a forged one, and takes one for each token."""
+    for said in await pasted_twice("webhook-receiver.md", tmp_path):
+        assert sorted(re.findall(r"^webhook: (\w+)$", said, re.MULTILINE)) == ["new", "new", "refresh"], said
+        assert "without a signature: 401" in said
+        (deliveries,) = [each["deliveries"] for each in documents(said) if "deliveries" in each]
+        assert isinstance(deliveries, list)
+        assert sorted(each["event_type"] for each in deliveries) == ["token.new", "token.refresh"]
+
+
+def test_e6_the_receiver_of_the_guide_has_thirty_lines() -> None:
+    """It stays short enough to be read before it is pasted."""
+    (code,) = re.findall(r"<<'END'\n(.*?)\nEND\n", (GUIDES / "webhook-receiver.md").read_text(encoding="utf-8"), re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+
+
+async def test_e6_the_event_stream_of_the_guide(tmp_path: Path) -> None:
+    """The subscriber prints the token that is issued while it is connected."""
+    for said in await pasted_twice("event-subscriber.md", tmp_path):
+        assert re.search(r"token\.new .*client_id=demo-client", said), said
+
+
+async def test_e6_the_queue_of_the_guide(tmp_path: Path, rabbitmq: brokers.Broker) -> None:
+    """With the user and the policy of the guide, a subscriber gets what was published while it was away."""
+    rights, start, follow = sections(GUIDES / "event-subscriber.md")["Over RabbitMQ, without a gap"]
+    url = rabbitmq.new_vhost()
+    address = urlsplit(url)
+    commands = [shlex.split(line) for line in rights.splitlines()]
+    assert all(command[0] == "rabbitmqctl" for command in commands)
+    async with own_tokenwire(tmp_path, tmp_path / "data", TOKENWIRE_AMQP_URL=url) as own, shell(tmp_path) as terminal:
+        assert f"TOKENWIRE_AMQP_URL={url}" == start.split()[0].replace("amqp://guest:guest@127.0.0.1/", url)
+        try:
+            for command in commands:
+                rabbitmq.ctl(*[address.path.strip("/") if word == "/" else word for word in command[1:]])
+            await own.start()
+            moved_to = {
+                "127.0.0.1:8081": f"127.0.0.1:{own.port}",
+                "@127.0.0.1/": f"@{address.hostname}:{address.port}{address.path}",
+            }
+            said = await terminal.paste(moved(follow, own, Ports.free(), moved_to))
+        finally:
+            rabbitmq.ctl("delete_user", "billing")
+        assert said.count("sub.billing is bound to tokenwire.events") == 2
+        ids = re.findall(r"token\.new +#1 (grant_id=\S+|.*?grant_id=\S+)", said)
+        assert len(set(ids)) == 2, said
+        assert await own.program.stop() == 0
