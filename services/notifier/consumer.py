@@ -30,7 +30,9 @@ from services.notifier.worker import DeliveryWorker, InFlight
 PREFETCH = 256
 """At most what one endpoint may have in flight, or commands for a fast endpoint would not find free slots."""
 MAX_ACK_DELAY_SECONDS = 0.5
-"""A command is acknowledged after this time at the latest, even if its webhook is still in flight."""
+"""A command is acknowledged after this time at the latest if its endpoint has not responded."""
+MAX_RECORD_DELAY_SECONDS = 5.0
+"""After this further time at the latest if its result is not recorded."""
 
 
 def _decode_sealed(text: str) -> bytes:
@@ -84,13 +86,17 @@ class NotificationConsumer:
         return None
 
     async def _delay_ack(self, in_flight: InFlight) -> None:
-        """Return when the attempt has ended, or after MAX_ACK_DELAY_SECONDS.
+        """Return when the result is recorded, or too much time has passed.
 
         Unacknowledged commands hold back the next ones (PREFETCH). So commands for fast endpoints come as fast as
-        they can be sent, and need not wait in MongoDB for a free slot.
+        they can be sent and recorded, and need not wait in MongoDB for a free slot, which would only slow it down more.
         """
         await asyncio.wait((in_flight.task,), timeout=MAX_ACK_DELAY_SECONDS)
-        if not in_flight.task.done():
+        if in_flight.task.done():
+            return
+        if in_flight.attempt_ended:
+            await asyncio.wait((in_flight.task,), timeout=MAX_RECORD_DELAY_SECONDS)
+        else:
             in_flight.endpoint.is_fast = False
 
     def _new_delivery(

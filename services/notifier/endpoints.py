@@ -109,7 +109,9 @@ class Endpoint:
         self.url = url
         self.breaker = breaker
         self.in_flight = 0
-        """Slots in use."""
+        """Attempts."""
+        self.recording = 0
+        """Attempts that have ended and whose results are not recorded yet."""
         self.waiting_apis: set[str] = set()
         """APIs that are known to have deliveries for this endpoint due in MongoDB."""
         self.is_fast = True
@@ -118,11 +120,16 @@ class Endpoint:
     @property
     def can_be_forgotten(self) -> bool:
         """True if a new Endpoint would behave the same."""
-        return not self.in_flight and not self.waiting_apis and self.breaker.is_pristine
+        return not self.in_flight and not self.recording and not self.waiting_apis and self.breaker.is_pristine
 
 
 class EndpointLimiter:
     """Divides the attempts that may be in flight at once in this process among the endpoints.
+
+    An attempt takes a slot of its endpoint until the endpoint has responded, and one of the total until its result is
+    recorded. If the first lasted as long as the second, a fast endpoint would have its slots taken by recording, and
+    its next deliveries would have to be stored, found and leased one by one. The total keeps a slow MongoDB from
+    filling the memory with results.
 
     An endpoint gets at most `per_endpoint` slots, and no more than a third of the number of slots that stay free. So
     endpoints that hang leave slots to the others, even if dozens of them hang. An endpoint with nothing in flight may
@@ -135,6 +142,7 @@ class EndpointLimiter:
         self._now = now
         self._endpoints: dict[str, Endpoint] = {}
         self.in_flight = 0
+        """Attempts, and results that are not recorded yet."""
         WEBHOOKS_IN_FLIGHT.set_function(lambda: self.in_flight)
         self.on_slot_free: Callable[[Endpoint], None] = lambda _: None
         """Called with an endpoint that has deliveries waiting, when it may have a free slot."""
@@ -151,7 +159,7 @@ class EndpointLimiter:
         allowed = endpoint.breaker.limit(self._now()) - endpoint.in_flight
         # Solved for n, the number of new slots: own + n <= (total - in flight - n) / 3.
         fair = (self._total - self.in_flight - 3 * endpoint.in_flight) // 4
-        return max(0, min(allowed, fair if endpoint.in_flight else max(1, fair)))
+        return max(0, min(allowed, fair if endpoint.in_flight or endpoint.recording else max(1, fair)))
 
     def acquire(self, endpoint: Endpoint, wanted: int = 1) -> int:
         """Take up to `wanted` slots; returns how many. Each must be given back by `release`."""
@@ -161,9 +169,24 @@ class EndpointLimiter:
         return acquired
 
     def release(self, endpoint: Endpoint, slots: int = 1) -> None:
-        """Give slots back."""
+        """Give slots back that no attempt was made with."""
         endpoint.in_flight -= slots
         self.in_flight -= slots
+        self._slot_freed(endpoint)
+
+    def attempt_ended(self, endpoint: Endpoint) -> None:
+        """Give the endpoint's slot back; that of the total is kept until `recorded`."""
+        endpoint.in_flight -= 1
+        endpoint.recording += 1
+        self._slot_freed(endpoint)
+
+    def recorded(self, endpoint: Endpoint) -> None:
+        """Give the slot of the total back, after `attempt_ended`."""
+        endpoint.recording -= 1
+        self.in_flight -= 1
+        self._slot_freed(endpoint)
+
+    def _slot_freed(self, endpoint: Endpoint) -> None:
         if endpoint.waiting_apis:
             self.on_slot_free(endpoint)
         elif endpoint.can_be_forgotten:

@@ -29,12 +29,15 @@ _COUNTERS = {result: WEBHOOK_ATTEMPTS.labels(result) for result in ("delivered",
 log = structlog.get_logger("notifier")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class InFlight:
-    """A delivery that is being sent; the task ends when its result is recorded."""
+    """A delivery that is being sent, or whose result is being recorded."""
 
-    task: asyncio.Task[None]
     endpoint: Endpoint
+    task: asyncio.Task[None] = field(init=False)
+    """Ends when the result is recorded."""
+    attempt_ended: bool = False
+    """Whether only the recording is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,16 @@ class DeliveryWorker:
     in_flight: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
 
     def start(self, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> InFlight:
-        """Send a delivery that is leased to this process. Takes over its slot and releases it at the end."""
-        task = spawn("webhook", self._deliver(delivery, endpoint, secrets))
+        """Send a delivery that is leased to this process. Takes over its slot and gives it back."""
+        in_flight = InFlight(endpoint)
+        task = in_flight.task = spawn("webhook", self._deliver(delivery, in_flight, secrets))
         self.in_flight[task] = delivery
         task.add_done_callback(lambda done: self._done(done, endpoint))
-        return InFlight(task, endpoint)
+        return in_flight
 
     def _done(self, task: asyncio.Task[None], endpoint: Endpoint) -> None:
         del self.in_flight[task]
-        self.limiter.release(endpoint)
+        self.limiter.recorded(endpoint)
 
     async def stop(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for what is in flight; cancel the rest and release its leases."""
@@ -76,13 +80,17 @@ class DeliveryWorker:
         except TemporarilyUnavailable:
             log.warning("leases_not_released", deliveries=len(cancelled))
 
-    async def _deliver(self, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> None:
-        outcome = await self._attempt(delivery, endpoint, secrets)
+    async def _deliver(self, delivery: Delivery, in_flight: InFlight, secrets: WebhookSecrets) -> None:
+        try:
+            outcome = await self._attempt(delivery, in_flight.endpoint, secrets)
+        finally:
+            in_flight.attempt_ended = True
+            self.limiter.attempt_ended(in_flight.endpoint)
         while True:
             try:
                 return await self._record(delivery, outcome)
             except TemporarilyUnavailable:
-                # The slot stays in use: without MongoDB no other delivery could be leased or recorded, either.
+                # A slot of the total stays in use: without MongoDB no other delivery could be leased or recorded.
                 await asyncio.sleep(RECORD_RETRY_SECONDS)
 
     async def _attempt(self, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> Outcome:

@@ -11,6 +11,9 @@ from contracts.webhooks import Delivery, DeliveryState
 from libs.encryption import Sealer, public_key_of
 from libs.event_encoding import new_event_id
 from services.notifier.consumer import PREFETCH
+from services.notifier.endpoints import Endpoint
+from services.notifier.signing import WebhookSecrets
+from services.notifier.worker import DeliveryWorker, InFlight
 from tests.builders import NOTIFIER_KEY
 from tests.eventually import eventually
 from tests.notifications import BODY, Receiver, api_to, hanging, notifier, token_event
@@ -96,6 +99,37 @@ async def test_webhooks_of_a_fast_endpoint_are_sent_directly(
         deliveries = [await service.reached(event.id, DeliveryState.DELIVERED) for event in events]
     stored_and_delivered = 2
     assert {delivery.version for delivery in deliveries} == {stored_and_delivered}
+
+
+@pytest.mark.parametrize("attempt_ended", [True, False])
+async def test_a_command_is_held_while_only_mongodb_is_slow(
+    mongodb_url: str, database_name: str, monkeypatch: pytest.MonkeyPatch, *, attempt_ended: bool
+) -> None:
+    """It is acknowledged early if the endpoint is slow. If MongoDB is, another command would not help it."""
+    monkeypatch.setattr("services.notifier.consumer.MAX_ACK_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("services.notifier.consumer.MAX_RECORD_DELAY_SECONDS", 60.0)
+    recorded = asyncio.Event()
+
+    def start(_: DeliveryWorker, delivery: Delivery, endpoint: Endpoint, secrets: WebhookSecrets) -> InFlight:
+        in_flight = InFlight(endpoint, attempt_ended=attempt_ended)
+        in_flight.task = asyncio.create_task(_until(recorded))
+        return in_flight
+
+    monkeypatch.setattr(DeliveryWorker, "start", start)
+    async with notifier(mongodb_url, database_name) as service:
+        api = await api_to(service.deps, "http://127.0.0.1:9/hook")
+        event = token_event(api)
+        acknowledged = asyncio.create_task(service.publish(event))
+        if attempt_ended:
+            await asyncio.wait((acknowledged,), timeout=0.3)
+            assert not acknowledged.done()
+            recorded.set()
+        await acknowledged
+        recorded.set()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def test_an_endpoint_that_stops_responding_delays_others_only_briefly(

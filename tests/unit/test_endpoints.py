@@ -129,6 +129,22 @@ def test_a_free_slot_wakes_an_endpoint_with_waiting_deliveries() -> None:
     assert told == [endpoint.url]
 
 
+def test_an_attempt_that_ended_makes_room_before_its_result_is_recorded() -> None:
+    """Recording takes no slot of the endpoint, only one of the total, which so bounds results in memory."""
+    limiter = EndpointLimiter(total=32, per_endpoint=2, now=lambda: NOW)
+    endpoint = limiter.endpoint("http://a.example/")
+    recording = 0
+    while limiter.acquire(endpoint):
+        limiter.attempt_ended(endpoint)
+        recording += 1
+        assert recording <= 32
+    assert recording > endpoint.breaker.max_concurrency
+    for _ in range(recording):
+        limiter.recorded(endpoint)
+    assert limiter.in_flight == 0
+    assert limiter.endpoint(endpoint.url) is not endpoint
+
+
 def test_an_endpoint_is_as_fast_as_its_latest_response() -> None:
     """An endpoint's speed is that of its latest response; until then it counts as fast."""
     limiter = EndpointLimiter(total=8, per_endpoint=2, now=lambda: NOW)
@@ -162,6 +178,14 @@ class Slots(RuleBasedStateMachine):
     def release(self, url: str) -> None:
         with contextlib.suppress(KeyError):
             self.limiter.release(self.limiter.endpoint(url), self.held.pop(url))
+
+    @rule(url=urls)
+    def end_and_record(self, url: str) -> None:
+        if self.held.get(url):
+            endpoint = self.limiter.endpoint(url)
+            self.limiter.attempt_ended(endpoint)
+            self.limiter.recorded(endpoint)
+            self.held[url] -= 1
 
     @rule(url=urls, failed=st.booleans(), retry_after=st.none() | st.timedeltas(timedelta(), timedelta(days=9)))
     def record(self, url: str, failed: bool, retry_after: timedelta | None) -> None:
