@@ -18,6 +18,7 @@ from services.console import (
     operator_pages,
     overview,
     policy_pages,
+    reference_page,
     user_pages,
     webhook_pages,
 )
@@ -40,6 +41,7 @@ PAGES: Mapping[str, Page] = {
     **event_pages.PAGES,
     **audit_log_page.PAGES,
     **operator_pages.PAGES,
+    **reference_page.PAGES,
 }
 """Method and path of every page and action, below /console."""
 

@@ -10,7 +10,7 @@ from libs.http.context import REQUEST_ID_HEADER, current
 from services.console.visits import HEADERS, Page, Visit
 
 _TYPES = re.compile(r"[a-z_*#.,]{0,200}")
-_NAMES = sorted(event.model_fields["type"].default for event in EVENTS)
+_NAMES = sorted(event.stem for event in EVENTS)
 """What a browser must listen for by name."""
 _API = re.compile(r"[A-Za-z0-9_-]{0,64}")
 

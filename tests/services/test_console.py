@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from contracts.operations import ANY_METHOD, Service
 from contracts.operators import Permission
 from services.console.app import PAGES
 from services.console.session_cookies import COOKIE, PATH
 from services.console.visits import next_path
+from services.operation_catalog import operations_by
 from tests.builders import make_operator, settle, unique
 from tests.services.console_browser import Browser, Consoles, console_of
 from tests.services.system import Clock, System
@@ -359,6 +361,16 @@ async def test_a_grant_is_found_by_its_token_followed_and_revoked(admin: Browser
     await party.tokens(subject="bob")
     await admin.get("/console/grants/users/bob/revoke")
     assert "All grants of bob were revoked" in (await admin.post("/console/grants/users/bob/revoke")).plain
+
+
+async def test_the_reference_shows_every_operation_of_every_service(admin: Browser) -> None:
+    """Each operation of the catalog is on the page of its service, with its path."""
+    for service in Service:
+        seen = await admin.get(f"/console/reference?service={service}")
+        assert seen.status == 200
+        for operation in operations_by(service):
+            if operation.method != ANY_METHOD:
+                assert f'id="{operation.name}"' in seen.text, operation.name
 
 
 # Text that others wrote
