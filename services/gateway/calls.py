@@ -1,7 +1,7 @@
 """A call to a protected API: parsed once, so that the decision and the forwarded request can never differ (ADR 15)."""
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from aiohttp import hdrs, web
@@ -27,8 +27,6 @@ class Call:
     query: str
     """As it was sent, without the question mark."""
     headers: MultiMapping[str] = field(default_factory=CIMultiDict)
-    cookies: Callable[[], Mapping[str, str]] = dict
-    """Parsed when they are needed."""
     raw_headers: RawHeaders = ()
     host: str = ""
     """The requested host: the authority of an absolute target, else the `Host` header (RFC 9112 §3.2.2)."""
@@ -102,4 +100,4 @@ def received_call(request: web.Request) -> Call:
     if not ORIGIN_FORM.fullmatch(target):
         raise InvalidRequest("the target is not a path with a query (RFC 9112 section 3.2.1)")
     path, _, query = target.partition("?")
-    return Call(request.method, path, query, headers, lambda: request.cookies, request.raw_headers, host)
+    return Call(request.method, path, query, headers, request.raw_headers, host)

@@ -15,7 +15,7 @@ from contracts.clients import Client
 from libs.catalog import Catalog, SeveralApis
 from libs.policies import counted_under
 from services.gateway.access_rights import Right, Rights
-from services.gateway.bearer_token import bearer_token
+from services.gateway.bearer_token import presented_token
 from services.gateway.calls import Call
 from services.gateway.guards.chain import NO_GUARDS, GuardChain
 from services.gateway.guards.guard_input import requested_hosts
@@ -129,7 +129,7 @@ class AccessDecision:
             return guard_result
         if guard_result.needs_no_token or (api.oauth is None and not api.auth_token):
             return await self.guards.count(guard_result) or Admitted(api, injected=injected_headers(api, {}))
-        token = bearer_token(call, api.token_location, bare=api.auth_token)
+        token = presented_token(call, api)
         if isinstance(token, Denial):
             return token
         holder = await self.token_holder(token, labels)

@@ -10,7 +10,7 @@ from libs.http.context import current
 from libs.http.operations import API_REF_PATTERN, operation
 from libs.http.responses import NO_STORE, json_bytes
 from libs.policies import counted_under
-from services.gateway.bearer_token import bearer_token
+from services.gateway.bearer_token import presented_token
 from services.gateway.calls import Call
 from services.gateway.decision import AccessDecision
 from services.gateway.rate_limiter import RateLimiter
@@ -57,8 +57,8 @@ class RateLimitEndpoint:
         refusal = guards.host_refusal(api, lambda: (host,)) or guards.address_refusal(api, current().address)
         if refusal is not None:
             return refusal
-        call = Call(request.method, request.path, request.query_string, request.headers, lambda: request.cookies)
-        token = bearer_token(call, api.token_location, bare=api.auth_token)
+        call = Call(request.method, request.path, request.query_string, request.headers)
+        token = presented_token(call, api)
         if isinstance(token, Denial):
             return token
         holder = await self.decision.token_holder(token)

@@ -1,6 +1,6 @@
 """Refusals of calls to protected APIs: Tyk's status codes and messages, and the header of RFC 6750."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 from aiohttp import web
@@ -42,6 +42,8 @@ class Denial:
 
 
 MISSING = Denial("missing", 400, "Authorization field missing")
+MISSING_KEY = replace(MISSING, status=401)
+"""For an API with Auth Token and without OAuth."""
 MALFORMED = Denial("malformed", 400, "Bearer token malformed", "invalid_request")
 UNKNOWN_TOKEN = Denial("unknown_token", 403, "Key not authorised", "invalid_token")
 CLIENT_GONE = Denial("client_gone", 403, "Key not authorised. OAuth client access was revoked", "invalid_token")
@@ -92,7 +94,9 @@ REFUSAL_RESPONSES = {
         headers=_BODY_AS_HEADER,
     ),
     401: ResponseSpec(
-        description="The token has expired.", models=(GatewayErrorBody,), headers=_CHALLENGE | _BODY_AS_HEADER
+        description="The token has expired; or there is none, and the API has Auth Token.",
+        models=(GatewayErrorBody,),
+        headers=_CHALLENGE | _BODY_AS_HEADER,
     ),
     403: ResponseSpec(
         description="The token is not valid for this API, its quota is used up, or the API's definition refuses the "

@@ -87,7 +87,6 @@ def forwarded_call(request: web.Request) -> Call:
         path,
         query,
         request.headers,
-        lambda: request.cookies,
         request.raw_headers,
         is_forwarded_by_proxy=True,
     )
