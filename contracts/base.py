@@ -96,10 +96,9 @@ NewName = Annotated[Name, AfterValidator(require_readable)]
 PublicId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """An id that is one segment of a URL path and one word of a routing key."""
 
-ClientId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
-"""A client identifier (RFC 6749 §2.2) that needs no escaping in a path."""
-
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_CLIENT_ID = re.compile(r"[!-.0-~](?:[ -.0-~]{0,126}[!-.0-~])?")
+ClientId = Annotated[str, StringConstraints(pattern=f"^{_CLIENT_ID.pattern}$")]
+"""A client identifier: the characters of RFC 6749 Appendix A.1 except `/`, without a space at either end."""
 
 
 def is_client_id(text: str) -> bool:

@@ -1,10 +1,11 @@
 """Client apps: the stored record, and requests and responses in the format of Tyk's Dashboard API."""
 
 import enum
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from contracts.base import (
     AdminRequest,
@@ -33,6 +34,8 @@ class ClientSecret(Contract):
     created_at: Moment
     expires_at: Moment | None = None
     """When a replaced secret stops working; None: valid until it is replaced."""
+    short: bool = False
+    """True: it has fewer characters than a secret should have; the configuration check reports it."""
 
 
 class Registration(Contract):
@@ -73,11 +76,19 @@ class Client(Registration, Record):
     there again."""
 
 
-RegisteredSecret = Annotated[SecretStr, Field(min_length=24, max_length=256)]
+RegisteredSecret = Annotated[SecretStr, Field(min_length=1, max_length=256)]
+"""The setting `min_client_secret_length` says how short it may be."""
+
+
+def _without_empty(body: Any, names: Collection[str] | None = None) -> Any:
+    """The body without these fields (None: any) that are `""`, which Tyk's Dashboard sends for what is not given."""
+    if not isinstance(body, Mapping):
+        return body
+    return {name: value for name, value in body.items() if value != "" or (names is not None and name not in names)}
 
 
 class ClientRegistration(AdminRequest):
-    """POST /api/apis/oauth/{api_id}. `client_id` and `secret` are generated if they are omitted."""
+    """POST /api/apis/oauth/{api_id}. `client_id` and `secret` are generated if they are omitted; `""` is as omitted."""
 
     client_id: ClientId | None = None
     secret: RegisteredSecret | None = None
@@ -99,9 +110,17 @@ class ClientRegistration(AdminRequest):
     localhost_any_port: bool = False
     """True: `http://localhost/…` matches any port, as `http://127.0.0.1/…` does (RFC 8252 §7.3)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_omitted(cls, body: Any) -> Any:
+        return _without_empty(body)
+
 
 class ClientEdit(AdminRequest):
-    """PUT /api/apis/oauth/{api_id}/{client_id}: changes the named fields; null clears a field."""
+    """PUT /api/apis/oauth/{api_id}/{client_id}: changes the named fields; null clears a field.
+
+    `""` clears texts, `redirect_uri` and `policy_id`, which GET shows so; elsewhere it is as omitted.
+    """
 
     client_id: ClientId | None = None
     api_id: PublicId | None = None
@@ -120,6 +139,11 @@ class ClientEdit(AdminRequest):
     public: bool | None = None
     created_at: Moment | None = None
     updated_at: Moment | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_omitted(cls, body: Any) -> Any:
+        return _without_empty(body, ("client_id", "api_id", "secret", "scope", "meta_data"))
 
 
 class SecretRotation(AdminRequest):

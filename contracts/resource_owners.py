@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from contracts.base import AdminRequest, Moment, PublicId, Record, Response
+from contracts.base import AdminRequest, Moment, Name, PublicId, Record, Response
 
 Username = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f/]+$")]
 FEWEST_CHARACTERS = 8
@@ -31,10 +31,23 @@ class ResourceOwner(Record):
     meta_data: dict[str, Any] = {}
 
 
+Password = Annotated[SecretStr, Field(min_length=FEWEST_CHARACTERS, max_length=256)]
+
+
+class BasicAuthData(AdminRequest):
+    """The place of the password in Tyk's session objects."""
+
+    password: Password | None = None
+    hash_type: Name = ""
+    """Ignored: the password is always hashed with argon2id."""
+
+
 class ResourceOwnerDocument(AdminRequest):
     """POST /api/apis/keys/basic/{username} (password required), and PUT (omitted fields keep their values)."""
 
-    password: Annotated[SecretStr, Field(min_length=FEWEST_CHARACTERS, max_length=256)] | None = None
+    password: Password | None = None
+    basic_auth_data: BasicAuthData | None = None
+    """Alternative to `password`."""
     active: bool = True
     policy_ids: tuple[PublicId, ...] = ()
     meta_data: dict[str, Any] = {}

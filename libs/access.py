@@ -1,6 +1,6 @@
 """Authentication of requests: operators by their key, clients by their credentials; and the API of a token path."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from libs.http.context import current
 from libs.http.error_responses import NotAuthenticated, NotPermitted
 from libs.oauth.client_auth import Credentials, is_public, read_credentials
 from libs.oauth.errors import InvalidClient, UnknownApi
+from libs.oauth.login_limits import FailureCounter
 from libs.store.operators import expiry_of
 from libs.throttle import LoginThrottle
 
@@ -134,21 +135,19 @@ class ClientAuthenticator:
         the same work, one look-up and two comparisons, so that neither text nor time tells which client ids exist.
         Raises InvalidClient, InvalidRequest, TooManyAttempts.
         """
-        credentials = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
+        given = read_credentials(authorization, body.client_id, _plain(body.client_secret), _plain(body.secret))
         throttle = self._throttle
         if not throttle.has_no_failures:
-            await throttle.check(throttle.client_counters(credentials.client_id))
-        cached = await self._catalog.registrations_cached_or_loading(credentials.client_id)
-        client = self._verified(_seen_from(api_id, cached), credentials)
+            await throttle.check(self._counters(given))
+        client = await self._first_verified(given, api_id, self._catalog.registrations_cached_or_loading)
         if client is None:
             # Perhaps it is not cached, or another process has just changed its secret: ask the database.
-            current = await self._catalog.reload_registrations(credentials.client_id)
-            client = self._verified(_seen_from(api_id, current), credentials)
+            client = await self._first_verified(given, api_id, self._catalog.reload_registrations)
         # No await between this check and `attempt`: of many guesses at the same time, a failed one must be seen by the
         # others, even if theirs would succeed.
         if client is not None and throttle.has_no_failures:
             return client
-        counters = throttle.client_counters(credentials.client_id)
+        counters = self._counters(given)
         if client is not None and throttle.is_clear(counters):
             return client
         async with throttle.attempt(counters) as attempt:
@@ -156,6 +155,24 @@ class ClientAuthenticator:
                 raise InvalidClient("client authentication failed")
             attempt.succeed()
         return client
+
+    def _counters(self, given: Sequence[Credentials]) -> Sequence[FailureCounter]:
+        """The counters of failed attempts. A header with two meanings is an attempt at two clients."""
+        ids = dict.fromkeys(credentials.client_id for credentials in given)
+        return tuple(dict.fromkeys(counter for each in ids for counter in self._throttle.client_counters(each)))
+
+    async def _first_verified(
+        self,
+        given: Sequence[Credentials],
+        api_id: str | None,
+        look_up: Callable[[str], Awaitable[Registrations | None]],
+    ) -> Client | None:
+        """The client with the first credentials that are right. All are checked, so that time does not tell which."""
+        verified = [
+            self._verified(_seen_from(api_id, await look_up(credentials.client_id)), credentials)
+            for credentials in given
+        ]
+        return next((client for client in verified if client is not None), None)
 
     def _verified(self, client: Client | None, credentials: Credentials) -> Client | None:
         if client is not None and is_public(client) and credentials.secret is None:

@@ -9,6 +9,8 @@ from libs.encryption import CannotDecrypt, KeyRing, dummy_comparison
 LABEL = "client secret"
 """The purpose for which the key ring derives the keys of digests and encrypted copies."""
 SECRET_BYTES = 32
+ENOUGH_CHARACTERS = 24
+"""A chosen secret with fewer might be guessed: secrets are stored as a keyed digest that is fast to compute."""
 COMPARISONS = 2
 """Comparisons for each authentication, at least: a client has two secrets while one replaces the other."""
 
@@ -25,6 +27,7 @@ def protect(keys: KeyRing, client_id: str, secret: str, now: datetime, *, retrie
         digest=keys.digest(LABEL, value),
         encrypted=keys.encrypt(LABEL, value, client_id) if retrievable else None,
         created_at=now,
+        short=len(secret) < ENOUGH_CHARACTERS,
     )
 
 

@@ -39,6 +39,8 @@ ERRORS: Mapping[int, str] = {
 }
 """What each error status means, unless an operation says something more specific."""
 
+CLIENT_ID_PATTERN = {"client_id": "[^/]+"}
+"""For the path parameter `client_id`: braces are allowed, unlike by default."""
 API_REF_PATTERN = {"api_ref": "(?s:.+)"}
 """For the path parameter `api_ref`: any text, line breaks included, so that the handler itself responds "no such API"
 instead of the router's bare 404."""

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from pydantic import AfterValidator, SecretStr
 
 from libs.bus.rabbit import split_amqp_urls
+from libs.client_secrets import ENOUGH_CHARACTERS
 from libs.encryption import KeyRing
 from libs.settings import PREFIX, Environment, OAuthErrorStatus, Settings
 from services.config_lint.findings import Finding, Severity, is_container, is_this_machine, is_unencrypted_remote
@@ -40,6 +41,7 @@ class LintSettings(Settings):
     client_secrets: str = "stored"
     oauth_error_status: OAuthErrorStatus = None
     limits_on_failure: str = "allow"
+    min_client_secret_length: int = ENOUGH_CHARACTERS
 
     @property
     def is_production(self) -> bool:
@@ -114,6 +116,18 @@ def _client_secrets(settings: LintSettings) -> Iterator[Finding]:
             "client secrets can be read again",
             "every operator with `write`, and anyone with both the database and the key ring, can read all of them",
             "Set it to `show_once` unless secrets have to be read again.",
+        )
+
+
+def _short_secrets(settings: LintSettings) -> Iterator[Finding]:
+    if settings.min_client_secret_length < ENOUGH_CHARACTERS:
+        yield _finding(
+            Severity.MEDIUM,
+            "short-client-secrets",
+            "min_client_secret_length",
+            f"client secrets with {settings.min_client_secret_length} characters are accepted",
+            "a short secret can be guessed, and computed from its digest by anyone with the database and the key ring",
+            f"Set it to {ENOUGH_CHARACTERS} when no client needs a shorter secret any more.",
         )
 
 
@@ -279,6 +293,7 @@ _CHECKS: tuple[Callable[[LintSettings], Iterator[Finding]], ...] = (
     _error_status,
     _private_destinations,
     _client_secrets,
+    _short_secrets,
     _limits,
     _bootstrap,
     _ring_keys,

@@ -26,7 +26,7 @@ def identity_headers(admitted: Admitted) -> dict[str, str]:
         return {_API_ID: admitted.api.api_id, _CLIENT_ID: "", _GRANT_ID: "", _SUBJECT: "", _SCOPE: ""}
     return {
         _API_ID: admitted.api.api_id,
-        _CLIENT_ID: grant.client_id,  # has only characters that need no encoding (contracts.base.ClientId)
+        _CLIENT_ID: _encoded(grant.client_id),
         _GRANT_ID: grant.grant_id,
         _SUBJECT: _encoded(grant.subject) if grant.subject else "",
         _SCOPE: grant.scope or "",

@@ -66,7 +66,8 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
     retries = RegistrationRetries(store.clients, deps.keys)
     events = EventStream(access, subscribers)
     apis = ApiEndpoints(store.apis, event_context)
-    clients = ClientEndpoints(store, deps.keys, event_context, retrievable_secrets, retries)
+    chosen = settings.min_client_secret_length, settings.redirect_uri_separator
+    clients = ClientEndpoints(store, deps.keys, event_context, retrievable_secrets, *chosen, retries)
     policies = PolicyEndpoints(store.policies, store.apis, event_context)
     users = ResourceOwnerEndpoints(store.resource_owners, store.policies, passwords, event_context)
     translations = (

@@ -12,7 +12,6 @@ from libs.oauth.redirect_uris import check_registrable
 
 MOST_SECRETS = 4
 """Maximum number of valid secrets: the newest and replaced ones within their overlap. The oldest is dropped early."""
-_SEPARATOR = ";"
 _RESERVED = frozenset({".", "..", "authorize-client", "revoke", "revoke_all", "tokens"})
 """Not allowed as client ids, because they have a meaning in paths."""
 
@@ -20,14 +19,19 @@ Values = tuple[str, ...]
 
 
 def new_client(
-    registration: ClientRegistration, api: Api, client_id: str, secret: ClientSecret | None, now: datetime
+    registration: ClientRegistration,
+    api: Api,
+    client_id: str,
+    secret: ClientSecret | None,
+    now: datetime,
+    separator: str,
 ) -> Client:
     """The client to store; it is public if it has no secret. Raises BadRequest."""
     require_same("api_id", registration.api_id, api.api_id)
     if client_id in _RESERVED:
         raise BadRequest(f"client_id: '{client_id}' is reserved")
     _require_credentials(resource_server=registration.resource_server, public=secret is None)
-    redirect_uris = _agreed("redirect_uri", _split(registration.redirect_uri), registration.redirect_uris)
+    redirect_uris = _agreed("redirect_uri", _split(registration.redirect_uri, separator), registration.redirect_uris)
     policy_ids = _agreed("policy_id", _alone(registration.policy_id), registration.policy_ids)
     return Client(
         client_id=client_id,
@@ -46,7 +50,7 @@ def new_client(
     )
 
 
-def changes_of(edit: ClientEdit, client: Client) -> dict[str, object]:
+def changes_of(edit: ClientEdit, client: Client, separator: str) -> dict[str, object]:
     """The fields that the edit changes. Omitted fields stay, null clears a field. Raises BadRequest.
 
     If both `redirect_uri` and `redirect_uris` (or `policy_id` and `policy_ids`) are given, the one that differs from
@@ -58,7 +62,7 @@ def changes_of(edit: ClientEdit, client: Client) -> dict[str, object]:
         raise BadRequest("public: cannot be changed after registration; register another client")
     _require_credentials(resource_server=bool(edit.resource_server), public=is_public(client))
     wanted = {
-        "redirect_uris": _edited_redirect_uris(edit, client),
+        "redirect_uris": _edited_redirect_uris(edit, client, separator),
         "policy_ids": _edited_policy_ids(edit, client),
         **_plain_fields(edit),
     }
@@ -80,13 +84,13 @@ def rotated_secrets(
     return (new, *old[: MOST_SECRETS - 1])
 
 
-def client_view(client: Client, secret: str | None) -> OAuthClient:
+def client_view(client: Client, secret: str | None, separator: str) -> OAuthClient:
     """The client in the API's format."""
     return OAuthClient(
         client_id=client.client_id,
         secret=secret,
         api_id=client.api_id,
-        redirect_uri=_SEPARATOR.join(client.redirect_uris),
+        redirect_uri=separator.join(client.redirect_uris),
         redirect_uris=client.redirect_uris,
         policy_id=client.policy_ids[0] if client.policy_ids else "",
         policy_ids=client.policy_ids,
@@ -138,12 +142,12 @@ def _plain_fields(edit: ClientEdit) -> dict[str, object]:
     return dict(values[name] for name in values if name in edit.model_fields_set)
 
 
-def _edited_redirect_uris(edit: ClientEdit, client: Client) -> Values:
+def _edited_redirect_uris(edit: ClientEdit, client: Client, separator: str) -> Values:
     current = client.redirect_uris
-    one = _split(edit.redirect_uri or "") if "redirect_uri" in edit.model_fields_set else None
+    one = _split(edit.redirect_uri or "", separator) if "redirect_uri" in edit.model_fields_set else None
     several = edit.redirect_uris or () if "redirect_uris" in edit.model_fields_set else None
     # A registered URI may itself contain the separator; then the single field splits it.
-    if one == _split(_SEPARATOR.join(current)):
+    if one == _split(separator.join(current), separator):
         one = current
     edited = _edited("redirect_uri", one, several, current, one_is_as_read=one == current)
     return current if edited is None or edited == current else _registrable(edited)
@@ -173,8 +177,8 @@ def _agreed(name: str, one: Values | None, several: Values | None) -> Values | N
     return one if several is None else several
 
 
-def _split(text: str | None) -> Values | None:
-    return None if text is None else tuple(filter(None, (part.strip() for part in text.split(_SEPARATOR))))
+def _split(text: str | None, separator: str) -> Values | None:
+    return None if text is None else tuple(filter(None, (part.strip() for part in text.split(separator))))
 
 
 def _alone(text: str | None) -> Values | None:

@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 from aiohttp import web
+from pydantic import SecretStr
 
 from contracts.apis import Api
 from contracts.clients import (
@@ -45,7 +46,7 @@ from services.management.success_responses import PAGE, document, enveloped, lis
 # Other services have operations below /api/apis/oauth/{client_id}/. In one process all are on the same router, so this
 # pattern must not match theirs.
 _CLIENT = "/api/apis/oauth/{api_id}/{client_id}"
-_CLIENT_PATTERN = {"client_id": "(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^{}/]+"}
+_CLIENT_PATTERN = {"client_id": "(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^/]+"}
 
 MOST_REGISTRATIONS = 200
 """APIs of one client. Its tokens on all of them are listed with one query."""
@@ -63,6 +64,9 @@ class ClientEndpoints:
     keys: KeyRing
     event_context: Callable[[], EventContext]
     retrievable_secrets: bool
+    min_secret_length: int
+    redirect_uri_separator: str
+    """Separates the URIs in `redirect_uri`."""
     retries: RegistrationRetries
 
     @operator_operation(
@@ -124,7 +128,7 @@ class ClientEndpoints:
 
     async def _registered(self, client: Client, secret: str | None) -> web.Response:
         await self._require_api_still(client)
-        return document(client_view(client, secret), written=lambda: self.retries.written(client))
+        return document(self._shown(client, secret), written=lambda: self.retries.written(client))
 
     async def _repeated(self, client: Client, given: str | None) -> web.Response:
         """The response for a retry. A generated secret that was only to be shown once is replaced by a new one."""
@@ -239,7 +243,7 @@ class ClientEndpoints:
 
         async def attempt() -> Client | None:
             client = await self._client(request)
-            changes = changes_of(edit, client)
+            changes = changes_of(edit, client, self.redirect_uri_separator)
             self._require_same_secret(edit, client)
             if "policy_ids" in changes:
                 await require_policies(self.store.policies, client.model_copy(update=changes).policy_ids)
@@ -268,7 +272,7 @@ class ClientEndpoints:
         """PUT /api/apis/oauth/{api_id}/{client_id}/rotate."""
         await self._client(request)
         rotation = await read_document_if_any(request, SecretRotation)
-        secret = rotation.secret.get_secret_value() if rotation.secret else client_secrets.new_secret()
+        secret = self._chosen(rotation.secret)
 
         async def attempt() -> Client | None:
             client = await self._client(request)
@@ -278,7 +282,7 @@ class ClientEndpoints:
             new = self._protected(client.client_id, secret, ctx.now)
             return await self.store.clients.rotate(client, rotated_secrets(client.secrets, new, rotation, ctx.now), ctx)
 
-        return document(client_view(await retry_on_conflict(attempt, exhausted=ChangedByOthers), secret))
+        return document(self._shown(await retry_on_conflict(attempt, exhausted=ChangedByOthers), secret))
 
     @operator_operation(
         "DELETE",
@@ -314,10 +318,10 @@ class ClientEndpoints:
         if registration.public:
             if registration.secret:
                 raise BadRequest("a public client has no secret")
-            return new_client(registration, api, client_id, None, ctx.now), None
-        secret = registration.secret.get_secret_value() if registration.secret else client_secrets.new_secret()
+            return new_client(registration, api, client_id, None, ctx.now, self.redirect_uri_separator), None
+        secret = self._chosen(registration.secret)
         kept = self._protected(client_id, secret, ctx.now)
-        return new_client(registration, api, client_id, kept, ctx.now), secret
+        return new_client(registration, api, client_id, kept, ctx.now, self.redirect_uri_separator), secret
 
     async def _require_api_still(self, client: Client) -> None:
         """Delete the client again if its API is gone: the cleanup may have run before the client existed."""
@@ -351,7 +355,19 @@ class ClientEndpoints:
         return [self._view(seen, operator) for seen in registrations_of(client).values()]
 
     def _view(self, client: Client, operator: Operator) -> OAuthClient:
-        return client_view(client, self._secret(client) if permits(operator, Permission.WRITE) else None)
+        return self._shown(client, self._secret(client) if permits(operator, Permission.WRITE) else None)
+
+    def _shown(self, client: Client, secret: str | None) -> OAuthClient:
+        return client_view(client, secret, self.redirect_uri_separator)
+
+    def _chosen(self, secret: SecretStr | None) -> str:
+        """The secret that the operator chose, or a new one. Raises BadRequest if it is too short."""
+        if secret is None:
+            return client_secrets.new_secret()
+        chosen = secret.get_secret_value()
+        if len(chosen) < self.min_secret_length:
+            raise BadRequest(f"secret: at least {self.min_secret_length} characters are required")
+        return chosen
 
     def _secret(self, client: Client) -> str | None:
         try:

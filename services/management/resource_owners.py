@@ -59,12 +59,13 @@ class ResourceOwnerEndpoints:
         """POST /api/apis/keys/basic/{username}."""
         username = _username(request)
         said = await read_document(request, ResourceOwnerDocument)
-        if said.password is None:
+        password = _password(said)
+        if password is None:
             raise BadRequest("password: required")
         await require_policies(self.policies, said.policy_ids)
         if await self.owners.get(username):
             raise _taken()
-        password_hash = await self.passwords.hash(_prepared(said.password))
+        password_hash = await self.passwords.hash(_prepared(password))
         ctx = self.event_context()
         owner = ResourceOwner(
             username=username,
@@ -131,12 +132,12 @@ class ResourceOwnerEndpoints:
         """PUT /api/apis/keys/basic/{username}: omitted fields keep their values."""
         await self._named(request)
         said = await read_document(request, ResourceOwnerDocument)
-        named = said.model_fields_set - {"password"}
+        password, named = _password(said), said.model_fields_set - {"password", "basic_auth_data"}
         if "policy_ids" in named:
             await require_policies(self.policies, said.policy_ids)
         changes = {name: getattr(said, name) for name in named}
-        if said.password is not None:
-            changes["password_hash"] = await self.passwords.hash(_prepared(said.password))
+        if password is not None:
+            changes["password_hash"] = await self.passwords.hash(_prepared(password))
             changes["password_since"] = self.event_context().now
 
         async def attempt() -> ResourceOwner | None:
@@ -181,6 +182,14 @@ def _username(request: web.Request) -> str:
             "non-ASCII characters must be letters or digits (RFC 8265, UsernameCasePreserved)"
         )
     return name
+
+
+def _password(said: ResourceOwnerDocument) -> SecretStr | None:
+    """The password, in our place for it or in Tyk's. Raises BadRequest if they differ."""
+    of_tyk = said.basic_auth_data.password if said.basic_auth_data else None
+    if said.password is not None and of_tyk is not None and said.password != of_tyk:
+        raise BadRequest("password and basic_auth_data.password differ")
+    return said.password or of_tyk
 
 
 def _prepared(password: SecretStr) -> str:

@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from libs.client_secrets import ENOUGH_CHARACTERS
 from libs.settings import Settings, TykGatewayApi
 
+_SEPARATOR = re.compile("[,;| ]{1,4}")
 _KEY = re.compile(r"[\x21-\x7e]{24,512}")
 
 
@@ -34,6 +36,12 @@ def _operator_key(key: SecretStr | None) -> SecretStr | None:
     return key
 
 
+def _separator(text: str) -> str:
+    if not _SEPARATOR.fullmatch(text):
+        raise ValueError("1 to 4 of the characters , ; | and the space are required")
+    return text
+
+
 class ManagementSettings(Settings):
     """The settings of the management service besides the common ones."""
 
@@ -45,3 +53,9 @@ class ManagementSettings(Settings):
         None, description="Key of the operator 'bootstrap', who has permission admin; at least 24 characters."
     )
     tyk_gateway_api: TykGatewayApi = False
+    min_client_secret_length: int = Field(
+        ENOUGH_CHARACTERS, ge=1, le=128, description="Fewest characters of a client secret that an operator chooses."
+    )
+    redirect_uri_separator: Annotated[str, AfterValidator(_separator)] = Field(
+        ";", description="What separates several URIs in `redirect_uri` of a client."
+    )

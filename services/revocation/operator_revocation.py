@@ -17,7 +17,7 @@ from libs import client_secrets
 from libs.encryption import KeyRing
 from libs.http.error_responses import BadRequest, TooLarge
 from libs.http.forms import read_parameters
-from libs.http.operations import operator_operation
+from libs.http.operations import CLIENT_ID_PATTERN, operator_operation
 from libs.http.responses import NO_STORE, json_bytes
 from libs.oauth.errors import BodyTooLarge, InvalidRequest
 from libs.oauth.registrations import registrations_of
@@ -61,6 +61,7 @@ class TokenManagement:
         ),
         response=ResponseSpec(description="Token revoked.", models=(Envelope,)),
         errors=(404,),
+        patterns=CLIENT_ID_PATTERN,
     )
     async def revoke(self, http_request: web.Request) -> web.Response:
         """200 with the token, given by value or by public id, revoked; 200 for an unknown or invalid one, too."""
@@ -89,6 +90,7 @@ class TokenManagement:
         body=RequestBody(model=RevocationRequest, media_types=(FORM, JSON), optional=True, description=_CREDENTIALS),
         response=ResponseSpec(description="Tokens revoked.", models=(Envelope,)),
         errors=(404,),
+        patterns=CLIENT_ID_PATTERN,
     )
     async def revoke_all(self, http_request: web.Request) -> web.Response:
         """200 with every grant of the client revoked, at once and in every process."""

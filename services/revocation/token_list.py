@@ -19,7 +19,7 @@ from contracts.pages import MOST_AT_ONCE, PAGE_SIZE, TokenPageQuery
 from contracts.policies import Policy
 from libs.catalog import Catalog, Registrations
 from libs.http.error_responses import BadRequest, NotFound
-from libs.http.operations import operator_operation
+from libs.http.operations import CLIENT_ID_PATTERN, operator_operation
 from libs.http.pages import cursor_of, link_to_next, read_cursor, require_within_reach
 from libs.http.responses import NO_STORE, json_bytes
 from libs.oauth.registrations import registered_on, registrations_of
@@ -63,6 +63,7 @@ class TokenList:
         parameters=Parameters(model=TokenPageQuery),
         response=_TOKENS,
         errors=(400, 404),
+        patterns=CLIENT_ID_PATTERN,
     )
     @operator_operation(
         "GET",
@@ -75,6 +76,7 @@ class TokenList:
         parameters=Parameters(model=TokenPageQuery),
         response=_TOKENS,
         errors=(400, 404),
+        patterns=CLIENT_ID_PATTERN,
     )
     async def show(self, request: web.Request) -> web.Response:
         """200 with a list of up to MOST_AT_ONCE tokens, or with `?page=` one page of a hundred; first to expire first.

@@ -14,7 +14,7 @@ import pytest
 
 import services.config_lint
 from contracts.apis import Api, DefinitionFormat, GrantType, Notifications, OAuthSettings, TokenLocation
-from contracts.clients import Client
+from contracts.clients import Client, ClientSecret
 from contracts.guards import Unsupported
 from contracts.operators import Operator
 from contracts.policies import AccessRight, AllowedUrl, Policy
@@ -75,6 +75,9 @@ SETTINGS = [
     pytest.param("oauth-error-status", {"oauth_error_status": 403}, {}, id="error-status"),
     pytest.param("private-destinations", {"allow_private_destinations": True}, {}, id="private-destinations"),
     pytest.param("client-secrets-stored", {"client_secrets": "stored"}, {}, id="client-secrets"),
+    pytest.param(
+        "short-client-secrets", {"min_client_secret_length": 8}, {"min_client_secret_length": 24}, id="c7-short-secrets"
+    ),
     pytest.param("limits-on-failure", {"limits_on_failure": "allow"}, {"limits_on_failure": "deny"}, id="limits"),
     pytest.param("bootstrap-key", {"bootstrap_operator_key": f"tw_ok_{STRONG_KEY}"}, {}, id="bootstrap"),
     pytest.param(
@@ -220,6 +223,10 @@ def imported(**changes: Any) -> Api:
     return read_classic(document, api_id="orders", now=NOW, accept_unsupported=True)
 
 
+def short_secret() -> tuple[ClientSecret, ...]:
+    return (client_secrets.protect(KEYS, "app", "twenty-three-characters", NOW, retrievable=False),)
+
+
 def client(**changes: Any) -> Iterator[Finding]:
     """Findings for a sound client with these changes."""
     given = {
@@ -354,6 +361,7 @@ RECORDS: list[Any] = [
     pytest.param("client-without-policy", lambda: client(policy_ids=()), client, id="no-policy"),
     pytest.param("demo-client", lambda: client(client_id=demo_data.CLIENT_ID), client, id="demo-client"),
     pytest.param("demo-client", lambda: client(secrets=demo_secret()), lambda: client(secrets=()), id="demo-secret"),
+    pytest.param("short-client-secret", lambda: client(secrets=short_secret()), client, id="c7-short-secret"),
     pytest.param("key-not-in-ring", lambda: client(secrets=of_another_key()), client, id="lost-key"),
     pytest.param(
         "policy-without-rights",

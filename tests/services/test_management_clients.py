@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from yarl import URL
 
 from contracts.clients import Client, ClientDeletion, ClientSecret, SecretRotation
 from contracts.operators import Permission
@@ -180,7 +182,8 @@ async def test_the_database_holds_no_secret_in_clear(service: Management, place:
         pytest.param({"secret": "x" * 257}, "secret", id="long-secret"),
         pytest.param({"secret": SECRET, "public": True}, "a public client has no secret", id="public-with-secret"),
         pytest.param({"client_id": "a/b"}, "client_id", id="slash-in-id"),
-        pytest.param({"client_id": ""}, "client_id", id="empty-id"),
+        pytest.param({"client_id": " app"}, "client_id", id="space-before-id"),
+        pytest.param({"client_id": "bücher"}, "client_id", id="id-not-ascii"),
         pytest.param({"client_id": {"$gt": ""}}, "client_id", id="operator-for-id"),
         pytest.param({"client_id": "revoke_all"}, "'revoke_all' is reserved", id="reserved-id"),
         pytest.param({"client_id": "tokens"}, "'tokens' is reserved", id="reserved-id-tokens"),
@@ -480,7 +483,6 @@ async def test_a_policy_that_is_gone_does_not_block_other_edits(service: Managem
         pytest.param({"redirect_uri": "nonsense"}, "redirect_uri", id="uri"),
         pytest.param({"redirect_uri": NEW, "redirect_uris": [CALLBACK]}, "differ", id="both-changed-and-differ"),
         pytest.param({"policy_id": "no-such"}, "there is no policy 'no-such'", id="unknown-policy"),
-        pytest.param({"scope": ""}, "scope", id="empty-scope"),
         pytest.param({"nonsense": 1}, "nonsense", id="unknown-field"),
         pytest.param({"description": "new", "secret": "x"}, "rotate", id="one-right-one-wrong"),
     ],
@@ -691,3 +693,66 @@ async def test_of_many_deletions_one_is_done(service: Management, place: str) ->
     assert sorted(response.status for response in responses) == [200] + [404] * 5
     stems = [stem(event) for event in await service.heard.about(client["client_id"])]
     assert stems == ["client.created", "client.deleted"]
+
+
+# Tyk's Dashboard and its clients
+
+
+async def test_c8_empty_strings_mean_not_given(service: Management, place: str) -> None:
+    """The Dashboard's form sends every field; empty ones are generated or have their defaults."""
+    empty = dict.fromkeys(
+        ("client_id", "secret", "redirect_uri", "policy_id", "description", "client_name", "scope"), ""
+    )
+    client = await registered(service.writer, place, **empty, api_id="", meta_data="")
+    assert len(client["client_id"]) == 32
+    assert len(client["secret"]) >= 40
+    assert (client["redirect_uri"], client["policy_id"], client["meta_data"]) == ("", "", {})
+    assert "scope" not in client
+
+
+async def test_c8_an_edit_with_empty_strings_keeps_id_secret_and_scope(service: Management) -> None:
+    """What an edit cannot change, and the scope, whose absence would widen, are left alone by empty strings."""
+    flows = {"clientCredentials": {"tokenUrl": "/oauth/token", "scopes": {"read": "", "write": ""}}}
+    api = await make_api(service.deps, api_document(components__securitySchemes__tykOAuth__flows=flows))
+    place = f"/api/apis/oauth/{api.api_id}"
+    client = await registered(service.writer, place, scope="read", meta_data={"a": 1})
+    body = {"client_id": "", "api_id": "", "secret": "", "scope": "", "meta_data": "", "description": "new"}
+    response = await service.writer("PUT", f"{place}/{client['client_id']}", json=body)
+    assert response.status == 200, response.body
+    changed = {"description": "new", "updated_at": response.body["updated_at"]}
+    assert response.body == client | changed
+
+
+@pytest.mark.parametrize(
+    "client_id", ["me@example.test", "my app", "a+b", "50%", "a:b", "{x}", "a;b?c#d&e=f", "a\\b~'\""]
+)
+async def test_c7_a_client_id_has_any_printable_character_but_the_slash(
+    service: Management, place: str, client_id: str
+) -> None:
+    """Such a client is registered, read, edited, rotated and deleted under its percent-encoded id."""
+    named = f"{client_id} {unique('x')}"
+    client = await registered(service.writer, place, client_id=named)
+    path = URL(f"{place}/{quote(named, safe='')}", encoded=True)
+    assert client["client_id"] == named
+    assert (await service.writer("GET", path)).body == client
+    assert (await service.writer("PUT", path, json={"description": "new"})).status == 200
+    assert (await service.writer("PUT", URL(f"{path}/rotate", encoded=True))).status == 200
+    assert (await service.writer("DELETE", path)).status == 200
+    assert (await service.writer("GET", path)).status == 404
+
+
+async def test_c7_separator_and_length_of_secrets_are_settings(mongodb_url: str) -> None:
+    """Tyk's separator and short secrets can be allowed; a secret that is too short is refused with the number."""
+    async with management(mongodb_url, min_client_secret_length=6, redirect_uri_separator=",") as service:
+        place = f"/api/apis/oauth/{(await make_api(service.deps)).api_id}"
+        client = await registered(service.writer, place, secret="tyk-secret", redirect_uri=f"{CALLBACK}, {OTHER}")
+        assert client["redirect_uris"] == [CALLBACK, OTHER]
+        assert client["redirect_uri"] == f"{CALLBACK},{OTHER}"
+        path = f"{place}/{client['client_id']}"
+        assert (await service.writer("PUT", path, json=client)).body == client
+        assert (await service.writer("PUT", f"{path}/rotate", json={"secret": "shorter"})).status == 200
+        for method, where in (("POST", place), ("PUT", f"{path}/rotate")):
+            response = await service.writer(method, where, json={"secret": "five5"})
+            assert (response.status, response.message) == (400, "secret: at least 6 characters are required")
+        (secret, *_) = (await stored(service, client["client_id"])).secrets
+        assert secret.short

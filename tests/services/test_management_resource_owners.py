@@ -56,6 +56,26 @@ async def test_a_user_is_added(service: Management) -> None:
     assert (created["type"], facts(created)) == ("io.tokenwire.resource_owner.created", {"username": username})
 
 
+async def test_c8_the_password_may_be_in_tyk_s_place(service: Management) -> None:
+    """`basic_auth_data.password` is taken by POST and PUT; two different passwords are refused."""
+    path = f"{PLACE}/{unique('bob')}"
+    said = {"basic_auth_data": {"password": PASSWORD, "hash_type": "bcrypt"}}
+    response = await service.writer("POST", path, json=said)
+    assert response.status == 200, response.body
+    assert "basic_auth_data" not in response.body
+    username = path.rpartition("/")[2]
+    assert await logs_in(service, username, PASSWORD)
+    other = {"basic_auth_data": {"password": "another password"}}
+    assert (await service.writer("PUT", path, json=other)).status == 200
+    assert await logs_in(service, username, "another password")
+    differing = await service.writer("PUT", path, json={"password": PASSWORD, **other})
+    assert (differing.status, "differ" in differing.message) == (400, True)
+    short = await service.writer("PUT", path, json={"basic_auth_data": {"password": "short"}})
+    assert (short.status, "basic_auth_data.password" in short.message) == (400, True)
+    empty = await service.writer("POST", f"{PLACE}/{unique('eve')}", json={"basic_auth_data": {}})
+    assert (empty.status, empty.message) == (400, "password: required")
+
+
 async def test_the_database_holds_no_password(service: Management) -> None:
     """Only an argon2id hash is stored."""
     username = unique("bob")

@@ -52,6 +52,8 @@ WRONG = {
     "UPSTREAM_TIMEOUT": ["0", "3601", "soon"],
     "CLIENT_SECRETS": ["sometimes"],
     "TYK_GATEWAY_API": ["perhaps"],
+    "MIN_CLIENT_SECRET_LENGTH": ["0", "129", "short"],
+    "REDIRECT_URI_SEPARATOR": ["", "/", "and", ",,,,,"],
     "LIMITS_ON_FAILURE": ["perhaps", "Allow"],
     "CONSOLE_KEYS": ["", KEY, "1:", "1:c2hvcnQ="],
     "SERVICES_URL": ["", "management:8080", "http://{service}/path", "ftp://{service}", "http://{service}/?a=b"],
