@@ -12,7 +12,12 @@ from contracts.guards import Guards, Unsupported
 RESERVED_PATHS = frozenset(
     {"api", "console", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"}
 )
-"""First path segments that Tokenwire itself uses; no API may listen there."""
+"""First path segments that Tokenwire itself uses; no API may listen there, except below `/api/` (MANAGEMENT_PATHS), and
+none may have one as its id."""
+MANAGEMENT_PATHS = frozenset(
+    {"analytics", "apis", "audit", "events", "grants", "notifications", "operators", "portal", "users"}
+)
+"""Segments after `/api/` that belong to the management API."""
 OWN_PATHS_OF_AN_API = frozenset(
     {
         "/oauth/authorize",
@@ -37,7 +42,11 @@ class GrantType(enum.StrEnum):
 
 def _own_listen_path(path: str) -> str:
     segments = path.strip("/").split("/")
-    if segments[0] in RESERVED_PATHS:
+    if segments == [""]:
+        return "/"
+    if segments[0] == "api" and (len(segments) == 1 or segments[1] in MANAGEMENT_PATHS):
+        raise ValueError(f"/{'/'.join(segments[:2])}/ is reserved")
+    if segments[0] in RESERVED_PATHS - {"api"}:
         raise ValueError(f"/{segments[0]}/ is reserved")
     if any(segment in {"", ".", "..", "oauth"} for segment in segments):
         raise ValueError("a listen path has no empty, '.', '..' or 'oauth' segment")
@@ -46,10 +55,10 @@ def _own_listen_path(path: str) -> str:
 
 ListenPath = Annotated[
     str,
-    StringConstraints(pattern=r"^/?[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*/?$", max_length=255),
+    StringConstraints(pattern=r"^(?:/|/?[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*/?)$", max_length=255),
     AfterValidator(_own_listen_path),
 ]
-"""Where an API is reached: begins and ends with a slash, e.g. `/orders/`."""
+"""Where an API is reached: begins and ends with a slash, e.g. `/orders/`. `/`: every path that no other API has."""
 
 
 class TokenLocation(Contract):
@@ -165,6 +174,8 @@ class Api(Record):
     listen_path: ListenPath
     strip_listen_path: bool = True
     upstream_url: Text
+    further_upstream_urls: tuple[Text, ...] = ()
+    """Calls go to these and `upstream_url` in turn; one occurs as often as its weight."""
     strip_authorization_data: bool = False
     token_location: TokenLocation = TokenLocation()
     versioning: Versioning | None = None
@@ -190,6 +201,26 @@ class Api(Record):
     format: DefinitionFormat
     definition: SecretStr
     """The imported definition as JSON text. Contains secrets, such as the webhook's shared secret."""
+
+
+class NamedPart(Contract):
+    """A part of a definition, and what it comes to."""
+
+    path: str
+    """Its path in the definition, for example `proxy.target_list[1]`."""
+    reason: str
+
+
+class ImportReport(Contract):
+    """What an import makes of the parts of a definition that protect the API, or that are not used."""
+
+    enforced: tuple[str, ...] = ()
+    """Paths of the protections, besides the token, that the gateway enforces."""
+    unused: tuple[NamedPart, ...] = ()
+    """Parts without effect, such as misspelt ones and features that are not offered."""
+    refused: tuple[NamedPart, ...] = ()
+    """Protections that are not enforced. They refuse the import unless it has `accept_unsupported=true`, or the
+    definition lists them in `acceptedUnsupported`."""
 
 
 class ApiList(Response):
@@ -223,3 +254,5 @@ class ImportQuery(AdminRequest):
 
     accept_unsupported: bool = False
     """True: import the definition although it contains protections of Tyk's that Tokenwire does not enforce."""
+    dry_run: bool = False
+    """True: answer as the import would, and write nothing."""

@@ -117,11 +117,21 @@ class _CachedCollection(Generic[V]):
     async def _load_and_cache(self, key: str) -> V | None:
         epoch = self._epoch
         value = await self._load(key)
+        self.put(key, value, epoch)
+        return value
+
+    @property
+    def epoch(self) -> int:
+        """Changes with each invalidation."""
+        return self._epoch
+
+    def put(self, key: str, value: V | None, epoch: int) -> None:
+        """Cache a value, or that there is none, that was read since the epoch began."""
         if value is None:
             self._entries.pop(key, None)
             if self._missing_for and epoch == self._epoch:
                 self._remember_missing(key)
-            return None
+            return
         self._missing.pop(key, None)
         if epoch == self._epoch:
             # Not cached after an invalidation during the load: the value may have been read before the change.
@@ -129,7 +139,6 @@ class _CachedCollection(Generic[V]):
             self._entries.move_to_end(key)
             if len(self._entries) > SIZE:
                 self._entries.popitem(last=False)
-        return value
 
     def _remember_missing(self, key: str) -> None:
         self._missing[key] = self._clock() + self._missing_for
@@ -166,11 +175,13 @@ def _common_segment(paths: Collection[str]) -> str | None:
     return segments.pop() if segments else None
 
 
-def _serving(path: str, segment: str, apis: Sequence[Api]) -> Api | None:
+def _serving(path: str, segment: str | None, apis: Sequence[Api]) -> Api | None:
     """The API whose listen path covers the path, of these, which begin with the segment, the longest first."""
+    if segment is None:
+        return None
     prefix = f"{path}/"
     for api in apis:
-        if prefix.startswith(api.listen_path):
+        if api.listen_path != "/" and prefix.startswith(api.listen_path):
             return api
     names_id = prefix.startswith(f"/{segment}/")
     return next((api for api in apis if names_id and api.api_id == segment), None)
@@ -185,9 +196,12 @@ class Catalog:
     """Cached APIs, clients, policies, operators and resource owners. One per process."""
 
     def __init__(self, store: Store, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
         self._pulse = Pulse(clock)
         self._apis_by_ref = _CachedCollection(store.apis.at, ttl, clock, self._pulse)
-        self._apis_by_segment = _CachedCollection(store.apis.under, ttl, clock, self._pulse, MISSING_FOR)
+        self._apis_by_segment = _CachedCollection(self._under, ttl, clock, self._pulse, MISSING_FOR)
+        self._root = _CachedCollection(store.apis.at, ttl, clock, self._pulse, MISSING_FOR)
+        """The API with the listen path `/`, under the key ""."""
         self._apis = _CachedCollection(store.apis.get, ttl, clock, self._pulse)
         self._clients = _CachedCollection(partial(_registrations, store), ttl, clock, self._pulse)
         self._policies = _CachedCollection(store.policies.get, ttl, clock, self._pulse)
@@ -196,6 +210,8 @@ class Catalog:
 
     async def api_at(self, api_ref: str) -> Api | None:
         """The API with this listen path (without outer slashes) or this id."""
+        if not api_ref:
+            return await self._root.cached_or_load("")
         return (
             await self._apis_by_ref.cached_or_load(api_ref)
             if _API_REF.fullmatch(api_ref) and len(api_ref) <= _LONGEST_API_REF
@@ -206,20 +222,29 @@ class Catalog:
         """The API with the longest listen path that covers the path, or whose id the path begins with.
 
         `paths` are the ways in which the path of one request can be read. One look-up at most. Raises SeveralApis if
-        the readings belong to different APIs: a wrong guess would let a request past the rules of one of them.
+        the readings belong to different APIs: a wrong guess would let a request past the rules of one of them. An API
+        with the listen path `/` has the paths that no other API has.
         """
         first, *others = paths
         segment = _first_segment(first) if not others else _common_segment(paths)
-        if segment is None:
-            return None
-        apis = self._apis_by_segment.cached(segment)
-        if apis is None:
-            apis = (await self._apis_by_segment.cached_or_load(segment) if _SEGMENT.fullmatch(segment) else None) or ()
+        if segment is not None and not _SEGMENT.fullmatch(segment):
+            segment = None
+        apis: Sequence[Api] = ()
+        if segment is not None:
+            cached = self._apis_by_segment.cached(segment)
+            apis = (await self._apis_by_segment.cached_or_load(segment) if cached is None else cached) or ()
         api = _serving(first, segment, apis)
         for path in others:
             if _serving(path, segment, apis) is not api:
                 raise SeveralApis
-        return api
+        return api or await self._root.cached_or_load("")
+
+    async def _under(self, segment: str) -> Sequence[Api] | None:
+        """The APIs whose paths begin with the segment; the same look-up finds the one with the listen path `/`."""
+        epoch = self._root.epoch
+        found = await self._store.apis.under(segment)
+        self._root.put("", next((api for api in found if api.listen_path == "/"), None), epoch)
+        return [api for api in found if api.listen_path != "/" or api.api_id == segment] or None
 
     async def api(self, api_id: str) -> Api | None:
         """The API of this id."""
@@ -272,7 +297,7 @@ class Catalog:
 
     def forget(self) -> None:
         """Drop everything: a change may have been missed."""
-        for apis in (self._apis_by_ref, self._apis_by_segment, self._apis):
+        for apis in (self._apis_by_ref, self._apis_by_segment, self._apis, self._root):
             apis.forget()
         for others in (self._clients, self._policies, self._operators, self._resource_owners):
             others.forget()
@@ -292,6 +317,7 @@ class Catalog:
                 self._apis.forget()
                 self._apis_by_ref.forget()
                 self._apis_by_segment.forget()
+                self._root.forget()
 
     async def heard(self, delivery: Delivery) -> None:
         """Another process changed a record. If the message does not say which, drop everything. Raises Drop."""

@@ -1,5 +1,6 @@
 """Turns exceptions into HTTP error responses: status, body and headers. Nothing else renders errors."""
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from contracts.apis import MANAGEMENT_PATHS
 from libs.http.error_page import PAGE_HEADERS, error_page, prefers_html
 from libs.http.responses import NO_STORE, json_bytes
 from libs.oauth.errors import (
@@ -24,7 +26,7 @@ from libs.oauth.redirect_uris import with_query
 
 _GATEWAY_API = "/tyk/"
 """Below this path errors are in the envelope of the open-source Tyk gateway's API."""
-_ENVELOPED = ("/api/", _GATEWAY_API)
+_ENVELOPED = re.compile(f"/api/(?:{'|'.join(sorted(MANAGEMENT_PATHS))})(?:/|\\Z)|{_GATEWAY_API}")
 _TEXT = bytes(range(0x20, 0x7F)).translate(None, b'"\\').decode()
 
 log = structlog.get_logger("http")
@@ -143,14 +145,14 @@ class ErrorRenderer:
         status = error.status
         if isinstance(error, TemporarilyUnavailable | TooManyRequests):
             headers["Retry-After"] = str(error.retry_after)
-            if request.path.startswith(_ENVELOPED):
+            if _ENVELOPED.match(request.path):
                 return _enveloped(request, status, error.description, headers)
         elif self._oauth_error_status and status in {400, 401, 403}:
             status = self._oauth_error_status
         if isinstance(error, BodyTooSlow):
             # RFC 9110 §15.5.9: after a 408 the rest of the body may still arrive, so the connection cannot be reused.
             headers["Connection"] = "close"
-            if request.path.startswith(_ENVELOPED):
+            if _ENVELOPED.match(request.path):
                 return _enveloped(request, status, error.description, headers)
         if isinstance(error, InvalidClient):
             # RFC 6749 §5.2: 401 with "the 'WWW-Authenticate' response header field matching the authentication scheme".
@@ -177,7 +179,7 @@ class ErrorRenderer:
         return web.Response(status=302, headers={**NO_STORE, "Location": location})
 
     def _malformed(self, request: web.Request, fault: str) -> web.Response:
-        if request.path.startswith(_ENVELOPED):
+        if _ENVELOPED.match(request.path):
             return _enveloped(request, 400, fault)
         return self._oauth(request, InvalidRequest(fault))
 
@@ -191,7 +193,7 @@ class ErrorRenderer:
     def _plain(
         self, request: web.Request, status: int, message: str, headers: dict[str, str] | None = None
     ) -> web.Response:
-        if request.path.startswith(_ENVELOPED):
+        if _ENVELOPED.match(request.path):
             return _enveloped(request, status, message, headers)
         code = "server_error" if status >= 500 else "invalid_request"
         body = orjson.dumps({"error": code, "error_description": message})

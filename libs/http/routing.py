@@ -99,7 +99,8 @@ class _SuffixedResource(web.DynamicResource):
         """Match the path and method; without a match, the methods that this path has."""
         path, suffix, routes = request.rel_url.path_safe, self._suffix, self._by_method
         variable = path[1 : -len(suffix)]
-        if not variable or not path.endswith(suffix):
+        # Without a variable: the listen path is `/`.
+        if not path.endswith(suffix) or not (variable or path == suffix):
             return None, set()
         route = routes.get(request.method) or routes.get(hdrs.METH_ANY)
         if route is None:

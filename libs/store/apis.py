@@ -19,7 +19,7 @@ from libs.store.records import Page, Records, Reencryption
 _LABEL = "api definition"
 _BOX = "confidential"
 """The stored field that holds the _CONFIDENTIAL fields, encrypted together as JSON."""
-_CONFIDENTIAL = ("upstream_url", "request_headers", "signing_secrets")
+_CONFIDENTIAL = ("upstream_url", "further_upstream_urls", "request_headers", "signing_secrets")
 """Fields that may carry credentials: for the upstream, in its URL or in headers, and for webhooks. Stored as None in
 their own place."""
 
@@ -130,11 +130,11 @@ class Apis(Records[Api]):
         found = await self._list({"places": api_ref}, limit=1)
         return found[0] if found else None
 
-    async def under(self, segment: str) -> Sequence[Api] | None:
-        """The APIs with this id or a listen path that begins with this segment, the longest first; None for none."""
+    async def under(self, segment: str) -> Sequence[Api]:
+        """The APIs with this id or a listen path that begins with this segment, or is `/`; the longest first."""
         begins = {"listen_path": {"$regex": f"^/{re.escape(segment)}/"}}
-        found = await self._list({"$or": [begins, {"_id": segment}]})
-        return sorted(found, key=lambda api: -len(api.listen_path)) or None
+        found = await self._list({"$or": [begins, {"_id": segment}, {"listen_path": "/"}]})
+        return sorted(found, key=lambda api: -len(api.listen_path))
 
     async def page_of_format(self, form: DefinitionFormat, number: int | None, after: str | None = None) -> Page[Api]:
         """`page` of the APIs that were imported in this format."""

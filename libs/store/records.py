@@ -142,12 +142,16 @@ class Records(OutboxCollection, Generic[M]):
     async def first_unknown(self, keys: Iterable[str]) -> str | None:
         """The first of these ids that no record has; None if all exist."""
         wanted = list(keys)
-        if not wanted:
-            return None
-        async with outage_is_unavailability():
-            query = {"_id": {"$in": wanted}, "deleted": False}
-            known = {document["_id"] async for document in self._mongo[self.name].find(query, {"_id": 1})}
+        known = await self.living(wanted)
         return next((key for key in wanted if key not in known), None)
+
+    async def living(self, keys: Sequence[str]) -> frozenset[str]:
+        """Which of these ids have a record that is not deleted."""
+        if not keys:
+            return frozenset()
+        async with outage_is_unavailability():
+            query = {"_id": {"$in": list(keys)}, "deleted": False}
+            return frozenset([document["_id"] async for document in self._mongo[self.name].find(query, {"_id": 1})])
 
     async def keys(self) -> Sequence[str]:
         """The ids of all records, sorted."""

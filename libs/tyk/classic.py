@@ -26,6 +26,7 @@ from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import report
 from libs.tyk.part import Part
 from libs.tyk.transforms import classic_headers, classic_versioning
+from libs.tyk.upstreams import classic_upstreams
 
 _WRAPPER = "api_definition"
 _OWN = "tokenwire"
@@ -69,6 +70,7 @@ def read_classic(
     own_id = definition.public_id("api_id", api_id)
     added, removed = classic_headers(definition, notes)
     versioning = classic_versioning(definition)
+    upstreams = classic_upstreams(proxy)
     guards = classic_guards(definition, listen_path, notes)
     report(definition.members, CLASSIC, definition.path, notes)
     unsupported = notes.accepted(everything=accept_unsupported, paths=tokenwire.accepted_unsupported)
@@ -80,7 +82,8 @@ def read_classic(
         active=definition.flag("active", default=True),
         listen_path=listen_path,
         strip_listen_path=proxy.flag("strip_listen_path"),
-        upstream_url=proxy.required_url("target_url"),
+        upstream_url=upstreams[0],
+        further_upstream_urls=upstreams[1:],
         strip_authorization_data=definition.flag("strip_auth_data"),
         token_location=access.token_location,
         versioning=versioning,

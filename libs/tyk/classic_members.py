@@ -84,7 +84,7 @@ _PROXY = Members(
         "target_url": KNOWN,
         "strip_listen_path": KNOWN,
         "enable_load_balancing": KNOWN,
-        "target_list": When("enable_load_balancing", True, Unused("every call goes to proxy.target_url")),
+        "target_list": KNOWN,
         "preserve_host_header": Unused("the upstream gets its own host, and the caller's in X-Forwarded-Host"),
         "disable_strip_slash": KNOWN,
         "check_host_against_uptime_tests": KNOWN,

@@ -30,6 +30,7 @@ from libs.tyk.oas_guards import oas_guards, operations_of
 from libs.tyk.oas_members import AUTH_TOKEN_SCHEME, DECLARED_SCHEME, DOCUMENT, ISSUING_SCHEME
 from libs.tyk.part import Part
 from libs.tyk.transforms import oas_headers, oas_versioning
+from libs.tyk.upstreams import oas_upstreams
 
 _EXTENSION = "x-tyk-api-gateway"
 _OWN = "x-tokenwire"
@@ -101,7 +102,7 @@ def read_oas(
     tokenwire = tokenwire_settings(whole, _OWN)
     access = _access(whole, server, tokenwire, notes)
     name, listen_path = info.required_name("name"), server.part("listenPath").listen_path("value")
-    own_id = info.public_id("id", api_id)
+    own_id, upstreams = info.public_id("id", api_id), oas_upstreams(upstream)
     added, removed = oas_headers(extension, notes)
     guards = oas_guards(whole, extension, listen_path, notes)
     report(whole.members, DOCUMENT, "", notes)
@@ -114,7 +115,8 @@ def read_oas(
         active=info.part("state").flag("active", default=True),
         listen_path=listen_path,
         strip_listen_path=server.part("listenPath").flag("strip"),
-        upstream_url=upstream.required_url("url"),
+        upstream_url=upstreams[0],
+        further_upstream_urls=upstreams[1:],
         strip_authorization_data=server.part("authentication").flag("stripAuthorizationData"),
         token_location=access.token_location,
         versioning=oas_versioning(info),
@@ -152,7 +154,7 @@ def _access(whole: Part, server: Part, tokenwire: TokenwireSettings, notes: Impo
         for part in (whole, *(operation for _, _, operation in operations_of(whole))):
             if any(requirement.members for requirement in part.parts("security")):
                 path = server.path_of("authentication")
-                notes.warn(part.path_of("security"), f"not used, since there is no {path}: calls need no token")
+                notes.unused(part.path_of("security"), f"not used, since there is no {path}: calls need no token")
         return Authentication()
     authentication = server.part("authentication")
     if not authentication.has("enabled"):
@@ -175,7 +177,7 @@ def _requirements(whole: Part, authentication: Part, notes: ImportNotes) -> Iter
             if settings.part(name).flag("enabled"):
                 schemes[name] = _Scheme(declared.part(name), settings.part(name))
             else:
-                notes.warn(requirement.path_of(name), f"not used, since {settings.path_of(name)} is not enabled")
+                notes.unused(requirement.path_of(name), f"not used, since {settings.path_of(name)} is not enabled")
         yield _Requirement(requirement, schemes)
 
 
@@ -219,13 +221,13 @@ def _note_others(
             if requirement in enforced and not is_enough:
                 notes.refuse(path, "a second authentication method, which a call would have to pass besides the token")
             else:
-                notes.warn(path, "not used; it does not take the place of an access token here")
+                notes.unused(path, "not used; it does not take the place of an access token here")
         for name in requirement.scoped:
             path = requirement.part.path_of(name)
             if requirement in enforced and not is_enough:
                 notes.refuse(path, "scopes that a token would have to have")
             else:
-                notes.warn(path, "its scopes are not used, since another requirement asks for none")
+                notes.unused(path, "its scopes are not used, since another requirement asks for none")
 
 
 def _note_operations(whole: Part, notes: ImportNotes) -> None:
@@ -240,7 +242,7 @@ def _note_operations(whole: Part, notes: ImportNotes) -> None:
         if own - {frozenset()}:
             notes.refuse(operation.path_of("security"), "a security of its own, other than the document's")
         else:
-            notes.warn(
+            notes.unused(
                 operation.path_of("security"),
                 "not used; the document's security counts, unless ignoreAuthentication opens the operation",
             )

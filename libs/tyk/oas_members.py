@@ -148,7 +148,12 @@ _UPSTREAM_PART = Members(
         ),
         "serviceDiscovery": Unused("service discovery is not offered"),
         "uptimeTests": Unused("upstreams are not probed"),
-        "loadBalancing": Unused("every call goes to upstream.url"),
+        "loadBalancing": Members(
+            {
+                **_all(("enabled", "targets"), KNOWN),
+                "skipUnavailableHosts": Unused("upstreams are not probed"),
+            }
+        ),
         "preserveHostHeader": Unused("the upstream gets its own host, and the caller's in X-Forwarded-Host"),
         "preserveTrailingSlash": KNOWN,
         "tlsTransport": Unused("certificates of upstreams are always verified, by the defaults of OpenSSL"),

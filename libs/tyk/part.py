@@ -22,6 +22,7 @@ _LISTEN_PATH: TypeAdapter[str] = TypeAdapter(ListenPath)
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _FIELD_VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?)?")
+_WEBSOCKET = re.compile(r"(?i:ws)((?i:s?)):")
 _LARGEST = 2**53
 _AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ns|us|µs|ms|s|m|h|d)")
 _DURATION = re.compile(f"(?:{_AMOUNT.pattern})*|0")
@@ -200,9 +201,16 @@ class Part:
             raise self.wrong(key, "an absolute http or https URL without user and password is expected")
         return url
 
-    def required_url(self, key: str) -> str:
-        """The absolute http or https URL in this member. Raises InvalidDefinition if it is empty or absent."""
-        return self._required(key, self.url(key), "an absolute http or https URL is expected")
+    def upstream_url(self, key: str) -> str:
+        """The URL of an upstream in this member, empty if it is absent. `ws` and `wss` are http and https."""
+        url = self.text(key)
+        if (found := _WEBSOCKET.match(url)) is not None:
+            return Part({key: f"http{found[1].lower()}{url[found.end(1) :]}"}, self.path).url(key)
+        return self.url(key)
+
+    def required_upstream_url(self, key: str) -> str:
+        """The same. Raises InvalidDefinition if it is empty or absent."""
+        return self._required(key, self.upstream_url(key), "an absolute http or https URL is expected")
 
     def _required(self, key: str, value: str, sentence: str) -> str:
         if not value:

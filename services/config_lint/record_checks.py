@@ -69,7 +69,7 @@ def check_api(api: Api) -> Iterator[Finding]:
             "tokens end up in logs, browser histories and Referer headers (RFC 9700 §4.3.2)",
             "Have clients use the header, and remove the parameter from the definition.",
         )
-    if is_unencrypted_remote(api.upstream_url):
+    if any(map(is_unencrypted_remote, (api.upstream_url, *api.further_upstream_urls))):
         yield Finding(
             Severity.LOW,
             "upstream-http",
@@ -232,6 +232,15 @@ def check_client(client: Client, keys: KeyRing, now: datetime, *, production: bo
             "Delete it and the API `demo-api`.",
         )
     current = [secret for secret in client.secrets if client_secrets.is_current(secret, now)]
+    if any(secret.short for secret in current):
+        yield Finding(
+            Severity.MEDIUM,
+            "short-client-secret",
+            f"client {client.client_id}",
+            f"its secret has fewer than {client_secrets.ENOUGH_CHARACTERS} characters",
+            "it can be guessed",
+            "Rotate it (PUT …/rotate) to a generated one.",
+        )
     if any(not keys.has_made(secret.digest) for secret in current):
         yield Finding(
             Severity.MEDIUM,

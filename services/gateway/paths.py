@@ -45,7 +45,10 @@ def readings(path: str) -> frozenset[str]:
 
 def below(path: str, api: Api) -> str:
     """The part of the path after the API's listen path (or its id): empty, or starting with a slash."""
-    prefix = api.listen_path if f"{path}/".startswith(api.listen_path) else f"/{api.api_id}/"
+    below_id = f"/{api.api_id}/"
+    if api.listen_path == "/":
+        return path[len(below_id) - 1 :] if f"{path}/".startswith(below_id) else path
+    prefix = api.listen_path if f"{path}/".startswith(api.listen_path) else below_id
     return path[len(prefix) - 1 :]
 
 

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from contracts.apis import OWN_PATHS_OF_AN_API, RESERVED_PATHS
+from contracts.apis import MANAGEMENT_PATHS, OWN_PATHS_OF_AN_API, RESERVED_PATHS
 from libs.http.context import current
 from services.gateway.calls import received_call
 from services.gateway.decision import AccessDecision, Admitted
@@ -26,7 +26,8 @@ from services.gateway.upstream_urls import log_path, upstream_url
 TEMPLATE = "/{path}"
 PASSES = 3
 """How many `Via` entries of Tokenwire's a call may carry; with more it is considered a loop and refused with 508."""
-_NOT_RESERVED = f"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED_PATHS)))})(?:/|\\Z))"
+_RESERVED = (*map(re.escape, sorted(RESERVED_PATHS - {"api"})), f"api/(?:{'|'.join(sorted(MANAGEMENT_PATHS))})")
+_NOT_RESERVED = f"(?!(?:{'|'.join(_RESERVED)})(?:/|\\Z)|api/?\\Z)"
 _NOT_OURS = f"(?!.*(?:{'|'.join(map(re.escape, sorted(OWN_PATHS_OF_AN_API)))})/?\\Z)"
 ROUTE = f"/{{path:(?s:{_NOT_RESERVED}{_NOT_OURS}.*)}}"
 """Every path except those of Tokenwire's own endpoints, in whichever service, for any method.

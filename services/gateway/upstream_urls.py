@@ -1,6 +1,7 @@
 """The URL that a call is forwarded to: the upstream's, with the rest of the path and the query unchanged."""
 
 from functools import lru_cache
+from itertools import count
 from urllib.parse import quote
 
 from yarl import URL
@@ -11,6 +12,8 @@ from services.gateway.decision import Admitted
 from services.gateway.paths import below, leads_out
 from services.gateway.queries import without_parameter
 
+_turns = count()
+"""Of all APIs with several upstreams together."""
 _SENDABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
@@ -23,11 +26,17 @@ def upstream_url(call: Call, admitted: Admitted) -> URL | None:
     rest = below(call.path, api) if api.strip_listen_path else call.path
     if leads_out(rest):
         return None
-    base, own_query = _parts(api.upstream_url)
+    base, own_query = _parts(_next_upstream(api) if api.further_upstream_urls else api.upstream_url)
     query = without_parameter(call.query, api.token_location.query) if strips_token(admitted) else call.query
     target = base.removesuffix("/") + rest if rest else base
     queries = "&".join(filter(None, (own_query, query)))
     return URL(f"{target}?{queries}" if queries else target, encoded=True)
+
+
+def _next_upstream(api: Api) -> str:
+    """The upstream whose turn it is."""
+    turn = next(_turns) % (len(api.further_upstream_urls) + 1)
+    return api.further_upstream_urls[turn - 1] if turn else api.upstream_url
 
 
 def strips_token(admitted: Admitted) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from contracts.error_bodies import Envelope
 from contracts.operations import RequestBody, ResponseSpec
 from contracts.operators import Permission
-from contracts.policies import Partitions, Policy, PolicyDocument, PolicyList, PolicyView
+from contracts.policies import AccessRight, Partitions, Policy, PolicyDocument, PolicyList, PolicyView
 from libs.event_encoding import EventContext
 from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Taken
 from libs.http.operations import operator_operation
@@ -20,7 +20,7 @@ from libs.store.apis import Apis
 from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
 from libs.store.policies import Policies
-from services.management.reference_checks import require_apis
+from services.management.reference_checks import unknown_apis
 from services.management.request_bodies import read_object
 from services.management.success_responses import PAGE, document, enveloped, list_of, listed
 
@@ -43,7 +43,7 @@ class PolicyEndpoints:
         tag="Policies",
         summary="Create a policy",
         description="The id is generated if the body does not set it; `Message` and `ID` of the response are the id. "
-        "Every API in `access_rights` must exist.",
+        "APIs in `access_rights` that do not exist are listed in `Meta.warnings`; until they do, they grant nothing.",
         body=RequestBody(model=PolicyDocument),
         response=ResponseSpec(description="Policy created.", models=(Envelope,)),
         errors=(409,),
@@ -53,13 +53,13 @@ class PolicyEndpoints:
         said = await asyncio.to_thread(read_policy, await read_object(request))
         ctx = self.event_context()
         policy = _policy(said, said.id or secrets.token_hex(12), ctx)
-        await require_apis(self.apis, policy.access_rights)
+        warnings = await unknown_apis(self.apis, policy.access_rights)
         try:
             await self.policies.add(policy, ctx)
         except Conflict:
             raise Taken(f"the policy id '{policy.policy_id}' is taken") from None
         # As in Tyk's Dashboard, the message is the id.
-        return enveloped(policy.policy_id, record_id=policy.policy_id)
+        return enveloped(policy.policy_id, _meta(warnings), policy.policy_id)
 
     @operator_operation(
         "GET",
@@ -112,14 +112,14 @@ class PolicyEndpoints:
         said = await asyncio.to_thread(read_policy, await read_object(request))
         if said.id not in {None, policy_id}:
             raise BadRequest(f"id: differs from '{policy_id}' in the path")
-        await require_apis(self.apis, said.access_rights)
+        warnings = await unknown_apis(self.apis, said.access_rights)
 
         async def attempt() -> Policy | None:
             before, ctx = await self._named(request), self.event_context()
             return await self.policies.replace(before, _policy(said, policy_id, ctx), ctx)
 
         await retry_on_conflict(attempt, exhausted=ChangedByOthers)
-        return enveloped("Data updated", record_id=policy_id)
+        return enveloped("Data updated", _meta(warnings), policy_id)
 
     @operator_operation(
         "DELETE",
@@ -154,6 +154,7 @@ def read_policy(said: dict[str, Any]) -> PolicyDocument:
     """
     said = _without_nulls(said)
     policy_id = said.get("id") or said.get("_id")
+    said = _with_rights(said)
     said = {**said, "id": policy_id} if policy_id else {key: value for key, value in said.items() if key != "id"}
     rights = said.get("access_rights")
     if isinstance(rights, dict):
@@ -166,6 +167,30 @@ def read_policy(said: dict[str, Any]) -> PolicyDocument:
         raise BadRequest(fault)
     _require_compatible(policy.partitions)
     return policy
+
+
+def _with_rights(said: dict[str, Any]) -> dict[str, Any]:
+    """The policy with the access rights of Tyk's array form in their usual place. Raises BadRequest if both differ."""
+    array = said.get("access_rights_array")
+    if not array:
+        return said
+    if not isinstance(array, list) or not all(isinstance(r, dict) and isinstance(r.get("api_id"), str) for r in array):
+        raise BadRequest("access_rights_array: a list of objects with api_id is expected")
+    rights = {right["api_id"]: right for right in array}
+    if len(rights) < len(array):
+        raise BadRequest("access_rights_array: an API occurs more than once")
+    mapping = said.get("access_rights")
+    if isinstance(mapping, dict) and mapping and _read_rights(mapping) != _read_rights(rights):
+        raise BadRequest("access_rights and access_rights_array differ; send one of them")
+    return {**said, "access_rights": mapping or rights}
+
+
+def _read_rights(rights: dict[str, Any]) -> dict[str, AccessRight]:
+    return {api_id: AccessRight.model_validate(_with_api_id(api_id, right)) for api_id, right in rights.items()}
+
+
+def _meta(warnings: Sequence[str]) -> dict[str, object] | None:
+    return {"warnings": list(warnings)} if warnings else None
 
 
 def _require_compatible(partitions: Partitions) -> None:

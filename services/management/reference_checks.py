@@ -1,6 +1,6 @@
 """Checks that referenced records exist: with a typo, a policy or client would silently grant nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from libs.http.error_responses import BadRequest
 from libs.store.apis import Apis
@@ -13,7 +13,12 @@ async def require_policies(policies: Policies, policy_ids: Iterable[str]) -> Non
         raise BadRequest(f"there is no policy '{unknown}'")
 
 
-async def require_apis(apis: Apis, api_ids: Iterable[str]) -> None:
-    """Raises BadRequest naming the first of these APIs that does not exist."""
-    if unknown := await apis.first_unknown(api_ids):
-        raise BadRequest(f"access_rights: there is no API '{unknown}'")
+async def unknown_apis(apis: Apis, api_ids: Iterable[str]) -> Sequence[str]:
+    """A warning for each of these APIs that does not exist (yet)."""
+    wanted = list(api_ids)
+    known = await apis.living(wanted)
+    return [
+        f"access_rights.{api_id}: there is no such API; it grants nothing until there is"
+        for api_id in wanted
+        if api_id not in known
+    ]

@@ -156,7 +156,15 @@ async def test_an_access_right_is_about_the_api_it_is_filed_under(service: Manag
 
 
 FAULTS = [
-    pytest.param({"access_rights": {"no-such-api": {}}}, "there is no API 'no-such-api'", id="unknown-api"),
+    pytest.param({"access_rights_array": [{"api_name": "x"}]}, "access_rights_array: a list", id="array-without-ids"),
+    pytest.param(
+        {"access_rights_array": [{"api_id": "a"}, {"api_id": "a"}]}, "more than once", id="an-api-twice-in-the-array"
+    ),
+    pytest.param(
+        {"access_rights": {"a": {"versions": ["v1"]}}, "access_rights_array": [{"api_id": "a"}]},
+        "access_rights and access_rights_array differ",
+        id="two-differing-rights",
+    ),
     pytest.param({"access_rights": {"a/b": {}}}, "access_rights", id="api-id-malformed"),
     pytest.param({"access_rights": {"$where": {}}}, "access_rights", id="operator-for-api-id"),
     pytest.param({"access_rights": []}, "access_rights", id="list-of-rights"),

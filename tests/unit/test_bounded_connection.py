@@ -76,7 +76,7 @@ async def served(everything: OpenConnections | None = None) -> AsyncIterator[int
     app = routed_application(middlewares=[request_middleware(ErrorRenderer(), 0, Drain(), TrustedProxies(), constant)])
     app[SECURITY_HEADERS] = constant
     app[OPEN_CONNECTIONS] = everything if everything is not None else OpenConnections(100, 100)
-    app.add_routes([web.post("/echo", echo), web.post("/api/echo", echo), web.get("/ponder", ponder)])
+    app.add_routes([web.post("/echo", echo), web.post("/api/apis", echo), web.get("/ponder", ponder)])
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     door = await asyncio.get_running_loop().create_server(connections(runner), "127.0.0.1", 0)
@@ -136,7 +136,7 @@ async def test_a_body_that_is_sent_too_slowly_is_refused(wire: Wire) -> None:
 
 async def test_a_slow_management_body_is_refused_in_the_envelope(wire: Wire) -> None:
     """The same in the management format under /api."""
-    wire.writer.write(HEAD.replace(b"/echo", b"/api/echo"))
+    wire.writer.write(HEAD.replace(b"/echo", b"/api/apis"))
     status, _, body = await wire.response()
     assert (status, json.loads(body)["Status"]) == (408, "Error")
 
