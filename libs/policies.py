@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, Protocol, TypeGuard
 
 import re2
@@ -135,24 +135,39 @@ class Allowance:
         periods = seconds / self.period
         return periods if periods == math.inf else math.ceil(periods)
 
-    def strictest(self, other: "Allowance") -> "Allowance":
-        """A limit that never admits more than either of the two; the stricter one if they can be compared."""
-        if self.is_within(other):
-            return self
-        if other.is_within(self):
-            return other
-        small, large = (self, other) if self.most <= other.most else (other, self)
-        # `small.most` requests in a share of the larger period satisfy both; counters have a precision of milliseconds.
-        share = large.period / (large.most // small.most)
-        share = share if share == math.inf else math.ceil(share * 1000) / 1000
-        return Allowance(small.most, max(small.period, share), self.unset)
-
     def narrowed(self, most: float | None, seconds: float | None) -> "Allowance":
         """Replace the given values if the result is at least as strict; otherwise leave it unchanged."""
         if most is None and seconds is None:
             return self
         given = Allowance(self.most if most is None else most, self.seconds if seconds is None else seconds, self.unset)
         return given if given.is_within(self) else self
+
+
+def strictest(allowances: Iterable[Allowance]) -> Allowance:
+    """A limit that never admits more than any of these: the strictest one, or one within all if they cross.
+
+    The order makes no difference, and with a further limit the result never admits more than without it. To have both,
+    the limits of every smaller selection are combined first, and the result is within all of them.
+    """
+    return _within_all(frozenset(allowances))
+
+
+@lru_cache(maxsize=1024)
+def _within_all(allowances: frozenset[Allowance]) -> Allowance:
+    if len(allowances) == 1:
+        return next(iter(allowances))
+    smaller = [_within_all(allowances - {each}) for each in allowances]
+    for each in smaller:
+        if all(map(each.is_within, smaller)):
+            return each
+    limits = [each for each in smaller if not each.is_unlimited]
+    most = min(each.most for each in limits)
+    # `most` requests in a share of each period satisfy all of them; counters have a precision of milliseconds.
+    share = max(each.period / (each.most // most) for each in limits)
+    found = Allowance(most, share if share == math.inf else math.ceil(share * 1000) / 1000, limits[0].unset)
+    while not all(map(found.is_within, limits)):  # by a rounding error
+        found = replace(found, seconds=found.seconds + 0.001)
+    return found
 
 
 def rate_allowance(rate: float, per: float) -> Allowance:
@@ -298,12 +313,12 @@ def access_on(
     if sets.client is None and not _open_to_all(sets.others, issued_by, api):
         return None
     applied = [*(() if sets.client is None else (sets.client,)), *sets.others]
-    accesses = [_of_set(policies, api) for policies in applied]
-    if not all(accesses):
+    accesses = [access for policies in applied if (access := _of_set(policies, api)) is not None]
+    if len(accesses) < len(applied):
         return None
-    granted = reduce(_intersection, filter(None, accesses), ApiAccess())
     policies = [policy for policies in applied for policy in policies]
-    return _narrowed(replace(granted, meta_data=_meta_data(meta_data, rules, policies)), api, rules)
+    granted = replace(_intersection(accesses, rules), meta_data=_meta_data(meta_data, rules, policies))
+    return _narrowed(granted, api, rules)
 
 
 def _open_to_all(others: Sequence[Sequence[Policy]], issued_by: str, api: Api) -> bool:
@@ -328,18 +343,33 @@ def _of_set(policies: Sequence[Policy], api: Api) -> ApiAccess | None:
     )
 
 
-def _intersection(first: ApiAccess, second: ApiAccess) -> ApiAccess:
-    """What both allow. The API gets its own counter only if every limit is the API's own."""
-    rate = _rate_limit(first.limits).strictest(_rate_limit(second.limits))
-    quota = _quota_limit(first.limits).strictest(_quota_limit(second.limits))
-    limiting = [access for access in (first, second) if access.limits != Limits()]
+def _intersection(accesses: Sequence[ApiAccess], rules: KeyRules | None) -> ApiAccess:
+    """What all allow, with limits that are at least as strict as each one's, and as each one's narrowed by the rules.
+
+    The API gets its own counter only if every limit is the API's own.
+    """
+    limiting = [access for access in accesses if access.limits != Limits()]
     return ApiAccess(
-        urls=first.urls + second.urls,
-        versions=first.versions + second.versions,
-        limits=limits_of(rate, quota),
+        urls=tuple(rules for access in accesses for rules in access.urls),
+        versions=tuple(versions for access in accesses for versions in access.versions),
+        limits=_strictest_limits([access.limits for access in accesses] or [Limits()], rules),
         own_limits=bool(limiting) and all(access.own_limits for access in limiting),
-        inactive=first.inactive or second.inactive,
+        inactive=any(access.inactive for access in accesses),
     )
+
+
+def _strictest_limits(limits: Iterable[Limits], rules: KeyRules | None) -> Limits:
+    # Beside the narrowed limits, the original ones stay: the rules may not fit one of them.
+    every = [*limits]
+    if rules is not None:
+        every += [_narrowed_limits(each, rules) for each in every]
+    return limits_of(strictest(map(_rate_limit, every)), strictest(map(_quota_limit, every)))
+
+
+def _narrowed_limits(limits: Limits, rules: KeyRules) -> Limits:
+    rate = _rate_limit(limits).narrowed(rules.rate, rules.per)
+    quota = _quota_limit(limits).narrowed(rules.quota_max, rules.quota_renewal_rate)
+    return limits_of(rate, quota)
 
 
 def _rate_limit(limits: Limits) -> Allowance:
@@ -433,10 +463,7 @@ def _narrowed(granted: ApiAccess, api: Api, rules: KeyRules | None) -> ApiAccess
         urls += (UrlRules.of(right.allowed_urls),)
         if api.versioning and right.versions:
             versions += (frozenset(right.versions),)
-    rate = _rate_limit(granted.limits).narrowed(rules.rate, rules.per)
-    quota = _quota_limit(granted.limits).narrowed(rules.quota_max, rules.quota_renewal_rate)
-    inactive = granted.inactive or rules.is_inactive
-    return replace(granted, urls=urls, versions=versions, limits=limits_of(rate, quota), inactive=inactive)
+    return replace(granted, urls=urls, versions=versions, inactive=granted.inactive or rules.is_inactive)
 
 
 def _meta_data(client: dict[str, Any], rules: KeyRules | None, policies: Sequence[Policy]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from libs.policies import (
     first_unusable,
     quota_allowance,
     rate_allowance,
+    strictest,
 )
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -443,12 +445,20 @@ _allowances = st.builds(
 )
 
 
-@given(_allowances, _allowances)
-def test_a6_the_strictest_allowance_is_within_both(first: Allowance, second: Allowance) -> None:
-    """The strictest allowance is within both, in either order."""
-    for strictest in (first.strictest(second), second.strictest(first)):
-        assert strictest.is_within(first)
-        assert strictest.is_within(second)
+@given(st.lists(_allowances, min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_a6_the_strictest_allowance_is_within_all(allowances: list[Allowance], random: Random) -> None:
+    """The strictest allowance is within all, in whatever order they are given."""
+    found = strictest(allowances)
+    assert all(map(found.is_within, allowances))
+    random.shuffle(allowances)
+    shuffled = strictest(allowances)
+    assert shuffled == found or (shuffled.is_unlimited and found.is_unlimited)
+
+
+@given(st.lists(_allowances, min_size=1, max_size=4), _allowances)
+def test_c1_a_further_limit_never_admits_more(allowances: list[Allowance], further: Allowance) -> None:
+    """Limits that cross are combined to one that is within the combination of fewer of them."""
+    assert strictest([*allowances, further]).is_within(strictest(allowances))
 
 
 @given(st.lists(_policies, max_size=3), st.lists(_policies, min_size=1, max_size=3))
