@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
-from libs.tyk.guards import Endpoint, domain, expiry, guards_or_none, limits
+from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import says_something
 from libs.tyk.part import Part
@@ -23,8 +23,8 @@ def classic_guards(definition: Part, listen_path: str, notes: ImportNotes) -> Gu
     rated = counted and not common.flag("disabled") and says_something(common.members)
     return guards_or_none(
         Guards(
-            internal=definition.flag("internal"),
-            domain=None if definition.flag("domain_disabled") else domain(definition, "domain"),
+            internal=enforced(definition, "internal", notes),
+            domain=None if definition.flag("domain_disabled") else domain(definition, "domain", notes),
             allowed_addresses=allowed,
             blocked_addresses=blocked,
             limits=limits(common, common.number("rate"), common.number("per"), notes) if rated else None,
@@ -40,9 +40,11 @@ def _addresses(definition: Part, switch: str, key: str, notes: ImportNotes) -> t
         networks = definition.networks(key)
         if not networks and definition.flag(switch):
             notes.warn(definition.path_of(switch), f"{key} names no address, so that everybody may call, as in Tyk")
+        if networks:
+            notes.enforce(definition.path_of(key))
         return networks
     if definition.members.get(switch) is False and definition.members.get(key):
-        notes.warn(definition.path_of(key), f"not used, since {switch} is false")
+        notes.unused(definition.path_of(key), f"not used, since {switch} is false")
     return ()
 
 
@@ -59,14 +61,14 @@ def _versions(definition: Part, listen_path: str, notes: ImportNotes, *, counted
         names = [_only_version(versions)] if versions.members else []
         for name in names:
             version = _Version(versions.part(name), listen_path, notes, counted)
-            expires = expiry(definition, "expiration")
+            expires = expiry(definition, "expiration", notes)
             yield version.guards(None, expires)
-        if not names and (expires := expiry(definition, "expiration")):
+        if not names and (expires := expiry(definition, "expiration", notes)):
             yield PathGuards(expires_at=expires)
         return
     for name in versions.members:
         version = _Version(versions.part(name), listen_path, notes, counted)
-        yield version.guards(name, expiry(version.part, "expires"))
+        yield version.guards(name, expiry(version.part, "expires", notes))
 
 
 def _only_version(versions: Part) -> str:
@@ -95,6 +97,10 @@ class _Version:
         """What this version demands."""
         allowed = self._endpoints("white_list")
         size = self.part.whole_number("global_size_limit", 2**53)
+        if self.part.flag("global_size_limit_disabled"):
+            size = 0
+        elif size:
+            self._notes.enforce(self.part.path_of("global_size_limit"))
         return PathGuards(
             version=name,
             internal=self._closing("internal"),
@@ -104,14 +110,14 @@ class _Version:
             allowed_only=bool(allowed),
             rates=tuple(self._rates()) if self._counted else (),
             sizes=tuple(self._sizes()),
-            size=0 if self.part.flag("global_size_limit_disabled") else size,
+            size=size,
             expires_at=expires,
         )
 
     def _may_open(self) -> bool:
         """Whether `ignored` opens anything: not by extended paths that Tyk would not read."""
         if self._extended.has("ignored") and not self._says_so:
-            self._notes.warn(self._extended.path_of("ignored"), "not used without use_extended_paths: true")
+            self._notes.unused(self._extended.path_of("ignored"), "not used without use_extended_paths: true")
             return False
         return True
 
@@ -120,7 +126,7 @@ class _Version:
         found = list(self._extended_endpoints(key)) if self._uses_extended else []
         plain = list(self._plain_endpoints(key))
         if plain and self._uses_extended and key != "black_list":
-            self._notes.warn(self.part.part("paths").path_of(key), "not used together with extended_paths")
+            self._notes.unused(self.part.part("paths").path_of(key), "not used together with extended_paths")
         if key == "black_list" or not self._uses_extended:
             found += plain
         if not self._uses_extended:
@@ -153,7 +159,7 @@ class _Version:
             if action in _NO_ACTION or key == "black_list":
                 yield method
             else:
-                self._notes.warn(actions.path_of(method), f"not used: only the action no_action is offered in {key}")
+                self._notes.unused(actions.path_of(method), f"not used: only the action no_action is offered in {key}")
 
     def _is_empty(self, endpoint: Endpoint) -> bool:
         """Whether it has `method_actions` for no method at all: Tyk then finds it for none."""
@@ -165,11 +171,15 @@ class _Version:
             if self._is_empty(endpoint):
                 self._notes.warn(endpoint.place.path_of("method_actions"), "it names no method, so nothing is opened")
             else:
+                self._notes.enforce(endpoint.where)
                 rules.append(endpoint.opening(self._listen_path))
         return tuple(rules)
 
     def _closing(self, key: str) -> tuple[PathRule, ...]:
-        return tuple(endpoint.closing(self._listen_path) for endpoint in self._endpoints(key))
+        endpoints = self._endpoints(key)
+        for endpoint in endpoints:
+            self._notes.enforce(endpoint.where)
+        return tuple(endpoint.closing(self._listen_path) for endpoint in endpoints)
 
     def _extended_parts(self, key: str) -> tuple[Part, ...]:
         """The entries of the list in use."""
@@ -180,7 +190,7 @@ class _Version:
 
     def _note_unused(self, key: str) -> None:
         if self._extended.members.get(key):
-            self._notes.warn(self._extended.path_of(key), "not used, since use_extended_paths is false")
+            self._notes.unused(self._extended.path_of(key), "not used, since use_extended_paths is false")
 
     def _rates(self) -> Iterator[RateRule]:
         for entry in self._extended_parts("rate_limit"):
@@ -196,6 +206,7 @@ class _Version:
             most = entry.whole_number("size_limit", 2**53)
             if not most:
                 self._notes.warn(entry.path, "size_limit is zero, so that every body is too large, as in Tyk")
+            self._notes.enforce(entry.path)
             yield self._endpoint(entry, "size_limits").size(self._listen_path, most)
 
     @property

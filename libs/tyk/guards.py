@@ -32,30 +32,41 @@ def guards_or_none(guards: Guards) -> Guards | None:
     return None if kept.model_copy(update={"fall_back": None}) == Guards() else kept
 
 
+def enforced(part: Part, key: str, notes: ImportNotes, *, on: bool = True) -> bool:
+    """Whether this switch is on; it is then reported as enforced."""
+    is_on = on and part.flag(key)
+    if is_on:
+        notes.enforce(part.path_of(key))
+    return is_on
+
+
 def limits(part: Part, rate: float, per: float, notes: ImportNotes) -> Limits | None:
     """`rate` calls in any `per` seconds; None, with a warning, if one of them is zero, which is no limit in Tyk."""
     if rate <= 0 or per <= 0:
         notes.warn(part.path, "limits nothing: rate and per must both be more than zero")
         return None
+    notes.enforce(part.path)
     return limits_of(rate_allowance(rate, per), quota_allowance(0, 0))
 
 
-def expiry(part: Part, key: str) -> datetime | None:
+def expiry(part: Part, key: str, notes: ImportNotes) -> datetime | None:
     """The time in this member, in Tyk's format and UTC; None if it is absent."""
     text = part.text(key).strip()
     if text in _NEVER:
         return None
+    notes.enforce(part.path_of(key))
     try:
         return datetime.strptime(text, _EXPIRY).replace(tzinfo=UTC)
     except ValueError:
         raise part.wrong(key, "a moment in UTC is expected, such as 2030-01-31 23:59") from None
 
 
-def domain(part: Part, key: str) -> str | None:
+def domain(part: Part, key: str, notes: ImportNotes) -> str | None:
     """A regular expression for the host pattern in this member (`{name}`, `{name:expression}`); None if empty."""
     text = _PORT.sub("", part.text(key).strip()).rstrip(".").lower()
     if not text:
         return None
+    notes.enforce(part.path_of(key))
     pieces: list[str] = []
     end = 0
     for match in _HOST_PARAMETER.finditer(text):
@@ -82,6 +93,11 @@ class Endpoint:
     ignore_case: bool = False
     whole: bool = False
     """The path is from OpenAPI's `paths`; a rule that opens it must match it completely."""
+
+    @property
+    def where(self) -> str:
+        """The path in the definition of the rule that names this endpoint."""
+        return self.place.path if self.key == "path" else self.place.path_of(self.key)
 
     def opening(self, listen_path: str) -> PathRule:
         """A rule that admits calls of this endpoint. Matches as in Tyk, but never because of the listen path alone."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
+from contracts.apis import ImportReport, NamedPart
 from contracts.guards import Unsupported
 from libs.tyk.invalid_definition import InvalidDefinition
 
@@ -40,10 +41,21 @@ class ImportNotes:
     def __init__(self) -> None:
         self._unsupported: dict[str, Unsupported] = {}
         self._warned: dict[Warned, None] = {}
+        self._unused: dict[str, str] = {}
+        self._enforced: dict[str, None] = {}
 
     def warn(self, path: str, sentence: str) -> None:
         """Report a part that has no effect, or another effect than in Tyk."""
         self._warned[Warned(path, sentence)] = None
+
+    def unused(self, path: str, sentence: str) -> None:
+        """Warn of a part that has no effect."""
+        self.warn(path, sentence)
+        self._unused.setdefault(path, sentence)
+
+    def enforce(self, path: str) -> None:
+        """Report a part that protects the API, and is enforced."""
+        self._enforced[path] = None
 
     def refuse(self, path: str, reason: str) -> None:
         """Report a part that protects the API in Tyk and is not enforced here."""
@@ -55,6 +67,15 @@ class ImportNotes:
         sentences = [str(warned) for warned in self._warned]
         left_out = len(sentences) - MOST
         return [*sentences[:MOST], f"and {left_out} more"] if left_out > 0 else sentences
+
+    @property
+    def report(self) -> ImportReport:
+        """What the definition's parts come to."""
+        return ImportReport(
+            enforced=tuple(self._enforced),
+            unused=tuple(NamedPart(path=path, reason=reason) for path, reason in self._unused.items()),
+            refused=tuple(NamedPart(path=each.path, reason=each.reason) for each in self._unsupported.values()),
+        )
 
     def accepted(self, *, everything: bool, paths: Collection[str]) -> tuple[Unsupported, ...]:
         """The reported protections that are not enforced, if the operator has accepted all of them.

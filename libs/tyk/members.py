@@ -81,7 +81,7 @@ def is_on(part: Part, notes: ImportNotes) -> bool:
     false then.
     """
     if not part.has("enabled") and says_something(part.members):
-        notes.warn(part.path, "not used, since it has no enabled: true")
+        notes.unused(part.path, "not used, since it has no enabled: true")
     return part.flag("enabled")
 
 
@@ -90,7 +90,7 @@ def report(value: Any, node: Any, path: str, notes: ImportNotes) -> None:
     match node:
         case Unused(effect):
             if says_something(value):
-                notes.warn(path, effect)
+                notes.unused(path, effect)
         case Refused(reason):
             if says_something(value):
                 notes.refuse(path, reason)
@@ -116,7 +116,7 @@ def _report_members(value: dict[str, Any], members: Members, path: str, notes: I
             meant = _meant(key, members)
             is_open = members.rest or (members.open_prefix and key.startswith(members.open_prefix))
             if not is_open or (meant and meant.startswith(members.open_prefix or "\0")):
-                notes.warn(place, f"unknown, and not used{f'; did you mean {meant}?' if meant else ''}")
+                notes.unused(place, f"unknown, and not used{f'; did you mean {meant}?' if meant else ''}")
             continue
         if isinstance(node, When):
             other = value.get(node.key)

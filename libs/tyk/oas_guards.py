@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
 from contracts.limits import Limits
-from libs.tyk.guards import Endpoint, domain, expiry, guards_or_none, limits
+from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import is_on, says_something
 from libs.tyk.part import Part
@@ -15,6 +15,10 @@ _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 _CLOSING = ("allow", "block", "internal", "rateLimit", "requestSizeLimit")
 """Settings of an operation that can cause a call to be refused."""
+
+
+_EVERY_BODY = "every body is too large"
+"""What a limit of zero means on an operation."""
 
 
 class _Operation(NamedTuple):
@@ -36,8 +40,8 @@ def oas_guards(whole: Part, extension: Part, listen_path: str, notes: ImportNote
     common = everywhere.part("requestSizeLimit")
     return guards_or_none(
         Guards(
-            internal=info.part("state").flag("internal"),
-            domain=domain(custom, "name") if is_on(custom, notes) else None,
+            internal=enforced(info.part("state"), "internal", notes),
+            domain=domain(custom, "name", notes) if is_on(custom, notes) else None,
             allowed_addresses=allowed,
             blocked_addresses=blocked,
             limits=_limits(extension.part("upstream").part("rateLimit"), notes) if counted else None,
@@ -51,7 +55,7 @@ def oas_guards(whole: Part, extension: Part, listen_path: str, notes: ImportNote
                     rates=tuple(reader.rates()) if counted else (),
                     sizes=tuple(reader.sizes()),
                     size=_size(common, notes, "nothing is limited") if is_on(common, notes) else 0,
-                    expires_at=expiry(info, "expiration"),
+                    expires_at=expiry(info, "expiration", notes),
                 ),
             ),
         )
@@ -62,6 +66,9 @@ def _lists(part: Part, notes: ImportNotes) -> tuple[tuple[str, ...], tuple[str, 
     allowed, blocked = part.networks("allow"), part.networks("block")
     if not (allowed or blocked):
         notes.warn(part.path, "enabled without any address, so that everybody may call, as in Tyk")
+    for key, networks in (("allow", allowed), ("block", blocked)):
+        if networks:
+            notes.enforce(part.path_of(key))
     return allowed, blocked
 
 
@@ -73,6 +80,8 @@ def _size(part: Part, notes: ImportNotes, without_value: str) -> int:
     most = part.whole_number("value", 2**53)
     if not most:
         notes.warn(part.path, f"value must be more than zero; without it, {without_value}, as in Tyk")
+    if most or without_value == _EVERY_BODY:
+        notes.enforce(part.path)
     return most
 
 
@@ -93,11 +102,16 @@ class _Paths:
 
     def opening(self, key: str) -> tuple[PathRule, ...]:
         """Rules that admit calls of the operations with this setting."""
-        return tuple(endpoint.opening(self._listen_path) for _, endpoint in self._on(key))
+        return tuple(endpoint.opening(self._listen_path) for endpoint in self._enforced(key))
 
     def closing(self, key: str) -> tuple[PathRule, ...]:
         """Rules that refuse calls of the operations with this setting."""
-        return tuple(endpoint.closing(self._listen_path) for _, endpoint in self._on(key))
+        return tuple(endpoint.closing(self._listen_path) for endpoint in self._enforced(key))
+
+    def _enforced(self, key: str) -> Iterator[Endpoint]:
+        for settings, endpoint in self._on(key):
+            self._notes.enforce(settings.path)
+            yield endpoint
 
     def rates(self) -> Iterator[RateRule]:
         """The rate limits of single operations."""
@@ -108,7 +122,7 @@ class _Paths:
     def sizes(self) -> Iterator[SizeRule]:
         """The body size limits of single operations."""
         for settings, endpoint in self._on("requestSizeLimit"):
-            most = _size(settings, self._notes, "every body is too large")
+            most = _size(settings, self._notes, _EVERY_BODY)
             yield endpoint.size(self._listen_path, most)
 
 
@@ -122,7 +136,7 @@ def _operations(whole: Part, extension: Part, notes: ImportNotes) -> Iterator[_O
         if not found and any(says_something(part.members.get(key)) for key in _CLOSING):
             notes.refuse(part.path, "no operation in `paths` has this operationId, so that it cannot be enforced")
         elif not found and says_something(part.members):
-            notes.warn(part.path, "not used, since no operation in `paths` has this operationId")
+            notes.unused(part.path, "not used, since no operation in `paths` has this operationId")
         for path, method in found:
             yield _Operation(part, Endpoint(whole, "paths", path, (method,), ignore_case, whole=True))
 

@@ -95,7 +95,7 @@ def classic_headers(definition: Part, notes: ImportNotes) -> tuple[tuple[Request
             if name == default:
                 added = [_header(headers, _classic_name(headers, header), header, notes) for header in headers.members]
             elif says_something(headers.members) or says_something(version.members.get("global_headers_remove")):
-                notes.warn(
+                notes.unused(
                     version.path, f"its global_headers and global_headers_remove are not used on it alone; {FORGEABLE}"
                 )
                 dropped += _forgeable(_classic_name(headers, header) for header in headers.members)

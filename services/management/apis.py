@@ -37,8 +37,9 @@ _REPLACED = ResponseSpec(description="API definition replaced.", models=(Envelop
 _DELETED = ResponseSpec(description="API deleted.", models=(Envelope,))
 _DEFINITION = ResponseSpec(description="The definition.")
 _IMPORT_RESULT = (
-    "`Meta` is the API's id, or an object with `api_id` and `warnings` if parts of the definition have no effect here. "
-    "A definition with protections that are not enforced is refused, unless `accept_unsupported=true`."
+    "`Meta` is the API's id, or an object with `api_id`, `warnings` and the paths of parts of the definition that are "
+    "`enforced`, `unused` and `refused`. A definition with protections that are not enforced is refused, unless "
+    "`accept_unsupported=true`. With `dry_run=true` the response is the same, and nothing is written."
 )
 _MASKED = "Secrets are masked unless the operator has `write`."
 
@@ -228,19 +229,27 @@ class ApiEndpoints:
         return api
 
     async def _add(self, request: web.Request, *, oas_only: bool) -> web.Response:
-        api, warnings = await self._read(request, secrets.token_hex(16), oas_only=oas_only)
+        imported = await self._read(request, secrets.token_hex(16), oas_only=oas_only)
+        api = imported.api
+        if is_true(request, "dry_run"):
+            await self._require_free(api)
+            return enveloped("API not created: this was a dry run", _meta(imported))
         ctx = self.event_context()
         try:
             await self.apis.register(_signing(api, ctx.now), ctx)
         except Conflict:
             raise await self._taken(api) from None
-        return enveloped("API created", _meta(api.api_id, warnings), api.api_id)
+        return enveloped("API created", _meta(imported), api.api_id)
 
     async def _replace(self, request: web.Request, *, oas_only: bool) -> web.Response:
         api_id = (await self._named(request)).api_id
-        after, warnings = await self._read(request, api_id, oas_only=oas_only)
+        imported = await self._read(request, api_id, oas_only=oas_only)
+        after = imported.api
         if after.api_id != api_id:
             raise BadRequest(f"the definition has another API id than the path ('{api_id}')")
+        if is_true(request, "dry_run"):
+            await self._require_free(after, of=api_id)
+            return enveloped("API not updated: this was a dry run", _meta(imported))
 
         async def attempt() -> Api | None:
             before, ctx = await self._named(request), self.event_context()
@@ -250,7 +259,14 @@ class ApiEndpoints:
             await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         except Conflict:
             raise await self._taken(after) from None
-        return enveloped("API updated", _meta(api_id, warnings), api_id)
+        return enveloped("API updated", _meta(imported), api_id)
+
+    async def _require_free(self, api: Api, of: str | None = None) -> None:
+        """Raises Taken if storing the API would: another API has its id or listen path."""
+        for api_ref in (api.api_id, api.listen_path.strip("/")):
+            other = await self.apis.at(api_ref)
+            if other is not None and other.api_id != of:
+                raise await self._taken(api)
 
     async def _read(self, request: web.Request, api_id: str, *, oas_only: bool) -> Imported:
         body, content_type = await read_text(request), request.headers.get("Content-Type")
@@ -287,9 +303,12 @@ def _reads_secrets(request: web.Request) -> bool:
     return permits(operator_of(request), Permission.WRITE)
 
 
-def _meta(api_id: str, warnings: list[str]) -> str | dict[str, object]:
-    """The API id, as in Tyk's Dashboard, or an object with the id and the warnings."""
-    return {"api_id": api_id, "warnings": warnings} if warnings else api_id
+def _meta(imported: Imported) -> str | dict[str, object]:
+    """The API id, as in Tyk's Dashboard; an object with the id, if there is something to say about the definition."""
+    report = imported.report.model_dump(mode="json")
+    if not imported.warnings and not any(report.values()):
+        return imported.api.api_id
+    return {"api_id": imported.api.api_id, "warnings": imported.warnings, **report}
 
 
 def _shown(page: Listed[Api], entries: list[dict[str, Any]]) -> web.Response:

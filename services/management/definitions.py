@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from contracts.apis import Api, DefinitionFormat
+from contracts.apis import Api, DefinitionFormat, ImportReport
 from libs.http.error_responses import BadRequest
 from libs.masking import first_masked, masked, masked_url
 from libs.tyk.classic import read_classic
@@ -24,6 +24,7 @@ class Imported(NamedTuple):
     api: Api
     warnings: list[str]
     """Parts of the definition that have no effect: the path and a sentence each."""
+    report: ImportReport
 
 
 def read_api(
@@ -48,14 +49,20 @@ def read_api(
         _require_real_secrets(document)
         api = _READERS[form](document, api_id=api_id, now=now, accept_unsupported=accept_unsupported, notes=notes)
     except UnsupportedDefinition as error:
-        raise BadRequest(str(error), {"unsupported": [field.model_dump() for field in error.fields]}) from error
+        raise BadRequest(str(error), _refused(notes.report, error)) from error
     except InvalidDefinition as error:
         raise BadRequest(str(error)) from error
     if api.api_id in _RESERVED_IDS:
         raise BadRequest(f"the API id '{api.api_id}' is reserved")
     for field in api.unsupported:
         notes.warn(field.path, f"NOT ENFORCED (accepted by accept_unsupported): {field.reason}")
-    return Imported(api, notes.warnings)
+    return Imported(api, notes.warnings, notes.report)
+
+
+def _refused(report: ImportReport, error: UnsupportedDefinition) -> dict[str, object]:
+    """The report, where `refused` has only what the operator has not accepted."""
+    missing = [field.model_dump() for field in error.fields]
+    return {**report.model_dump(mode="json"), "refused": missing}
 
 
 def own_id(body: bytes, content_type: str | None) -> str:

@@ -100,9 +100,11 @@ async def test_a8_unused_settings_are_returned_as_warnings(service: Management) 
     response = await service.writer("POST", "/api/apis", json=document)
     api_id = document["api_id"]
     assert (response.status, response.body["ID"]) == (200, api_id)
-    assert response.body["Meta"] == {"api_id": api_id, "warnings": [expected]}
+    path, _, reason = expected.partition(": ")
+    report = {"enforced": [], "unused": [{"path": path, "reason": reason}], "refused": []}
+    assert response.body["Meta"] == {"api_id": api_id, "warnings": [expected], **report}
     response = await service.writer("PUT", f"/api/apis/{api_id}", json=document)
-    assert response.body["Meta"] == {"api_id": api_id, "warnings": [expected]}
+    assert response.body["Meta"] == {"api_id": api_id, "warnings": [expected], **report}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ async def test_a8_a_guard_that_is_not_supported_is_refused_unless_accepted(
     refused = await service.writer("POST", "/api/apis", json=document)
     assert refused.status == 400
     assert path in refused.message
-    assert [field["path"] for field in refused.body["Meta"]["unsupported"]] == [path]
+    assert [field["path"] for field in refused.body["Meta"]["refused"]] == [path]
     assert (await service.writer("POST", "/api/apis?accept_unsupported=perhaps", json=document)).status == 400
 
     accepted = await service.writer("POST", "/api/apis?accept_unsupported=true", json=document)
