@@ -194,7 +194,7 @@ async def test_c6_an_api_that_needs_what_is_not_supported_is_refused_in_the_gate
     response = await tyk("POST", "/tyk/apis", json=document)
     status, message = refusal(response)
     assert (status, "use_mutual_tls_auth" in message) == (400, True), message
-    assert response.body["meta"]["unsupported"]
+    assert response.body["meta"]["refused"]
 
 
 async def test_c6_another_api_s_listen_path_is_not_taken_over(tyk: Caller) -> None:
