@@ -85,8 +85,9 @@ class Apis(Records[Api]):
 
     def _encrypted_confidential(self, document: Document, api_id: str) -> Document:
         """Fields for storage: what may carry credentials, encrypted together, and None in its own place."""
-        values = orjson.dumps({name: document[name] for name in _CONFIDENTIAL if document.get(name) is not None})
-        return {**dict.fromkeys(_CONFIDENTIAL), _BOX: self._keys.encrypt(_LABEL, values, api_id)}
+        present = [name for name in _CONFIDENTIAL if document.get(name) is not None]  # not all, in older ones
+        values = orjson.dumps({name: document[name] for name in present})
+        return {**dict.fromkeys(present), _BOX: self._keys.encrypt(_LABEL, values, api_id)}
 
     def _encrypted(self, value: SecretStr, api_id: str) -> str:
         return self._keys.encrypt(_LABEL, value.get_secret_value().encode(), api_id)

@@ -396,7 +396,7 @@ async def test_the_apis_under_a_segment_are_found_the_longest_first(store: Store
     found = await store.apis.under(segment)
     assert found is not None
     assert [record.listen_path for record in found] == [paths[1], paths[2], paths[0]]
-    assert await store.apis.under(unique("nothing")) is None
+    assert not await store.apis.under(unique("nothing"))
 
 
 # Operators

@@ -19,7 +19,7 @@ from tests.builders import NOTIFIER_PUBLIC_KEY, settings
 from tests.services.system import INSTALLED
 
 PATHS = [
-    "/a/oauth/token", "/a/b/oauth/token/", "/oauth/token", "//oauth/token", "/a//oauth/token", "/a/oauth/token//",
+    "/a/oauth/token", "/a/b/oauth/token/", "//oauth/token", "/a//oauth/token", "/a/oauth/token//",
     "/a%2Fb/oauth/token", "/a%252Fb/oauth/token", "/a%0Ab/oauth/token", "/%E4%B8%AD/oauth/authorize", "/a/oauth/tokens",
     "/oauth/token/oauth/token", "/api/apis/oauth/token", "/api/x/oauth/token", "/verify/a/oauth/token", "/verify",
     "/a/tyk/oauth/authorize-client", "/a/tyk/rate-limits", "/oauth/introspect/", "/healthz", "/healthz/", "/", "//",
@@ -69,6 +69,14 @@ def every_route(router: web.UrlDispatcher) -> web.UrlDispatcher:
 @pytest.fixture(scope="module")
 def router() -> web.UrlDispatcher:
     return every_route(Router())
+
+
+async def test_c9_an_api_at_the_root_has_oauth_endpoints(router: web.UrlDispatcher) -> None:
+    """`/oauth/token` is the token endpoint of the API with the listen path `/`; aiohttp finds none."""
+    for path in ("/oauth/token", "/oauth/token/"):
+        method, canonical, variables = await found(router, "POST", path)
+        assert (method, canonical.rstrip("/"), variables) == ("POST", "/{api_ref}/oauth/token", {"api_ref": ""})
+    assert (await found(router, "GET", "/oauth/token"))[0] == 405
 
 
 async def test_every_path_is_answered_as_by_the_dispatcher_of_aiohttp(router: web.UrlDispatcher) -> None:
