@@ -96,7 +96,7 @@ async def test_a_registration_needs_nothing_but_a_redirect_uri(service: Manageme
     assert (await service.writer("GET", f"{place}/{client['client_id']}")).body == client
     (created,) = await service.heard.about(client["client_id"])
     assert stem(created) == "client.created"
-    assert facts(created) == {"client_id": client["client_id"], "api_id": client["api_id"]}
+    assert facts(created) == {"client_id": client["client_id"], "api_id": client["api_id"], "policy_ids": []}
 
 
 async def test_a_client_that_needs_no_redirect_uri_has_none(service: Management, place: str) -> None:
