@@ -53,7 +53,8 @@ async def test_a_user_is_added(service: Management) -> None:
     assert (await service.reader("GET", f"{PLACE}/{username}")).body == response.body
     assert await logs_in(service, username, PASSWORD)
     (created,) = await service.heard.about(username)
-    assert (created["type"], facts(created)) == ("io.tokenwire.resource_owner.created", {"username": username})
+    told = {"username": username, "policy_ids": [policy.policy_id]}
+    assert (created["type"], facts(created)) == ("io.tokenwire.resource_owner.created", told)
 
 
 async def test_c8_the_password_may_be_in_tyk_s_place(service: Management) -> None:

@@ -314,7 +314,6 @@ UPSTREAM = "x-tyk-api-gateway.upstream.url"
         pytest.param(f"{TYK}/info/state/active", "yes", f"{TYK}.info.state.active: true or false", id="active-as-text"),
         pytest.param(f"{TYK}/server/listenPath", ABSENT, f"{LISTEN_PATH}: a listen path", id="no-listen-path"),
         pytest.param(f"{TYK}/server/listenPath/value", "", f"{LISTEN_PATH}: a listen path", id="empty-listen-path"),
-        pytest.param(f"{TYK}/server/listenPath/value", "/", f"{LISTEN_PATH}: a listen path", id="root-listen-path"),
         pytest.param(f"{TYK}/server/listenPath/value", "/a//b/", f"{LISTEN_PATH}: a listen path", id="empty-segment"),
         pytest.param(f"{TYK}/server/listenPath/value", "/a/{x}/", f"{LISTEN_PATH}: a listen path", id="path-pattern"),
         pytest.param(f"{TYK}/server/listenPath/value", "/a/../b/", f"{LISTEN_PATH}: a listen path has no", id="dots"),
