@@ -69,7 +69,8 @@ async def test_the_documented_definitions_import_as_they_are(mongodb_url: str, p
         response = await service.writer("POST", path, json=document)
         api_id = response.body["ID"]
         assert response.status == 200
-        meta = {"api_id": api_id, "warnings": [WITHOUT_SCOPES]} if name == "my-oauth-api.json" else api_id
+        report = {"warnings": [WITHOUT_SCOPES], "enforced": [], "unused": [], "refused": []}
+        meta = {"api_id": api_id, **report} if name == "my-oauth-api.json" else api_id
         assert response.body == {"Status": "OK", "Message": "API created", "Meta": meta, "ID": api_id}
         read = (await service.writer("GET", f"/api/apis/{api_id}")).body
         key = "api_id" if name == CLASSIC else OAS_ID
