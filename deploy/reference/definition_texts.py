@@ -98,6 +98,8 @@ OAS: Mapping[str, str] = {
     f"{_GATEWAY}server.customDomain.name": "host, with `{name}` or `{name:regex}` | none | other hosts get 404",
     **_each(f"{_GATEWAY}server.", "gatewayTags slug detailedTracing", NOTHING),
     f"{_GATEWAY}upstream.url": "URL | required | where calls go",
+    f"{_GATEWAY}upstream.loadBalancing.enabled": "true, false | `false` | calls go to the targets instead of `upstream.url`",
+    f"{_GATEWAY}upstream.loadBalancing.targets": "objects `url`, `weight` | none | get the calls in turn, by weight",
     f"{_GATEWAY}upstream.rateLimit.enabled": "true, false | `false` | the limit counts",
     f"{_GATEWAY}upstream.rateLimit.rate": "number | none | so many calls of all callers together; then 429",
     f"{_GATEWAY}upstream.rateLimit.per": "duration, such as `1m` | none | in this time",
