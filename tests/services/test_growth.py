@@ -193,6 +193,7 @@ COLLECTIONS = {
     "listDeliveries": ("deliveries",),
     "listChanges": ("audit_log",),
     "listGrants": ("grants",),
+    "listAllClients": ("clients",),
 }
 PATHS: dict[str, Path] = {
     "listTokens": tokens,
@@ -206,6 +207,7 @@ PATHS: dict[str, Path] = {
     "listDeliveries": lambda _: "/api/notifications/deliveries",
     "listChanges": lambda _: "/api/audit",
     "listGrants": lambda _: "/api/grants",
+    "listAllClients": lambda _: "/api/clients",
 }
 BY_PAGES = ("", "p=1", "p=3", "p=-1", "p=200")
 QUERIES: dict[str, Callable[[World], Sequence[str]]] = {
@@ -248,8 +250,8 @@ def test_b8_every_list_of_the_contracts_is_checked() -> None:
     assert PATHS.keys() == COLLECTIONS.keys()
 
 
-OTHERS = {"getClientUsage", "reconcileEvents", "getGrantTimeline"}
-"""What they read is checked in tests/store/test_usage.py, at the end of this file, and is about one grant."""
+OTHERS = {"getClientUsage", "getUsage", "reconcileEvents", "getGrantTimeline", "findClient"}
+"""What they read is checked in tests/store/test_usage.py, at the end of this file, or is about one grant or client."""
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))
@@ -419,6 +421,7 @@ COUNTED: dict[str, tuple[str, Callable[[World], dict[str, Any]]]] = {
     "listDeliveries": ("deliveries", lambda _: {}),
     "listChanges": ("audit_log", lambda _: {}),
     "listGrants": ("grants", lambda _: {}),
+    "listAllClients": ("clients", living),
 }
 
 

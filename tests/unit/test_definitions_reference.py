@@ -29,7 +29,7 @@ TITLES = {
 def test_e3_each_complete_definition_is_imported_without_a_warning(title: str) -> None:
     """With the grants that its heading names, and the scopes that it declares."""
     now = datetime(2030, 1, 1, tzinfo=UTC)
-    api, warnings = read_api(EXAMPLES[title].encode(), "application/json", api_id="orders", now=now, oas_only=False)
+    api, warnings, _ = read_api(EXAMPLES[title].encode(), "application/json", api_id="orders", now=now, oas_only=False)
     assert warnings == []
     assert api.oauth
     wanted = {grant for name, grant in TITLES.items() if title.startswith(name)}
