@@ -207,7 +207,7 @@ class RefusedCallsView(Response):
     """Calls with tokens of the grant that the gateways refused."""
 
     counts: list[RefusalCount]
-    last_at: Moment | None
+    last_at: Moment | None = None
     """The latest refusal, to the second."""
 
 

@@ -260,7 +260,11 @@ class Mongo:
     async def _indexes(self, name: str) -> Mapping[str, Document]:
         """The indexes of a collection by name, without those that are still being built."""
         try:
-            reply = await self[name].database.command("listIndexes", name, includeBuildUUIDs=True)
+            collection = self[name]
+            # Dates in the options of an index are compared, so they must be read as aware as everywhere.
+            reply = await collection.database.command(
+                "listIndexes", name, includeBuildUUIDs=True, codec_options=collection.codec_options
+            )
         except OperationFailure as error:
             if error.code == _NO_SUCH_COLLECTION:
                 return {}

@@ -31,8 +31,8 @@ _NOTHING = "nothing was revoked: there is no such token, or it had ended before"
 _CREDENTIALS = "`client_id` and `client_secret` are optional, but must be right if they are there."
 
 
-def done(message: str, meta: Mapping[str, object]) -> web.Response:
-    """200 in the Dashboard's envelope; `Meta` says what was revoked."""
+def done(message: str, meta: Mapping[str, object] | None) -> web.Response:
+    """200 in the Dashboard's envelope; `Meta` says how much was revoked, where that can be more than one thing."""
     envelope = Envelope(Status="OK", Message=message, Meta=meta).model_dump(exclude={"ID"})
     return json_bytes(orjson.dumps(envelope), headers=NO_STORE)
 
@@ -54,8 +54,8 @@ class TokenManagement:
         tag="Revocation",
         summary="Revoke a token of a client",
         description="`token` is the token itself or its public id (`code` in listTokens). Revoking a refresh token "
-        "revokes the whole grant. `Meta.ended` is 1, or 0 if nothing was revoked, because there is no such token or it "
-        "had ended before.",
+        "revokes the whole grant. If nothing was revoked, because there is no such token or it had ended before, "
+        "`Message` says so.",
         body=RequestBody(
             model=RevocationRequest, media_types=(FORM, JSON), fields=("token",), description=_CREDENTIALS
         ),
@@ -76,7 +76,7 @@ class TokenManagement:
         except NotOfClient as error:
             raise BadRequest("this token belongs to another client") from error
         message = "token revoked successfully" if ended else _NOTHING
-        return done(message, {"ended": int(ended)})
+        return done(message, None)
 
     @operator_operation(
         "POST",

@@ -303,9 +303,9 @@ async def test_policies_users_and_apis_are_managed(admin: Browser, system: Syste
     await admin.get("/console/policies/new")
     policy_id = unique("policy")
     wrong = await admin.post(
-        "/console/policies", {"id": policy_id, "name": "Gold", "access_rights": '{"no-such-api": {}}'}
+        "/console/policies", {"id": policy_id, "name": "Gold", "access_rights": '{"no such api": {}}'}
     )
-    assert (wrong.status, "no-such-api" in wrong.plain, 'value="Gold"' in wrong.text) == (400, True, True)
+    assert (wrong.status, "no such api" in wrong.plain, 'value="Gold"' in wrong.text) == (400, True, True)
     rights = f'{{"{api.api_id}": {{}}}}'
     made = await admin.post(
         "/console/policies",

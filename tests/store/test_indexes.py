@@ -5,8 +5,11 @@ from datetime import timedelta
 import pytest
 from pymongo import IndexModel
 
+from libs.encryption import KEY_BYTES, KeyRing
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.mongo import OPERATION_TIMEOUT_MS, Mongo
+from libs.store.outbox_collection import announce_nothing
+from libs.store.store import Store
 
 
 async def test_b8_the_indexes_of_a_large_collection_may_take_hours(mongodb_url: str, database_name: str) -> None:
@@ -43,3 +46,18 @@ async def test_b8_retired_indexes_go(mongodb_url: str, database_name: str) -> No
     await mongo.prepared()
     assert (await mongo.indexed("things").index_information()).keys() == {"_id_", "kept", "new"}
     await mongo.close()
+
+
+async def test_no_index_is_made_twice(mongodb_url: str, database_name: str) -> None:
+    """Every index of the store is recognised once it exists: the users of the services may not create any."""
+    mongo = Mongo(mongodb_url, database_name)
+    Store.over(mongo, KeyRing({0: bytes(KEY_BYTES)}, 0), announce_nothing)
+    await mongo.open()
+    await mongo.prepared()
+    database = mongo["grants"].database
+    await database.command("profile", 2)
+    await mongo.make_indexes()
+    await database.command("profile", 0)
+    made = await database["system.profile"].find({"command.createIndexes": {"$exists": True}}).to_list(None)
+    await mongo.close()
+    assert made == []
