@@ -72,7 +72,9 @@ class Apis(Records[Api]):
         decrypted = {"definition": self._decrypted(document["definition"], api_id)}
         if (box := document.get(_BOX)) is not None:
             decrypted |= orjson.loads(self._decrypted(box, api_id))
-        api = super()._decode({**document, "signing_secrets": document.get("signing_secrets") or (), **decrypted})
+        # In its own place, a confidential field is None; what an earlier version did not have has its default.
+        plain = {name: value for name, value in document.items() if value is not None or name not in _CONFIDENTIAL}
+        api = super()._decode({**plain, **decrypted})
         if api.oauth is None or api.oauth.notifications is None:
             return api
         kept = api.oauth.notifications
