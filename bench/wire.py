@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from bench.report import MeasurementFailed
-from services.notifier.signing import signature
+from libs.outbound.signing import signature
 
 KEYS = {"auth_code", "new_oauth_token", "refresh_token", "old_refresh_token", "notification_type"}
 SHARED_SECRET = "a shared secret of the benchmark"

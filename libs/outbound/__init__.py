@@ -1,1 +1,1 @@
-"""Outgoing connections to webhook endpoints and to upstreams: connector, name resolution, SSRF guard."""
+"""Outgoing requests to webhook endpoints and upstreams: connector, name resolution, SSRF guard, signatures, excerpts."""

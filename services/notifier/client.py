@@ -21,13 +21,13 @@ from yarl import URL
 from contracts.webhooks import Attempt
 from libs.outbound.connector import MAX_HEADER_BYTES, MAX_HEADERS, OutboundConnector, reader_of
 from libs.outbound.resolver import ThreadPoolResolver
+from libs.outbound.response_excerpt import READ_BYTES, excerpt, values_in
+from libs.outbound.signing import WebhookSecrets, secrets_in, signed_headers
 from libs.outbound.ssrf import DEFAULT_DENY, DeniedAddress, all_but, parse_denylist, public_only
 from libs.telemetry import WEBHOOK_LATENCY
 from libs.tracing.client_spans import end_client_span, start_client_span
 from libs.tracing.spans import TRACEPARENT, Span, Tracer, is_sampled
-from services.notifier.response_excerpt import READ_BYTES, excerpt, values_in
 from services.notifier.retry import parse_retry_after
-from services.notifier.signing import WebhookSecrets, secrets_in, signed_headers
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection

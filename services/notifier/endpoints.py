@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from libs.catalog import Catalog
+from libs.outbound.signing import WebhookSecrets
 from libs.telemetry import WEBHOOKS_IN_FLIGHT
-from services.notifier.signing import WebhookSecrets
 
 FAILURE_THRESHOLD = 5
 """Consecutive failures that open the circuit breaker."""

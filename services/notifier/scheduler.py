@@ -14,11 +14,11 @@ from libs.catalog import Catalog
 from libs.encryption import CannotDecrypt
 from libs.event_encoding import EventContext
 from libs.oauth.errors import TemporarilyUnavailable
+from libs.outbound.signing import WebhookSecrets
 from libs.store.deliveries import Deliveries
 from libs.supervision import BackgroundTask, Supervisor
 from libs.telemetry import WEBHOOK_ATTEMPTS
 from services.notifier.endpoints import Endpoint, EndpointLimiter, webhook_settings
-from services.notifier.signing import WebhookSecrets
 from services.notifier.worker import SOURCE, DeliveryWorker
 
 POLL_INTERVAL = timedelta(seconds=1)

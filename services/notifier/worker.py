@@ -12,13 +12,13 @@ from contracts.webhooks import Attempt, Delivery
 from libs.encryption import CannotDecrypt, Opener
 from libs.event_encoding import EventContext
 from libs.oauth.errors import TemporarilyUnavailable
+from libs.outbound.signing import WebhookSecrets
 from libs.store.deliveries import Deliveries
 from libs.supervision import spawn
 from libs.telemetry import WEBHOOK_ATTEMPTS
 from services.notifier.client import Outcome, WebhookClient, WebhookTrace
 from services.notifier.endpoints import Endpoint, EndpointLimiter
 from services.notifier.retry import RetrySchedule
-from services.notifier.signing import WebhookSecrets
 
 SOURCE = "urn:tokenwire:notifier"
 RECORD_RETRY_SECONDS = 0.5

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from libs.outbound.signing import WebhookSecrets, signed_headers, signing_key
 from services.notifier.client import WebhookClient
 from services.notifier.retry import RETRY_SCHEDULE, parse_retry_after
-from services.notifier.signing import WebhookSecrets, signed_headers, signing_key
 from tests.fuzz.extent import examples
 from tests.fuzz.neighbour import OK, Neighbour
 from tests.fuzz.records import Records

@@ -25,12 +25,12 @@ from contracts.events import PendingEvent
 from contracts.webhooks import Attempt, Delivery, DeliveryState
 from libs.encryption import Opener, Sealer, public_key_of
 from libs.event_encoding import EventContext, new_event_id
+from libs.outbound.signing import WebhookSecrets
 from libs.store.deliveries import KEPT, Deliveries
 from libs.store.mongo import Conflict, Mongo
 from services.notifier.client import Outcome, WebhookTrace
 from services.notifier.endpoints import EndpointLimiter
 from services.notifier.retry import RETRY_SCHEDULE, RetrySchedule
-from services.notifier.signing import WebhookSecrets
 from services.notifier.worker import DeliveryWorker
 from tests.builders import NOTIFIER_KEY, unique
 

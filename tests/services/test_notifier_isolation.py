@@ -10,9 +10,9 @@ from contracts.apis import Api
 from contracts.webhooks import Delivery, DeliveryState
 from libs.encryption import Sealer, public_key_of
 from libs.event_encoding import new_event_id
+from libs.outbound.signing import WebhookSecrets
 from services.notifier.consumer import PREFETCH
 from services.notifier.endpoints import Endpoint
-from services.notifier.signing import WebhookSecrets
 from services.notifier.worker import DeliveryWorker, InFlight
 from tests.builders import NOTIFIER_KEY
 from tests.eventually import eventually

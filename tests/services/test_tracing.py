@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import REGISTRY
 
+from libs.outbound.signing import WebhookSecrets
 from libs.runtime import utc_now
 from libs.settings import WrongSetting
 from libs.tracing.new_tracer import new_tracer
@@ -19,7 +20,6 @@ from libs.tracing.otlp import FLUSH_WITHIN, OtlpTracer
 from libs.tracing.spans import Kind, Tracer, is_sampled
 from libs.tracing.trace_settings import TraceSettings, trace_settings
 from services.notifier.client import WebhookClient, WebhookTrace
-from services.notifier.signing import WebhookSecrets
 from tests.acceptance.webhooks import Receiver
 from tests.collector import Collector
 from tests.eventually import eventually

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.masking import MASK
-from services.notifier.response_excerpt import KEPT_CHARACTERS, READ_BYTES, excerpt, values_in
+from libs.outbound.response_excerpt import KEPT_CHARACTERS, READ_BYTES, excerpt, values_in
 
 SECRET = 'a "secret" & more/+ä'
 

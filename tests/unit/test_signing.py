@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from services.notifier.signing import WebhookSecrets, signature, signed_headers, signing_key
+from libs.outbound.signing import WebhookSecrets, signature, signed_headers, signing_key
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 999_000, tzinfo=UTC)
 
