@@ -1,1 +1,1 @@
-"""Outgoing requests to webhook endpoints and upstreams: connector, name resolution, SSRF guard, signatures, excerpts."""
+"""Outgoing requests, to webhook endpoints and upstreams: connector, resolver, SSRF guard, signatures, excerpts."""
