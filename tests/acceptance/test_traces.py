@@ -250,7 +250,7 @@ async def test_a_service_says_when_it_listens_and_when_it_has_stopped(traced: Tr
     assert configured.items() <= first.items()
     assert str(first["mongodb"]) in stack.servers.mongodb_url
     assert str(first["rabbitmq"]) in stack.servers.amqp_url
-    assert first["settings"] == {"trusted_proxies": "127.0.0.1", "log_level": "debug"}
+    assert first["settings"] == {"trusted_proxies": "127.0.0.1", "log_level": "debug", "cache_ttl": 300.0}
     assert {**second, "timestamp": first["timestamp"]} == first
     (stopped,) = lines_of(stack, "revocation", "stopped")
     assert stopped["version"] == VERSION
