@@ -9,7 +9,7 @@ import pytest
 from libs.version import VERSION
 from tests.compose.containers import ComposeStack
 from tests.deployment import observability
-from tests.deployment.wiring import SERVICES
+from tests.deployment.wiring import EVERY_SERVICE
 from tests.eventually import eventually
 
 
@@ -40,7 +40,7 @@ async def test_prometheus_scrapes_every_service_and_evaluates_the_alerts(prometh
 
     def scraped() -> bool:
         targets = asked(prometheus, "targets")["activeTargets"]
-        assert {each["labels"]["job"] for each in targets} == set(SERVICES)
+        assert {each["labels"]["job"] for each in targets} == set(EVERY_SERVICE)
         assert [each["lastError"] for each in targets if each["health"] != "up"] == []
         return True
 
@@ -56,7 +56,7 @@ async def test_prometheus_scrapes_every_service_and_evaluates_the_alerts(prometh
     await eventually(evaluated, within=180, every=1)
     built = asked(prometheus, "query?query=count%20by%20(job,version)%20(tokenwire_build_info)")["result"]
     assert {(each["metric"]["job"], each["metric"]["version"], each["value"][1]) for each in built} == {
-        (service, VERSION, "1") for service in SERVICES
+        (service, VERSION, "1") for service in EVERY_SERVICE
     }
     firing = [
         each["labels"]["alertname"] for each in asked(prometheus, "alerts")["alerts"] if each["state"] == "firing"
