@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ async def reference(visit: Visit) -> web.StreamResponse:
     return visit.page("reference.html", service=service, services=list(Service), operations=operations)
 
 
-@cache
+@lru_cache(maxsize=len(Service))
 def operations_of_document(service: Service) -> Sequence[OperationView]:
     """The operations in the document of this service, sorted by tag and path."""
     document = yaml.load((DOCUMENTS / f"{service}.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)

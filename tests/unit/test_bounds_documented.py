@@ -19,7 +19,9 @@ BOUNDED = {
     "services.gateway.upstream_urls": "*operators:* APIs",
     "services.gateway.header_fields": "names of forwarded headers",
     "services.gateway.upstream_headers": "*operators:* APIs",
-    "services.notifier.client": "*operators:* APIs",  # URLs and secrets of webhooks
+    "services.notifier.client": "*operators:* APIs",  # URLs of webhooks
+    "libs.outbound.signing": "*operators:* APIs",  # secrets of webhooks
+    "services.console.reference_page": None,  # our own documents
 }
 """Modules that cache function results, with the row of the table about it; None if nothing comes from callers."""
 
