@@ -149,7 +149,8 @@ async def test_b1_a_full_event_log_queue_delays_no_other(
         await eventually(recorded, within=30)
 
         async def none_refused() -> bool:
-            return [(await collection.refusals())[0] for collection in system.deps.store.outbox_collections] == [0] * 7
+            refusals = [(await collection.refusals())[0] for collection in system.deps.store.outbox_collections]
+            return not any(refusals)
 
         await eventually(none_refused, within=30)
         assert healthy.duplicates <= 0.05 * len(healthy.heard)
