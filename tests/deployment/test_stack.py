@@ -156,6 +156,7 @@ UNUSED = {
     ("batches", "remove"): "only a batch of a process that died is removed",
     ("usage", "remove"): "only numbers of an earlier version are removed",
     ("users", "insert"): "only revoke_all of a user adds a record; tests/services/test_grants_api.py calls it",
+    ("users", "update"): "the same",
     ("refused_calls", "find"): "only the timeline of a grant reads them",
     ("refused_calls", "insert"): "a gateway writes counts after a while, so the story may end before",
     ("refused_calls", "update"): "the same",
