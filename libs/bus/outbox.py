@@ -40,16 +40,19 @@ from libs.telemetry import (
 
 BATCH = 256
 """Events that are published, or cleared, together."""
-UNCLEARED_LIMIT = 128
+FIRST_WINDOW, LARGEST_WINDOW, WINDOW_STEP = 16, 128, 16
 """Committed events that this process sends to the broker before it has cleared them from their records; others wait.
 
-If the process dies, these are published again. While an event is confirmed and cleared within a tenth of a second, more
-than a thousand per second are published.
+If the process dies, these are published again. The window starts small, grows with every clearing write for which
+events wait, and is small again when none are left. So a process that dies in a short burst repeats few events, and one
+under steady load publishes more than a thousand per second, while each is confirmed and cleared within a tenth of a
+second.
 """
 WAITING_LIMIT = 20_000
 """Events kept in memory to be published at once; any more are left to the sweeper."""
 CLEAR_INTERVAL = 0.03
-"""Seconds for which confirmed events are gathered into one write that clears them, unless it is CLEAR_SOON events."""
+"""Seconds for which confirmed events are gathered into one write that clears them, unless they are CLEAR_SOON events or
+as many as the window allows."""
 CLEAR_SOON = 32
 SWEEP_INTERVAL = 1.0
 """Seconds between two sweeps, on average."""
@@ -189,7 +192,8 @@ class Outbox:
         self._held: set[str] = set()
         """Ids of events that this process publishes now or has yet to clear."""
         self._uncleared: set[str] = set()
-        """Ids of the events of which UNCLEARED_LIMIT are allowed."""
+        """Ids of the events that the window limits."""
+        self._window = FIRST_WINDOW
         self._updates: dict[_RecordUpdate, list[PendingEvent]] = {}
         self._unwritten: dict[str, tuple[_RecordUpdate, PendingEvent]] = {}
         """By event id: updates that failed. They are retried; meanwhile the events are not published again."""
@@ -256,6 +260,8 @@ class Outbox:
         ids = [event.id for event in events]
         self._held.difference_update(ids)
         self._uncleared.difference_update(ids)
+        if not self._uncleared and not self._waiting:
+            self._window = FIRST_WINDOW
         self._has_room.set()
         OUTBOX_WAITING.set(len(self._held) + len(self._unwritten))
         if not self._held:
@@ -269,7 +275,7 @@ class Outbox:
                 await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                while (room := UNCLEARED_LIMIT - len(self._uncleared)) <= 0:
+                while (room := self._window - len(self._uncleared)) <= 0:
                     self._has_room.clear()
                     await self._has_room.wait()
                 batch = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
@@ -320,7 +326,7 @@ class Outbox:
         for update, events in _updates_of(published).items():
             self._updates.setdefault(update, []).extend(events)
         self._wake_writer.set()
-        if sum(map(len, self._updates.values())) >= CLEAR_SOON:
+        if sum(map(len, self._updates.values())) >= min(CLEAR_SOON, self._window):
             self._write_now.set()
 
     async def _publish(self, batch: Sequence[Entry]) -> _Published:
@@ -395,6 +401,8 @@ class Outbox:
         """Update the records of at most BATCH events; a failed update is retried later."""
         try:
             await self._apply(update, events)
+            if self._waiting:
+                self._window = min(LARGEST_WINDOW, self._window + WINDOW_STEP)
         except BaseException as error:
             self._unwritten |= {event.id: (update, event) for event in events}
             self._wake_rewriter.set()

@@ -137,13 +137,13 @@ def _p99(arrivals: Iterable[tuple[str, float]], since: float, until: float) -> f
     return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] if ordered else 0.0
 
 
-def too_many_duplicates(phases: Phases, heard: Sequence[Heard], allowed: float, few: int = 0) -> list[str]:
+def too_many_duplicates(phases: Phases, heard: Sequence[Heard], allowed: float) -> list[str]:
     """Complaint about duplicates that came before the refused events were published again, if they are more than this
-    fraction of the distinct events, and more than `few`.
+    fraction of the distinct events.
     """
     ids = [event.id for event in heard if event.at < phases.released_at]
     distinct = len(set(ids))
     duplicates = len(ids) - distinct
-    if duplicates <= max(allowed * distinct, few):
+    if duplicates <= allowed * distinct:
         return []
     return [f"{duplicates} duplicates of {distinct} events"]

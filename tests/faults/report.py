@@ -169,9 +169,7 @@ after the last row.
 - **doubled**: two ids for one fact or one token, two token pairs of one generation, or two tokens of one grant that are
   accepted at the same time.
 - **duplicates**: the same id again, as events + webhooks. Duplicates are allowed, since receivers can recognise them;
-  but in rows that do not kill RabbitMQ there may be at most one for every twenty distinct events. In the row **notifier
-  claimed** a notifier dies just when many deliveries end; each death may repeat the 128 events that a process may have
-  published and not yet cleared.
+  but in rows that do not kill RabbitMQ there may be at most one for every twenty distinct events.
 - rows **subscriber full**, **subscriber silent** and **event log away**: the load first runs without a fault, then with
   one queue in trouble. All other consumers must get events and webhooks within twice the earlier time (p99) or within a
   second, and reconciliation must report the refused events. Ten minutes are shortened to ten seconds, and the event

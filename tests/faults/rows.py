@@ -9,7 +9,6 @@ from datetime import datetime
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from libs.bus.outbox import UNCLEARED_LIMIT
 from libs.runtime import utc_now
 from tests.acceptance.tenants import SCHEME, Tenant, new_tenant
 from tests.faults.compliant import CompliantClient, lost_logins, survivors_of_replay
@@ -171,9 +170,6 @@ class Row:
     """Writes are acknowledged so late that a sweeper publishes their events before the writing process does."""
     compliant: bool = False
     """Clients follow Retry-After exactly, and must lose nothing."""
-    many_end_at_once: bool = False
-    """The processes die just when many deliveries end. Each may leave as many events to be published again as it may
-    have in flight."""
     kills_broker: bool = False
     """Duplicate events are allowed: confirmations are lost with the broker."""
 
@@ -424,7 +420,7 @@ CRASHES: tuple[Row, ...] = (
     _crash_row("notifier-2", "added"),
     _crash_row("notifier-2", "handing-over"),
     _crash_row("notifier-2", "before-post"),
-    _crash_row("notifier-2", "claimed", troubles=(FAILING,), many_end_at_once=True),
+    _crash_row("notifier-2", "claimed", troubles=(FAILING,)),
     _crash_row("notifier-2", "posting", delay=0.2),
     _crash_row("notifier-2", "posted"),
     _crash_row("notifier-2", "recorded"),
@@ -598,8 +594,7 @@ class Played:
         heard = seen.heard or ()
         noticed, remarks = held_up(scene.phases, heard, seen.webhooks, scene.scale.slack)
         if not (row.kills_broker or row.swept_first):
-            deaths = len(row.crashes) * scene.scale.rounds if row.many_end_at_once else 0
-            noticed += too_many_duplicates(scene.phases, heard, scene.scale.repeated, deaths * UNCLEARED_LIMIT)
+            noticed += too_many_duplicates(scene.phases, heard, scene.scale.repeated)
         excused = scene.scale.slack is None and scene.stalled_for > STALL
         if excused and row.flawless:
             failed = sum(scene.load.holdings.failed.values())

@@ -123,6 +123,21 @@ class SlowShelf(Shelf):
         await super().clear(events)
 
 
+class MeasuredShelf(Shelf):
+    """Such a collection, which notes before each clearing how many events a subscriber has that are not cleared."""
+
+    def __init__(self, subscriber: "Subscriber", *events: PendingEvent) -> None:
+        super().__init__(*events)
+        self.subscriber = subscriber
+        self.uncleared: list[int] = []
+
+    async def clear(self, events: Sequence[PendingEvent]) -> None:
+        await asyncio.sleep(0.002)
+        still = self.events.keys()
+        self.uncleared.append(sum(message.id in still for message in self.subscriber.messages))
+        await super().clear(events)
+
+
 def _measured(events: Iterable[PendingEvent]) -> tuple[int, datetime | None]:
     moments = [event.at for event in events]
     return len(moments), min(moments, default=None)
@@ -245,27 +260,43 @@ async def test_events_of_one_process_keep_their_order() -> None:
         assert shelf.events == {}
 
 
-async def test_few_events_are_published_and_not_cleared() -> None:
-    """A process that dies leaves no more than UNCLEARED_LIMIT events that are published again, however many it had."""
-    committed = [event() for _ in range(5 * module.UNCLEARED_LIMIT)]
+async def test_few_events_of_a_burst_are_published_and_not_cleared() -> None:
+    """A process that dies at the start of a burst leaves FIRST_WINDOW events to be published again."""
+    committed = [event() for _ in range(5 * module.LARGEST_WINDOW)]
     world, shelf = World(), SlowShelf(*committed)
     async with opened(world):
         for each in committed:
             world.outbox.announce(shelf, each)
         await eventually(lambda: shelf.clearings)
-        await eventually(lambda: len(world.subscriber.messages) == module.UNCLEARED_LIMIT)
+        await eventually(lambda: len(world.subscriber.messages) == module.FIRST_WINDOW)
         await asyncio.sleep(0.05)
-        assert len(world.subscriber.messages) == module.UNCLEARED_LIMIT
+        assert len(world.subscriber.messages) == module.FIRST_WINDOW
         shelf.free.set()
         await world.outbox.drain()
         assert world.subscriber.ids() == [each.id for each in committed]
         assert shelf.events == {}
 
 
+async def test_the_window_grows_while_events_wait_and_shrinks_when_none_are_left() -> None:
+    """Never beyond LARGEST_WINDOW; the next burst starts with FIRST_WINDOW again."""
+    world = World()
+    shelf = MeasuredShelf(world.subscriber)
+    async with opened(world):
+        for _ in range(2):
+            shelf.uncleared.clear()
+            for each in (burst := [event() for _ in range(20 * module.LARGEST_WINDOW)]):
+                shelf.events[each.id] = each
+                world.outbox.announce(shelf, each)
+            await world.outbox.drain()
+            assert world.subscriber.ids()[-len(burst) :] == [each.id for each in burst]
+            assert shelf.uncleared[0] == module.FIRST_WINDOW
+            assert max(shelf.uncleared) == module.LARGEST_WINDOW
+
+
 async def test_many_confirmed_events_are_cleared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only fewer events are gathered for a while before they are cleared."""
     monkeypatch.setattr(module, "CLEAR_INTERVAL", 3600.0)
-    committed = [event() for _ in range(module.CLEAR_SOON)]
+    committed = [event() for _ in range(module.FIRST_WINDOW)]
     shelf = Shelf(*committed)
     async with opened(World()) as world:
         for each in committed:
