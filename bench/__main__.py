@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import abuse, arrival, check, growth, options, publish, tokens, webhooks
+from bench import abuse, arrival, check, growth, options, publish, refresh, tokens, webhooks
 from bench.report import MeasurementFailed, Report
 from bench.testbed import Testbed
 from libs import logging
@@ -17,6 +17,7 @@ from tests.provision import CannotProvide, mongodb, rabbitmq
 
 MEASUREMENTS: dict[str, Callable[[Testbed], Report]] = {
     "tokens": tokens.measure,
+    "refresh": refresh.measure,
     "webhooks": webhooks.measure,
     "arrival": arrival.measure,
     "check": check.measure,

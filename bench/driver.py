@@ -6,7 +6,10 @@ It is a process of its own (`python -m bench.driver …`), so that it does not s
 import argparse
 import asyncio
 import json
+import re
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import uvloop
@@ -16,11 +19,18 @@ class UnexpectedResponse(Exception):
     """A response was not the expected one."""
 
 
-class Connection(asyncio.Protocol):
-    """Sends the request again as soon as it has the complete response."""
+REFRESH_TOKEN = re.compile(rb"tw_rt_[A-Za-z0-9_.-]+")
+"""The refresh token in a request, and its successor in the response."""
 
-    def __init__(self, request: bytes, expected: bytes, deadline: float, latencies: list[float]) -> None:
+
+class Connection(asyncio.Protocol):
+    """Sends the request again as soon as it has the complete response; in a chain, with the new refresh token."""
+
+    def __init__(
+        self, request: bytes, expected: bytes, deadline: float, latencies: list[float], *, chained: bool = False
+    ) -> None:
         self._request = request
+        self._chained = chained
         self._expected = expected
         self._deadline = deadline
         self._latencies = latencies
@@ -50,6 +60,8 @@ class Connection(asyncio.Protocol):
             self._finish(UnexpectedResponse(f"{head[:15]!r} {body[:200]!r}"))
             return
         self._buffer = b""
+        if self._chained:
+            self._request = REFRESH_TOKEN.sub(_refresh_token(body), self._request)
         if now >= self._deadline:
             self._finish(None)
         else:
@@ -68,16 +80,33 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
+def _refresh_token(body: bytes) -> bytes:
+    found = REFRESH_TOKEN.search(body)
+    if found is None:
+        raise UnexpectedResponse(f"no refresh token: {body[:200]!r}")
+    return found.group()
+
+
 async def load(
-    host: str, port: int, request: bytes, expected: bytes, connections: int, seconds: float
+    host: str,
+    port: int,
+    request: bytes,
+    expected: bytes,
+    connections: int,
+    seconds: float,
+    chains: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Requests per second and latencies in milliseconds. Raises UnexpectedResponse if a response was wrong."""
+    """Requests per second and latencies in milliseconds. Raises UnexpectedResponse if a response was wrong.
+
+    With `chains`, connection i begins with that refresh token, and goes on with the token of each response.
+    """
     latencies: list[float] = []
     started = time.perf_counter()
     loop = asyncio.get_running_loop()
     made = []
-    for _ in range(connections):
-        protocol = Connection(request, expected, started + seconds, latencies)
+    for number in range(connections):
+        own = REFRESH_TOKEN.sub(chains[number].encode(), request) if chains else request
+        protocol = Connection(own, expected, started + seconds, latencies, chained=bool(chains))
         await loop.create_connection(lambda protocol=protocol: protocol, host, port)  # type: ignore[misc]
         made.append(protocol)
     async with asyncio.timeout(seconds + 30):
@@ -101,9 +130,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--request", required=True, help="file with the raw request")
     parser.add_argument("--expected", required=True, help="what every body begins with")
+    parser.add_argument("--chains", default="", help="file with a refresh token a line, one for each connection")
     arguments = parser.parse_args()
     with open(arguments.request, "rb") as file:  # noqa: PTH123 - a plain read
         request = file.read()
+    chains = Path(arguments.chains).read_text().split() if arguments.chains else ()
     figures = uvloop.run(
         load(
             arguments.host,
@@ -112,6 +143,7 @@ def main() -> None:
             arguments.expected.encode(),
             arguments.connections,
             arguments.seconds,
+            chains,
         )
     )
     print(json.dumps(figures))

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-MEASUREMENTS = ("tokens", "webhooks", "arrival", "check", "growth", "publish", "abuse")
+MEASUREMENTS = ("tokens", "refresh", "webhooks", "arrival", "check", "growth", "publish", "abuse")
 """The modules of the benchmarks, in the order in which they run."""
 BY_NAME = ("growth", "publish", "abuse")
 """Measured only by name: growth and abuse take minutes, publish justifies the publish encoder."""

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,16 +134,27 @@ class Testbed:
         finally:
             end(process, within=12)
 
-    def run_load(self, program: Program, request: bytes, expected: str, connections: int) -> dict[str, float]:
-        """Send this request repeatedly, after a warm-up, and return the figures. Raises MeasurementFailed."""
+    def run_load(
+        self,
+        program: Program,
+        request: bytes,
+        expected: str,
+        connections: int,
+        chains: Callable[[Running], Path] | None = None,
+    ) -> dict[str, float]:
+        """Send this request repeatedly, after a warm-up, and return the figures. Raises MeasurementFailed.
+
+        `chains` makes the file of the refresh tokens with which the connections begin, for the warm-up and again.
+        """
         file = self.home / f"{program.name}.request"
         file.write_bytes(request)
         with self.serving(program) as running:
             driver = [sys.executable, "-m", "bench.driver", "--port", str(running.port)]
             driver += ["--connections", str(connections), "--request", str(file), "--expected", expected]
-            _driven(program, [*driver, "--seconds", "0.7"])
+            _driven(program, [*driver, "--seconds", "0.7", *_chained(chains, running)])
+            own = _chained(chains, running)
             before = running.cpu_seconds()
-            figures = _driven(program, [*driver, "--seconds", str(self.seconds)])
+            figures = _driven(program, [*driver, "--seconds", str(self.seconds), *own])
             figures["cpu"] = (running.cpu_seconds() - before) / figures["requests"] * 1e6
         self.print_progress(f"  {program.name:<12} {connections:>4} connections: {figures['rps']:8.0f}/s")
         return figures
@@ -151,6 +162,10 @@ class Testbed:
     def run_bare(self, connections: int) -> dict[str, float]:
         """Figures of the bare handler under the same load."""
         return self.run_load(Program("bare", ["bench.servers", "bare"]), token_request("x", "x"), TOKEN, connections)
+
+
+def _chained(chains: Callable[[Running], Path] | None, running: Running) -> Sequence[str]:
+    return () if chains is None else ("--chains", str(chains(running)))
 
 
 async def _reached(bus: Bus) -> bool:

@@ -20,6 +20,7 @@ from libs.store.mongo import Document, Mongo, outage_is_unavailability
 from libs.store.optimistic import retry_on_conflict
 from libs.store.outbox_collection import RETENTION, Announce, OutboxCollection, announce_nothing
 from libs.store.response_notes import Note, Notes, ResponseNotes, noted
+from libs.store.updates import Change, batched_updates
 
 D = TypeVar("D")
 MAX_DECISIONS = 32
@@ -110,6 +111,7 @@ class Grants(OutboxCollection):
     def __init__(self, mongo: Mongo, announce: Announce = announce_nothing) -> None:
         super().__init__(mongo, announce)
         self._notes = ResponseNotes(self._note)
+        self._updates = batched_updates(lambda: mongo.grouped(self.name), {})
 
     async def close(self) -> None:
         """Write the notes that are not stored yet. Idempotent."""
@@ -175,12 +177,18 @@ class Grants(OutboxCollection):
         if before is not None:
             if grant.response == before.response:
                 del document["response"]  # another process may be noting at this moment that it was sent
-            return await self._advance(grant.grant_id, before.version, document, transition.event)
+            return await self._change(Change(grant.grant_id, before.version, document, transition.event))
         if transition.event is None:
             raise ValueError("a new grant comes with its event")
         document["_id"] = grant.grant_id
         await self._insert(document, transition.event)
         return True
+
+    async def _change(self, change: Change) -> bool:
+        applied = await self._updates.submit(change)
+        if applied and change.event is not None:
+            self._announce(self, change.event)
+        return applied
 
     async def update_with_retry(self, grant_id: str, decide: Callable[[Grant | None], D]) -> D:
         """Read the grant, decide, and commit the decision; if another writer was first, start over.

@@ -33,7 +33,8 @@ def batched_updates(collection: Callable[[], GroupedCollection], lists: Mapping[
 
     One update statement for each change would cost the server twice as much, and three times as a retryable write. So
     a batch is one statement, and each change leaves a stamp in its record. The stamps say which changes were applied if
-    the server's count does not say "all", or if the batch is repeated because the outcome of an attempt is unknown.
+    the server's count does not say "all", or if the batch is repeated because the outcome of an attempt is unknown. The
+    event of a change is proof as well, for a record that another writer has changed again by then.
     """
     pipeline = _pipeline(lists)
 
@@ -41,7 +42,7 @@ def batched_updates(collection: Callable[[], GroupedCollection], lists: Mapping[
         # Before the first attempt: a repeated one must find its own stamps.
         stamped = [(change, new_stamp()) for change in changes]
         applied = await outcome_of_write(lambda _: _write(collection(), stamped, pipeline))
-        return [applied is None or stamp in applied for _, stamp in stamped]
+        return [applied is None or not applied.isdisjoint(_marks(change, stamp)) for change, stamp in stamped]
 
     # A statement gives each record one change, so two changes of one record never share a batch.
     return Batcher("batched-updates", send, unique_key=attrgetter("key"))
@@ -49,8 +50,8 @@ def batched_updates(collection: Callable[[], GroupedCollection], lists: Mapping[
 
 async def _write(
     collection: GroupedCollection, stamped: Sequence[tuple[Change, str]], pipeline: Sequence[Document]
-) -> set[str] | None:
-    """The stamps of the changes that were applied; None: all of them."""
+) -> set[str | None] | None:
+    """The marks of the changes that were applied; None: all of them were."""
     keys = [change.key for change, _ in stamped]
     reply = await collection.database.command(
         "update",
@@ -69,8 +70,14 @@ async def _write(
         raise write_error(entry)
     if reply["nModified"] == len(stamped):
         return None
-    found = await collection.find({"_id": {"$in": keys}}, {"stamp": 1}).to_list(None)
-    return {document["stamp"] for document in found if "stamp" in document}
+    found = await collection.find({"_id": {"$in": keys}}, {"stamp": 1, "last_event": 1, "pending.id": 1}).to_list(None)
+    carried = {event["id"] for document in found for event in document.get("pending", ())}
+    return carried.union(*((document.get("stamp"), document.get("last_event")) for document in found))
+
+
+def _marks(change: Change, stamp: str) -> set[str]:
+    """What the record carries if the change was applied."""
+    return {stamp} if change.event is None else {stamp, change.event.id}
 
 
 _PROCESS = os.urandom(8).hex()

@@ -4,10 +4,10 @@ import asyncio
 import itertools
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import bson
 import pytest
@@ -32,15 +32,19 @@ from libs.oauth.grants import (
 )
 from libs.oauth.token_formats import MintedToken, OpaqueTokens, TokenKind, new_grant_id
 from libs.store import grants as module
+from libs.store import mongo as mongo_module
+from libs.store import updates
 from libs.store.grants import Grants
 from libs.store.mongo import Mongo
 from libs.store.outbox_collection import RETENTION
 from tests.eventually import eventually
 from tests.store.connected import connected
+from tests.store.lossy import Lossy
 from tests.unit.test_grant_machine import API, CALLBACK, CLIENT, SETTINGS
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 CTX = EventContext("urn:tokenwire:tests", NOW)
+T = TypeVar("T")
 OPAQUE = OpaqueTokens({1: bytes(32)}, 1, os.urandom)
 
 
@@ -354,6 +358,80 @@ async def test_reads_and_writes_of_many_grants_do_not_mix(shelf: Shelf) -> None:
     found = await asyncio.gather(*(shelf.grants.read(grant.grant_id) for grant, _ in made))
     assert list(found) == [*(transition.after for transition in ended), *(grant for grant, _ in made[20:])]
     await eventually(lambda: len(shelf.announced) >= 60)
+
+
+# Grouped changes
+
+
+@pytest.fixture(name="lossy")
+def _lossy(mongodb_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lossy]:
+    monkeypatch.setattr(mongo_module, "OPERATION_TIMEOUT_MS", 1000)
+    with Lossy(mongodb_url).running() as lossy:
+        yield lossy
+
+
+async def revoked(shelf: Shelf) -> Transition:
+    """The revocation, not yet committed, of a new grant."""
+    grant, _ = await shelf.tokens()
+    return revoke_grant(grant, RevocationReason.OPERATOR, CTX)
+
+
+async def test_grants_that_change_at_once_share_a_write(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets the outcome of its own: one is refused because another writer was first, all others are applied."""
+    ending = [await revoked(shelf) for _ in range(30)]
+    assert await shelf.grants.commit(revoke_grant(required(ending[7].before), RevocationReason.CLIENT_REQUEST, CTX))
+    sizes: list[int] = []
+    write = updates._write
+
+    async def counted(collection: Any, stamped: Any, pipeline: Any) -> Any:
+        sizes.append(len(stamped))
+        return await write(collection, stamped, pipeline)
+
+    monkeypatch.setattr(updates, "_write", counted)
+    outcomes = await asyncio.gather(*(shelf.grants.commit(transition) for transition in ending))
+    assert [number for number, applied in enumerate(outcomes) if not applied] == [7]
+    assert len(sizes) <= 3, sizes
+
+
+@pytest.mark.parametrize("what", ["question", "answer"])
+async def test_a_change_whose_outcome_is_unknown_is_applied_once(lossy: Lossy, database_name: str, what: str) -> None:
+    """Request or reply was lost: the write is repeated with the same values, and there is one event."""
+    async with connected(Shelf, lossy.url, database_name) as shelf:
+        transition = await revoked(shelf)
+        lossy.lose("update", what)
+        assert await shelf.grants.commit(transition)
+        assert lossy.lost.is_set()
+        assert await shelf.grants.read(transition.after.grant_id) == transition.after
+        document = bson.decode(await shelf.raw(transition.after))
+        assert [entry["id"] for entry in document["pending"]].count(transition.after.last_event) == 1
+
+
+@pytest.mark.parametrize("what", ["question", "answer"])
+async def test_another_writer_s_change_is_not_taken_for_this_one(
+    lossy: Lossy, mongodb_url: str, database_name: str, what: str
+) -> None:
+    """Another process changed the grant while the outcome was unknown: the event tells whose change was first."""
+    async with (
+        connected(Shelf, lossy.url, database_name) as shelf,
+        connected(Shelf, mongodb_url, database_name) as other,
+    ):
+        grant, _ = await shelf.tokens()
+        mine = required(revoke_access_token(grant, 1, RevocationReason.CLIENT_REQUEST, CTX))
+        lossy.lose("update", what)
+        losing = asyncio.create_task(shelf.grants.commit(mine))
+        await eventually(lossy.lost.is_set)
+        found = required(await other.grants.read(grant.grant_id))
+        assert found.version == (grant.version if what == "question" else mine.after.version)
+        theirs = revoke_grant(found, RevocationReason.OPERATOR, CTX)
+        assert await other.grants.commit(theirs)
+        assert await losing is (what == "answer")
+        assert await shelf.grants.read(grant.grant_id) == theirs.after
+
+
+def required(value: T | None) -> T:
+    """The value, which must be there."""
+    assert value is not None
+    return value
 
 
 # Written responses
