@@ -44,6 +44,11 @@ class Attempt(Contract):
     traceparent: str | None = None
     """The context of its span (W3C Trace Context), which the request carried; None: it was not traced."""
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the endpoint responded with any 2xx."""
+        return self.status is not None and 200 <= self.status < 300
+
 
 class Delivery(Contract):
     """One event on its way to one resource owner service; MongoDB is the truth, queues only hint."""
@@ -141,3 +146,74 @@ class RedeliveryRequest(AdminRequest):
     """Events of this moment and later."""
     state: Literal[DeliveryState.EXHAUSTED, DeliveryState.PENDING] = DeliveryState.EXHAUSTED
     """`pending`: retry now the deliveries that wait for their next attempt."""
+
+
+class CircuitState(enum.StrEnum):
+    """Whether a notifier sends webhooks to an endpoint."""
+
+    CLOSED = "closed"
+    """Webhooks are sent."""
+    OPEN = "open"
+    """The endpoint has failed repeatedly: no attempt is made until `open_until`."""
+    HALF_OPEN = "half_open"
+    """Few attempts at once are made, to see whether the endpoint is back."""
+
+
+class Circuit(Response):
+    """The circuit breaker of one endpoint in one notifier instance."""
+
+    state: CircuitState
+    failures: int
+    """Consecutive failed attempts of this instance."""
+    open_until: Moment | None = None
+    """When the next attempt may be made, while it is open."""
+    in_flight: int
+    """Attempts that this instance is making now."""
+
+
+class EndpointView(Response):
+    """Where the webhooks of one API go, and how they arrived lately."""
+
+    api_id: str
+    url: str | None
+    """Null: the API has no notification URL any more, or its definition cannot be decrypted."""
+    states: dict[DeliveryState, int]
+    """Of the latest deliveries, at most 1000, how many are in each state; states without any are left out."""
+    attempts: int
+    """Attempts that the latest 100 of these deliveries have kept."""
+    accepted: int
+    """Those of the attempts to which the endpoint responded with 2xx."""
+    success_rate: float | None
+    """`accepted` of `attempts`, from 0 to 1; null without any attempt."""
+    latency_median_ms: int | None
+    latency_p95_ms: int | None
+    """Of the same attempts."""
+    last_attempt: Attempt | None
+    backlog: int
+    """Deliveries of any age that are pending, counted to at most 1001."""
+    oldest_pending: Moment | None
+    """When the event of the oldest pending delivery happened."""
+    circuit: Circuit
+    """In the notifier instance that sent this response."""
+
+
+class EndpointList(Response):
+    """GET /api/notifications/endpoints."""
+
+    endpoints: list[EndpointView]
+    since: Moment
+    """The latest deliveries are those of events since this time, 24 hours ago."""
+    instance: str
+    """The notifier instance that sent this response, as host name and process id: each instance has circuit breakers
+    of its own."""
+    next: str | None = None
+    """Pass as `after` to get the next page; null on the last one."""
+
+
+class EndpointQuery(AdminRequest):
+    """The parameters of GET /api/notifications/endpoints."""
+
+    api_id: PublicId | None = None
+    limit: Annotated[int, Field(ge=1, le=50)] = 20
+    after: PublicId | None = None
+    """`next` of the previous page."""

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from contracts.operations import Service
 from contracts.operators import Permission
-from contracts.webhooks import DeliveryList, DeliveryState, DeliveryView
+from contracts.webhooks import DeliveryList, DeliveryState, DeliveryView, EndpointList
 from libs.runtime import utc_now
 from services.console.service_calls import CallRefused, segment
 from services.console.visits import Page, Visit, needs
@@ -35,6 +35,13 @@ async def list_deliveries(visit: Visit) -> web.StreamResponse:
         problem_text=problem,
         filtering=any(query.values()),
     )
+
+
+async def list_endpoints(visit: Visit) -> web.StreamResponse:
+    """GET /webhooks/endpoints."""
+    query = {name: visit.query.get(name, "") for name in ("api_id", "after")}
+    found = await visit.api.get(EndpointList, "/api/notifications/endpoints", query, Service.NOTIFIER)
+    return visit.page("endpoint_list.html", found=found, rows=found.endpoints, next=found.next)
 
 
 async def show_delivery(visit: Visit) -> web.StreamResponse:
@@ -101,6 +108,7 @@ def _sentence(text: str) -> str:
 
 PAGES: Mapping[str, Page] = {
     "GET /webhooks": list_deliveries,
+    "GET /webhooks/endpoints": list_endpoints,
     "GET /webhooks/{delivery_id}": show_delivery,
     "POST /webhooks/{delivery_id}/send": needs(Permission.WRITE, send_again),
     "GET /apis/{api_id}/webhooks/send": needs(Permission.WRITE, confirm_all),

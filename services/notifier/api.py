@@ -1,8 +1,10 @@
-"""Management API of webhook deliveries: list, show, redeliver, and send a test webhook."""
+"""Management API of webhooks: deliveries (list, show, redeliver), a test webhook, and the state of the endpoints."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -18,12 +20,16 @@ from contracts.webhooks import (
     DeliveryQuery,
     DeliveryState,
     DeliveryView,
+    EndpointList,
+    EndpointQuery,
+    EndpointView,
     RedeliverQuery,
     RedeliveryRequest,
     TokenNotification,
 )
 from libs.access import permits
 from libs.catalog import Catalog
+from libs.encryption import CannotDecrypt
 from libs.event_encoding import EventContext, new_event_id
 from libs.http.context import current
 from libs.http.error_responses import BadRequest, NotFound, Taken, TooLarge
@@ -35,9 +41,10 @@ from libs.masking import masked_url
 from libs.oauth.errors import BodyTooLarge
 from libs.store.deliveries import Deliveries
 from libs.store.optimistic import retry_on_conflict
+from libs.store.recent_deliveries import RecentDeliveries
 from libs.telemetry import WEBHOOK_ATTEMPTS
 from services.notifier.client import WebhookClient, WebhookTrace
-from services.notifier.endpoints import webhook_settings
+from services.notifier.endpoints import EndpointLimiter, webhook_settings
 from services.notifier.scheduler import DeliveryScheduler
 
 TEST_BODY = orjson.dumps(
@@ -49,6 +56,8 @@ TEST_BODY = orjson.dumps(
     ).model_dump()
 )
 """Body of a test webhook; its values cannot be mistaken for tokens."""
+RECENT = timedelta(days=1)
+"""How far back the state of an endpoint looks."""
 
 M = TypeVar("M", bound=Contract)
 
@@ -210,6 +219,86 @@ class DeliveriesApi:
             url=_shown_url(target.on_key_change_url, with_secrets=with_secrets) if target else None,
             **delivery.model_dump(include=set(DeliveryView.model_fields) - {"id", "url"}),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsApi:
+    """How webhooks arrive at their endpoints.
+
+    Deliveries and attempts are of all notifier instances, from MongoDB. The circuit breakers are of this instance only:
+    each instance decides by its own attempts, so no state of all of them exists, and storing every change of each one
+    would cost writes exactly when an endpoint is in trouble.
+    """
+
+    catalog: Catalog
+    recent: RecentDeliveries
+    limiter: EndpointLimiter
+    instance: str
+    now: Callable[[], datetime]
+
+    @operator_operation(
+        "GET",
+        "/api/notifications/endpoints",
+        "listEndpoints",
+        Permission.READ,
+        tag="Deliveries",
+        summary="List webhook endpoints",
+        description="One entry for each API that has deliveries: how many of the latest ones arrived within the last "
+        "24 hours, with which latency, what is pending, and the circuit breaker. Deliveries and attempts are those of "
+        "all notifier instances; `circuit` is that of the instance that responds, which `instance` names. Credentials "
+        "in URLs are masked unless the operator has `write`.",
+        parameters=Parameters(model=EndpointQuery),
+        response=ResponseSpec(
+            description="One page of the list.",
+            models=(EndpointList,),
+            headers={"Link": 'The next page (`rel="next"`), relative to the request; absent on the last page.'},
+        ),
+        errors=(400,),
+    )
+    async def list(self, request: web.Request) -> web.Response:
+        """One page of the APIs that have deliveries, sorted by id, each with the state of its endpoint."""
+        with_secrets = _reads_secrets(request)
+        query = _parameters(request, EndpointQuery)
+        since = self.now() - RECENT
+        apis = [query.api_id] if query.api_id else await self.recent.apis(query.after or "", query.limit + 1)
+        shown = apis[: query.limit]
+        views = await asyncio.gather(*(self._view(api_id, since, with_secrets=with_secrets) for api_id in shown))
+        following = shown[-1] if len(apis) > query.limit else None
+        listed = EndpointList(endpoints=views, since=since, instance=self.instance, next=following)
+        return _document(listed, link_to_next(request, following))
+
+    async def _view(self, api_id: str, since: datetime, *, with_secrets: bool) -> EndpointView:
+        recent, backlog = await asyncio.gather(self.recent.of_api(api_id, since), self.recent.backlog(api_id))
+        url = await self._url(api_id)
+        attempts = recent.attempts
+        accepted = sum(1 for attempt in attempts if attempt.accepted)
+        latencies = sorted(attempt.latency_ms for attempt in attempts)
+        return EndpointView(
+            api_id=api_id,
+            url=_shown_url(url, with_secrets=with_secrets) if url else None,
+            states=recent.states,
+            attempts=len(attempts),
+            accepted=accepted,
+            success_rate=accepted / len(attempts) if attempts else None,
+            latency_median_ms=_quantile(latencies, 0.5),
+            latency_p95_ms=_quantile(latencies, 0.95),
+            last_attempt=attempts[0] if attempts else None,
+            backlog=backlog.count,
+            oldest_pending=backlog.oldest,
+            circuit=self.limiter.circuit(url),
+        )
+
+    async def _url(self, api_id: str) -> str | None:
+        try:
+            target = await webhook_settings(self.catalog, api_id)
+        except CannotDecrypt:
+            return None
+        return target.on_key_change_url if target else None
+
+
+def _quantile(values: Sequence[int], share: float) -> int | None:
+    """The smallest value that this share of the sorted values does not exceed; None without values."""
+    return values[max(0, math.ceil(len(values) * share) - 1)] if values else None
 
 
 def _reads_secrets(request: web.Request) -> bool:

@@ -1,6 +1,8 @@
 """Wiring of the notifier: collaborators, routes, subscription, and the order in which it stops."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
@@ -11,7 +13,8 @@ from libs.encryption import Opener
 from libs.event_encoding import EventContext
 from libs.http.operations import add_operations, operations_of
 from libs.runtime import Deps, new_application, new_deps
-from services.notifier.api import DeliveriesApi
+from libs.store.recent_deliveries import RecentDeliveries
+from services.notifier.api import DeliveriesApi, EndpointsApi
 from services.notifier.client import WebhookClient
 from services.notifier.consumer import NotificationConsumer
 from services.notifier.endpoints import EndpointLimiter, affordable_concurrency
@@ -26,7 +29,7 @@ LEASE_MARGIN = timedelta(seconds=20)
 STOP_SECONDS = 7.0
 """Time that attempts in flight get to end when the notifier stops."""
 
-OPERATIONS = operations_of(DeliveriesApi)
+OPERATIONS = operations_of(DeliveriesApi, EndpointsApi)
 
 
 def install(
@@ -61,7 +64,10 @@ def install(
         return deps.event_context("notifier")
 
     api = DeliveriesApi(deps.catalog, deliveries, scheduler, client, schedule.max_age, event_context)
-    add_operations(app, api, access.require)
+    instance = f"{socket.gethostname()}:{os.getpid()}"
+    endpoints = EndpointsApi(deps.catalog, RecentDeliveries(deps.store.mongo), limiter, instance, deps.now)
+    for each in (api, endpoints):
+        add_operations(app, each, access.require)
     deps.bus.subscribe(consumer.subscription())
     sweeper.add_to(app, deps.supervisor)
     deps.outbox.watch(deliveries)

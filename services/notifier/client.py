@@ -123,7 +123,7 @@ class Outcome:
     @property
     def delivered(self) -> bool:
         """Any 2xx."""
-        return self.attempt.status is not None and 200 <= self.attempt.status < 300
+        return self.attempt.accepted
 
     @property
     def gone(self) -> bool:

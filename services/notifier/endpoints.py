@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from contracts.webhooks import Circuit, CircuitState
 from libs.catalog import Catalog
 from libs.outbound.signing import WebhookSecrets
 from libs.telemetry import WEBHOOKS_IN_FLIGHT
@@ -69,6 +70,12 @@ class CircuitBreaker:
         if self.open_until is not None:
             return 1 if now >= self.open_until else 0
         return self.recovery_limit or self.max_concurrency
+
+    def state(self, now: datetime) -> CircuitState:
+        """Open, half-open (probing, or recovering after a successful probe), or closed."""
+        if self.open_until is not None:
+            return CircuitState.HALF_OPEN if now >= self.open_until else CircuitState.OPEN
+        return CircuitState.HALF_OPEN if self.recovery_limit else CircuitState.CLOSED
 
     @property
     def is_pristine(self) -> bool:
@@ -153,6 +160,20 @@ class EndpointLimiter:
         if endpoint is None:
             endpoint = self._endpoints[url] = Endpoint(url, CircuitBreaker(self._per_endpoint))
         return endpoint
+
+    def circuit(self, url: str | None) -> Circuit:
+        """The circuit breaker of this URL as it is now; closed if nothing is known about the URL."""
+        endpoint, now = self._endpoints.get(url or ""), self._now()
+        if endpoint is None:
+            return Circuit(state=CircuitState.CLOSED, failures=0, in_flight=0)
+        breaker = endpoint.breaker
+        state = breaker.state(now)
+        return Circuit(
+            state=state,
+            failures=breaker.failures,
+            open_until=breaker.open_until if state is CircuitState.OPEN else None,
+            in_flight=endpoint.in_flight,
+        )
 
     def free_slots(self, endpoint: Endpoint) -> int:
         """How many more attempts to this endpoint may start now."""
