@@ -25,10 +25,10 @@ from bench.wire import HttpConnection, Receiver, read_webhook
 from contracts.apis import Api
 from contracts.clients import Client
 from libs import client_secrets
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET
 from libs.oauth.grants import CodeBinding, IssueContext, issue_code
 from libs.oauth.token_formats import TokenKind, new_grant_id
 from libs.runtime import Deps
-from services.demo_data import CLIENT_ID, CLIENT_SECRET
 
 CONNECTIONS = 32
 MOST_CONNECTIONS = 512

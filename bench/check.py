@@ -14,7 +14,8 @@ from bench.report import Figures, MeasurementFailed, Report, Target, quantiles, 
 from bench.testbed import Running, System, Testbed, token_request
 from bench.wire import HttpConnection
 from contracts.policies import AllowedUrl
-from services.demo_data import API_ID, CLIENT_ID, CLIENT_SECRET, POLICY_ID
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET
+from services.demo_data import API_ID, POLICY_ID
 
 CONNECTIONS = (32, 128)
 OF_BARE = 0.40

@@ -29,12 +29,13 @@ from contracts.reconciliation import (
 )
 from contracts.webhooks import DeliveryState
 from libs import client_secrets
+from libs.demo_credentials import CLIENT_ID
 from libs.http.pages import cursor_of
 from libs.runtime import Deps
 from libs.store.mongo import Document
 from libs.store.reconciliation_results import WINDOW, window_of
 from libs.store.usage import DAYS, HOURS, UsageKey, additions, hour_of
-from services.demo_data import API_ID, CLIENT_ID
+from services.demo_data import API_ID
 from tests import seed
 from tests.builders import make_operator
 
@@ -247,6 +248,7 @@ async def _put_reconciliation_results(deps: Deps, seeded: Seeded) -> None:
                 "collections": {collection.name: balance for collection in deps.store.outbox_collections},
                 "notifications": NotificationBalance(published=share, delivered=share),
                 "recording": RecordingState(waiting=0, dead_letters=0),
+                "unpublished": UnpublishedEvents(records=0, oldest=None),
                 "refused": RefusedEvents(records=0, oldest=None, likely_causes=[]),
                 "examples": [],
             }

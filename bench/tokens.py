@@ -14,7 +14,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from bench.report import Figures, MeasurementFailed, Report, Target
 from bench.servers import SECRET as NAIVE_SECRET
 from bench.testbed import TOKEN, Program, Testbed, token_request
-from services.demo_data import CLIENT_ID, CLIENT_SECRET
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET
 
 CONNECTIONS = (32, 128)
 TARGETS = {32: 0.07, 128: 0.13}

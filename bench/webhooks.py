@@ -21,10 +21,11 @@ from contracts.events import TokenData, TokenNew
 from contracts.webhooks import TokenNotification
 from libs.bus.outbox import messages_of
 from libs.bus.port import Message
+from libs.demo_credentials import CLIENT_ID
 from libs.encryption import Sealer
 from libs.event_encoding import new_event_id, pending, sequence_text
 from libs.runtime import Deps
-from services.demo_data import API_ID, CLIENT_ID
+from services.demo_data import API_ID
 
 BARE_CONNECTIONS = 32
 RECEIVERS = {"to a fast receiver": 0.0, "to a 50 ms receiver": 0.05}

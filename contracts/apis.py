@@ -15,7 +15,19 @@ RESERVED_PATHS = frozenset(
 """First path segments that Tokenwire itself uses; no API may listen there, except below `/api/` (MANAGEMENT_PATHS), and
 none may have one as its id."""
 MANAGEMENT_PATHS = frozenset(
-    {"analytics", "apis", "audit", "clients", "events", "grants", "notifications", "operators", "portal", "users"}
+    {
+        "analytics",
+        "apis",
+        "audit",
+        "clients",
+        "config-lint",
+        "events",
+        "grants",
+        "notifications",
+        "operators",
+        "portal",
+        "users",
+    }
 )
 """Segments after `/api/` that belong to the management API."""
 OWN_PATHS_OF_AN_API = frozenset(

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from contracts.base import AdminRequest, Contract, Moment, Name, NewName, PublicId, Record, Response, Seconds
 
+BOOTSTRAP_OPERATOR_ID = "bootstrap"
+"""The operator whose key is a setting of the management service."""
+
 
 class Permission(enum.StrEnum):
     """A permission of an operator. `admin` includes all others and is required to manage operators."""

@@ -105,6 +105,15 @@ class RecordingState(Response):
     """Events that could not be recorded; missing events may be among them."""
 
 
+class UnpublishedEvents(Response):
+    """Events of any age that are committed, not published yet, and not refused by a queue."""
+
+    records: int
+    """Number of records with such events."""
+    oldest: Moment | None
+    """When the oldest of them was committed: since then the events lag behind. Null: all are published."""
+
+
 class RefusedEvents(Response):
     """Events of any age that a full queue refused; they stay in their records until the queue accepts them."""
 
@@ -131,6 +140,7 @@ class ReconciliationReport(Response):
     collections: dict[str, EventBalance]
     notifications: NotificationBalance
     recording: RecordingState
+    unpublished: UnpublishedEvents
     refused: RefusedEvents
     examples: list[Discrepancy]
     """Up to twenty events for which committed and delivered differ."""

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr
 from libs import logging
 from libs.bus.local import LocalBus
 from libs.bus.port import Bus
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET, PASSWORD, USERNAME
 from libs.encryption import KeyRing, public_key_of
 from libs.http.health_endpoints import Health
 from libs.runtime import URLS, Deps, Parser, new_application, new_deps, say_listening, say_stopped, warn_of_misspellings
@@ -34,7 +35,7 @@ from services.config_lint import command as config_lint
 from services.console import app as console
 from services.console.session_cookies import PATH as CONSOLE
 from services.console.settings import ConsoleSettings
-from services.demo_data import CLIENT_ID, CLIENT_SECRET, PASSWORD, PER, RATE, USERNAME, load_demo_data
+from services.demo_data import PER, RATE, load_demo_data
 from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings

@@ -5,6 +5,7 @@ from contracts.clients import Client
 from contracts.policies import AccessRight, Policy
 from contracts.resource_owners import ResourceOwner
 from libs import client_secrets
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET, PASSWORD, USERNAME
 from libs.passwords import PasswordHasher
 from libs.runtime import Deps
 from libs.tyk.oas import read_oas
@@ -13,10 +14,6 @@ API_ID = "demo-api"
 POLICY_ID = "demo-policy"
 RATE, PER, QUOTA = 5, 10, 1000
 """What the policy allows: so many calls in so many seconds, and so many a day."""
-CLIENT_ID = "demo-client"
-CLIENT_SECRET = "demo-secret-for-this-machine"  # noqa: S105 - printed by `make run`, for one's own machine
-USERNAME = "alice"
-PASSWORD = "correct horse battery staple"  # noqa: S105 - as above
 
 
 def _definition(port: int) -> dict[str, object]:

@@ -159,6 +159,10 @@ class Records(OutboxCollection, Generic[M]):
             cursor = self._mongo[self.name].find({"deleted": False}, {"_id": 1}).sort("_id", 1)
             return [document["_id"] async for document in cursor]
 
+    async def first(self, limit: int) -> Sequence[M]:
+        """The first `limit` records, sorted by id."""
+        return await self._list({}, limit, "living")
+
     async def all(self) -> Sequence[M]:
         """All records, sorted by id."""
         return await self._list({})

@@ -1,1 +1,1 @@
-"""Config lint (`python -m services config-lint`): finds insecure settings and records, and says how to fix them."""
+"""Config lint (`python -m services config-lint`): checks the settings, and the records by libs/config_lint."""

@@ -7,27 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from contracts.config_lint import Severity
 from libs import logging
-from libs.encryption import CannotDecrypt, KeyRing
-from libs.oauth.registrations import registrations_of
-from libs.passwords import PasswordHasher
+from libs.config_lint.check_records import RecordsReport, check_records
+from libs.config_lint.findings import Finding, sorted_findings
 from libs.runtime import utc_now
 from libs.settings import load
-from libs.store.store import Store
 from services.command_store import stored
-from services.config_lint.findings import Finding, Severity, sorted_findings
-from services.config_lint.record_checks import (
-    check_api,
-    check_client,
-    check_guards,
-    check_key_ring,
-    check_operators,
-    check_policy,
-    check_scope,
-    undecryptable_api,
-)
 from services.config_lint.setting_checks import LintSettings, check_settings
-from services.demo_data import PASSWORD, USERNAME
 
 FOUND = 1
 """Exit status if there are findings of the requested severity."""
@@ -59,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     counts: Mapping[str, int] = {}
     skipped = [] if settings.amqp_url.get_secret_value() else ["rabbitmq"]
     if settings.mongodb_url.get_secret_value() and settings.keys.get_secret_value():
-        more, counts = asyncio.run(_registered(settings))
-        findings += more
+        report = asyncio.run(_registered(settings))
+        findings += report.findings
+        counts = report.records
     else:
         skipped.insert(0, "records")
     level = Severity(arguments.level)
@@ -69,76 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     return FOUND if wanted else 0
 
 
-async def _registered(settings: LintSettings) -> tuple[list[Finding], Mapping[str, int]]:
+async def _registered(settings: LintSettings) -> RecordsReport:
     async with stored(settings) as (store, keys):
-        apis, scopes, findings = await _check_apis(store)
-        clients, policies = await store.clients.all(), await store.policies.all()
-        operators, now = await store.operators.all(), utc_now()
-        for registration in (each for client in clients for each in registrations_of(client).values()):
-            findings += check_client(registration, keys, now, production=settings.is_production)
-            if registration.api_id in scopes:
-                findings += check_scope(registration, scopes[registration.api_id])
-        for policy in policies:
-            findings += check_policy(policy)
-        used = [(operator, await store.audit_log.latest_of(operator.operator_id)) for operator in operators]
-        findings += check_operators(used, now)
-        findings += check_key_ring(keys, await _count_under_other_keys(store, keys))
-        findings += await _demo_user(store, production=settings.is_production)
-    counts = {"APIs": apis, "clients": len(clients), "policies": len(policies), "operators": len(operators)}
-    return list(dict.fromkeys(findings)), counts
-
-
-async def _check_apis(store: Store) -> tuple[int, Mapping[str, Sequence[str]], list[Finding]]:
-    """The number of APIs, the declared scopes of each API with OAuth, and the findings.
-
-    An API that cannot be decrypted is a finding of its own; the others are still checked.
-    """
-    findings: list[Finding] = []
-    scopes: dict[str, Sequence[str]] = {}
-    keys = await store.apis.keys()
-    for api_id in keys:
-        try:
-            api = await store.apis.get(api_id)
-        except CannotDecrypt as closed:
-            findings.append(undecryptable_api(api_id, str(closed)))
-            continue
-        if api is not None:
-            findings += [*check_api(api), *check_guards(api)]
-            if api.oauth is not None:
-                scopes[api.api_id] = api.oauth.scopes
-    return len(keys), scopes, findings
-
-
-async def _count_under_other_keys(store: Store, keys: KeyRing) -> int:
-    clients = sum(
-        any(
-            not keys.is_current(made) for secret in client.secrets for made in (secret.digest, secret.encrypted) if made
-        )
-        for client in await store.clients.all()
-    )
-    return clients + await store.apis.count_under_other_keys()
-
-
-async def _demo_user(store: Store, *, production: bool) -> Sequence[Finding]:
-    owner = await store.resource_owners.get(USERNAME)
-    if owner is None:
-        return ()
-    hasher = PasswordHasher(threads=1)
-    try:
-        if not await hasher.verify(owner.password_hash, PASSWORD):
-            return ()
-    finally:
-        hasher.close()
-    return (
-        Finding(
-            Severity.HIGH if production else Severity.LOW,
-            "demo-user",
-            f"resource owner {USERNAME}",
-            "it is the demo user with the demo password",
-            "anyone who has read the documentation can log in as this user",
-            "Delete it (DELETE /api/apis/keys/basic/{username}).",
-        ),
-    )
+        return await check_records(store, keys, utc_now(), production=settings.is_production)
 
 
 def _print_lines(findings: Sequence[Finding], counts: Mapping[str, int], skipped: Sequence[str]) -> None:

@@ -10,11 +10,12 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
+from contracts.config_lint import Severity
 from libs.bus.rabbit import split_amqp_urls
 from libs.client_secrets import ENOUGH_CHARACTERS
+from libs.config_lint.findings import Finding, is_container, is_this_machine, is_unencrypted_remote
 from libs.encryption import KeyRing
 from libs.settings import PREFIX, Environment, OAuthErrorStatus, Settings
-from services.config_lint.findings import Finding, Severity, is_container, is_this_machine, is_unencrypted_remote
 
 FEWEST_BYTES = 16
 """Minimum number of distinct bytes in a 32-byte key; a random key practically never has fewer."""

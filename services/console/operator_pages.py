@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from contracts.operators import OperatorList, OperatorView, Permission
+from contracts.operators import BOOTSTRAP_OPERATOR_ID, OperatorList, OperatorView, Permission
 from libs.runtime import utc_now
 from services.console.service_calls import CallRefused, segment
 from services.console.visits import Page, Visit, WrongForm, needs
@@ -19,8 +19,6 @@ PERMISSIONS = {
     Permission.ADMIN: "All of these, and manage operators.",
 }
 
-BOOTSTRAP = "bootstrap"
-"""The operator whose key is a setting of the management service, where it is changed."""
 SOON = timedelta(days=14)
 """A key that expires within this time is marked."""
 _MINUTE = "%Y-%m-%dT%H:%M"
@@ -172,7 +170,7 @@ def _form(visit: Visit, operator: OperatorView | None, problem: str = "") -> web
         400 if problem else 200,
         subject=operator,
         expires_before=expires_at,
-        is_setting=operator is not None and operator.operator_id == BOOTSTRAP,
+        is_setting=operator is not None and operator.operator_id == BOOTSTRAP_OPERATOR_ID,
         tone=_tone,
         values=values,
         held=[str(permission) for permission in held],

@@ -9,8 +9,9 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from contracts.health import Readiness
 from contracts.operations import Service
 from libs.http.context import REQUEST_ID_HEADER, current
 
@@ -64,6 +65,19 @@ class ServiceCalls:
         """Return if the management service responds; else raise ServicesAway."""
         async with self.request("GET", Service.MANAGEMENT, "/healthz", {}, 2.0):
             pass
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether all services have one address."""
+        return "{service}" not in self._url
+
+    async def readiness(self, service: Service, within: float) -> Readiness | None:
+        """What the service says about itself at /readyz; None without a response that can be understood in time."""
+        try:
+            async with self.request("GET", service, "/readyz", {}, within) as response:
+                return Readiness.model_validate_json(await response.read())
+        except (ServicesAway, ValidationError):
+            return None
 
     @asynccontextmanager
     async def request(

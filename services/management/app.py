@@ -7,12 +7,14 @@ from libs.event_encoding import EventContext
 from libs.http.operations import add_operations, operations_of
 from libs.passwords import PasswordHasher
 from libs.runtime import Deps
+from libs.settings import Environment
 from services.management.analytics import Analytics
 from services.management.apis import ApiEndpoints
 from services.management.audit_log import AuditLogEndpoint
 from services.management.bootstrap_operator import BootstrapOperator
 from services.management.client_cleanup import ClientCleanup
 from services.management.clients import ClientEndpoints
+from services.management.config_lint import ConfigLintEndpoint
 from services.management.event_stream import EventStream
 from services.management.grant_search import GrantSearch
 from services.management.grant_timeline import TimelineEndpoint
@@ -40,6 +42,7 @@ OPERATIONS = operations_of(
     SigningSecrets,
     GrantSearch,
     TimelineEndpoint,
+    ConfigLintEndpoint,
 )
 TYK_GATEWAY_OPERATIONS = operations_of(
     TykClientEndpoints,
@@ -90,6 +93,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         SigningSecrets(store.apis, event_context),
         search,
         TimelineEndpoint(search, store),
+        ConfigLintEndpoint(store, deps.keys, settings.environment is Environment.PRODUCTION, deps.now),
         *(translations if settings.tyk_gateway_api else ()),
     ):
         add_operations(app, endpoint, access.require)

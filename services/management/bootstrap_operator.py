@@ -8,14 +8,13 @@ import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
-from contracts.operators import Operator, Permission
+from contracts.operators import BOOTSTRAP_OPERATOR_ID, Operator, Permission
 from libs.event_encoding import EventContext
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.mongo import Conflict
 from libs.store.operators import Operators, key_digest
 from libs.supervision import LoggedReasons, Supervisor
 
-OPERATOR_ID = "bootstrap"
 FIRST_DELAY, MAX_DELAY = 0.2, 5.0
 """Seconds between attempts; the delay doubles (backoff)."""
 _PERMISSIONS = (Permission.ADMIN,)
@@ -68,7 +67,7 @@ class BootstrapOperator:
 
     async def _ensure(self, digest: str) -> bool:
         ctx = self._event_context()
-        operator = await self._operators.get(OPERATOR_ID)
+        operator = await self._operators.get(BOOTSTRAP_OPERATOR_ID)
         if operator is None:
             await self._operators.add(_first_operator(digest, ctx), ctx)
             log.info("bootstrap_operator_created")
@@ -88,7 +87,7 @@ class BootstrapOperator:
 
 def _first_operator(digest: str, ctx: EventContext) -> Operator:
     return Operator(
-        operator_id=OPERATOR_ID,
+        operator_id=BOOTSTRAP_OPERATOR_ID,
         name="bootstrap",
         permissions=_PERMISSIONS,
         key_digest=digest,

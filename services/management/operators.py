@@ -11,6 +11,7 @@ from aiohttp import web
 from contracts.error_bodies import Envelope
 from contracts.operations import RequestBody, ResponseSpec
 from contracts.operators import (
+    BOOTSTRAP_OPERATOR_ID,
     KeyRotation,
     Operator,
     OperatorList,
@@ -25,7 +26,6 @@ from libs.http.operations import operator_of, operator_operation
 from libs.store.audit_log import AuditLog
 from libs.store.operators import Operators, key_digest
 from libs.store.optimistic import retry_on_conflict
-from services.management.bootstrap_operator import OPERATOR_ID
 from services.management.request_bodies import read_document, read_document_if_any
 from services.management.success_responses import PAGE, document, enveloped, list_of, listed
 
@@ -232,7 +232,7 @@ def _require_future(expires_at: datetime | None, now: datetime) -> None:
 
 def _require_own_key(operator: Operator) -> None:
     """Raise BadRequest for the operator whose key is a setting: the next start would undo the change."""
-    if operator.operator_id == OPERATOR_ID:
+    if operator.operator_id == BOOTSTRAP_OPERATOR_ID:
         raise BadRequest("the key of 'bootstrap' is TOKENWIRE_BOOTSTRAP_OPERATOR_KEY: change it there, and restart")
 
 

@@ -16,6 +16,7 @@ from contracts.reconciliation import (
     ReconciliationReport,
     RecordingState,
     RefusedEvents,
+    UnpublishedEvents,
 )
 from libs.bus.port import BusUnavailable, PoolQueues
 from libs.event_encoding import first_event_id, moment_of
@@ -152,7 +153,7 @@ class Reconciler:
         ]
         await self._find_orphans(comparisons, known, until)
         recording = await self._recording()
-        refused = await self._refused()
+        unpublished, refused = await asyncio.gather(self._unpublished(), self._refused())
         for comparison, collection in zip(comparisons, self._collections, strict=True):
             await self._classify_unexplained(comparison, collection, recording)
             await self._find_phantoms(comparison, collection)
@@ -162,6 +163,7 @@ class Reconciler:
             {comparison.collection: comparison.balance for comparison in comparisons},
             NotificationBalance.model_validate(sum((s.notifications for s in comparisons), Counter[str]())),
             recording,
+            unpublished,
             refused,
             [example for comparison in comparisons for example in comparison.examples],
             as_of=began,
@@ -186,8 +188,8 @@ class Reconciler:
     async def stored_report(self, since: datetime, until: datetime) -> ReconciliationReport:
         """The sum of the stored results of all windows in this time. Raises TemporarilyUnavailable."""
         since, until = window_of(since), window_of(until - EPSILON) + WINDOW
-        results, recording, refused = await asyncio.gather(
-            self._results.between(since, until), self._recording(), self._refused()
+        results, recording, unpublished, refused = await asyncio.gather(
+            self._results.between(since, until), self._recording(), self._unpublished(), self._refused()
         )
         counts = {collection.name: Counter[str]() for collection in self._collections}
         notifications = Counter[str]()
@@ -202,6 +204,7 @@ class Reconciler:
             collections,
             NotificationBalance.model_validate(notifications),
             recording,
+            unpublished,
             refused,
             [example for result in results for example in result.examples],
             as_of=min((result.checked_at for result in results), default=None),
@@ -266,6 +269,12 @@ class Reconciler:
             )
         except BusUnavailable:
             return RecordingState(waiting=None, dead_letters=None)
+
+    async def _unpublished(self) -> UnpublishedEvents:
+        """Events in all collections that are still to be published."""
+        counts = await asyncio.gather(*(collection.backlog() for collection in self._collections))
+        oldest = min((since for _, since in counts if since is not None), default=None)
+        return UnpublishedEvents(records=sum(records for records, _ in counts), oldest=oldest)
 
     async def _refused(self) -> RefusedEvents:
         """Events in all collections that wait because a queue refuses them."""
@@ -334,6 +343,7 @@ def _report(
     collections: Mapping[str, EventBalance],
     notifications: NotificationBalance,
     recording: RecordingState,
+    unpublished: UnpublishedEvents,
     refused: RefusedEvents,
     examples: Sequence[Discrepancy],
     *,
@@ -354,6 +364,7 @@ def _report(
             "collections": collections,
             "notifications": notifications,
             "recording": recording,
+            "unpublished": unpublished,
             "refused": refused,
             "examples": examples[:MAX_EXAMPLES],
         }

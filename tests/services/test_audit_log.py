@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from contracts.operators import Permission
+from contracts.operators import BOOTSTRAP_OPERATOR_ID, Permission
 from contracts.webhooks import DeliveryState
 from libs.audit_log import audit_log_entry
 from libs.bus.local import LocalBroker, LocalBus
 from libs.bus.port import Drop
-from services.management.bootstrap_operator import OPERATOR_ID
 from services.operation_catalog import OPERATIONS
 from tests.builders import CALLBACK, Caller, Response, api_document, make_operator, settle, unique
 from tests.notifications import Notifier, api_to, database_of_its_own, notifier, stored
@@ -194,7 +193,7 @@ async def test_a_service_that_makes_its_first_operator_is_in_the_trail(mongodb_u
     for key, changed in (("k" * 24, None), ("l" * 24, ["key_created_at", "key_digest"])):
         async with open_system(mongodb_url, database, bootstrap_operator_key=key) as system:
             await settle(system.deps)
-            response = await system.operator("GET", f"/api/audit?subject={OPERATOR_ID}&limit=1")
+            response = await system.operator("GET", f"/api/audit?subject={BOOTSTRAP_OPERATOR_ID}&limit=1")
             (entry,) = response.body["entries"]
             assert "actor" not in entry
             assert entry.get("changed") == changed

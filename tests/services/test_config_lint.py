@@ -12,21 +12,18 @@ from typing import Any
 
 import pytest
 
+import libs.config_lint
 import services.config_lint
 from contracts.apis import Api, DefinitionFormat, GrantType, Notifications, OAuthSettings, TokenLocation
 from contracts.clients import Client, ClientSecret
+from contracts.config_lint import Severity
 from contracts.guards import Unsupported
 from contracts.operators import Operator
 from contracts.policies import AccessRight, AllowedUrl, Policy
-from libs import client_secrets
+from libs import client_secrets, demo_credentials
 from libs.bus.local import LocalBus
-from libs.encryption import KeyRing
-from libs.runtime import new_deps, utc_now
-from libs.settings import PREFIX, Settings, load
-from libs.tyk.classic import read_classic
-from services import demo_data
-from services.config_lint.findings import Finding, Severity, is_this_machine
-from services.config_lint.record_checks import (
+from libs.config_lint.findings import Finding, is_this_machine
+from libs.config_lint.record_checks import (
     check_api,
     check_client,
     check_guards,
@@ -35,6 +32,11 @@ from services.config_lint.record_checks import (
     check_policy,
     check_scope,
 )
+from libs.encryption import KeyRing
+from libs.runtime import new_deps, utc_now
+from libs.settings import PREFIX, Settings, load
+from libs.tyk.classic import read_classic
+from services import demo_data
 from services.config_lint.setting_checks import LintSettings, check_settings
 from tests.acceptance.programs import ROOT, Outcome, run_python
 from tests.builders import api_document, make_resource_owner, settings
@@ -271,7 +273,7 @@ def urls(pattern: str) -> dict[str, AccessRight]:
 
 
 def demo_secret() -> Any:
-    return (client_secrets.protect(KEYS, "app", demo_data.CLIENT_SECRET, NOW, retrievable=False),)
+    return (client_secrets.protect(KEYS, "app", demo_credentials.CLIENT_SECRET, NOW, retrievable=False),)
 
 
 def of_another_key() -> Any:
@@ -359,7 +361,7 @@ RECORDS: list[Any] = [
         id="a19-undeclared-scope",
     ),
     pytest.param("client-without-policy", lambda: client(policy_ids=()), client, id="no-policy"),
-    pytest.param("demo-client", lambda: client(client_id=demo_data.CLIENT_ID), client, id="demo-client"),
+    pytest.param("demo-client", lambda: client(client_id=demo_credentials.CLIENT_ID), client, id="demo-client"),
     pytest.param("demo-client", lambda: client(secrets=demo_secret()), lambda: client(secrets=()), id="demo-secret"),
     pytest.param("short-client-secret", lambda: client(secrets=short_secret()), client, id="c7-short-secret"),
     pytest.param("key-not-in-ring", lambda: client(secrets=of_another_key()), client, id="lost-key"),
@@ -435,9 +437,10 @@ def test_sound_records_are_silent(look: Look) -> None:
 def test_every_rule_is_in_the_tables() -> None:
     """Every rule occurs in the tables above, except those about whole systems below."""
     tables = {row.values[0] for row in (*SETTINGS, *RECORDS)} | {"demo-user"}
-    directory = Path(services.config_lint.__file__).parent
+    directories = [Path(package.__file__ or "").parent for package in (services.config_lint, libs.config_lint)]
     calls = [
         node
+        for directory in directories
         for file in directory.glob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"Finding", "_finding"}

@@ -69,6 +69,7 @@ ROUTES = {
     ("GET", "/api/analytics/clients"): READ,
     ("GET", "/api/analytics/usage"): READ,
     ("GET", "/api/audit"): READ,
+    ("GET", "/api/config-lint"): ADMIN,
 }
 
 

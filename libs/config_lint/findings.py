@@ -1,26 +1,11 @@
 """A finding of the config lint: a weakness, where it is, its consequence, and the remedy."""
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-
-class Severity(enum.StrEnum):
-    """Severity of a finding."""
-
-    HIGH = "high"
-    """Allows unauthorized access, or exposes credentials."""
-    MEDIUM = "medium"
-    """Allows unauthorized access together with one other mistake or leak."""
-    LOW = "low"
-    """Grants more access, or for longer, than is needed."""
-
-    @property
-    def rank(self) -> int:
-        """0 for the most severe."""
-        return list(Severity).index(self)
+from contracts.config_lint import Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 
 from contracts.apis import Api, DefinitionFormat, GrantType, OAuthSettings
 from contracts.clients import Client
-from contracts.operators import Operator, Permission
+from contracts.config_lint import Severity
+from contracts.operators import BOOTSTRAP_OPERATOR_ID, Operator, Permission
 from contracts.policies import Policy
 from libs import client_secrets
+from libs.config_lint.findings import Finding, is_unencrypted_remote
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET
 from libs.encryption import KeyRing
 from libs.tyk.classic import read_classic
 from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.oas import read_oas
-from services.config_lint.findings import Finding, Severity, is_unencrypted_remote
-from services.demo_data import CLIENT_ID, CLIENT_SECRET
-from services.management.bootstrap_operator import OPERATOR_ID
 
 LONG_ACCESS = timedelta(days=1)
 LONG_REFRESH = timedelta(days=90)
@@ -350,7 +350,7 @@ def check_operators(operators: Sequence[tuple[Operator, datetime | None]], now: 
 
 def _check_operator(operator: Operator, last: datetime | None, now: datetime) -> Iterator[Finding]:
     place = f"operator {operator.operator_id} ({operator.name})"
-    if operator.operator_id == OPERATOR_ID:
+    if operator.operator_id == BOOTSTRAP_OPERATOR_ID:
         yield Finding(
             Severity.MEDIUM,
             "bootstrap-operator",
