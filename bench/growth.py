@@ -26,6 +26,7 @@ from contracts.reconciliation import (
     ReconciliationReport,
     RecordingState,
     RefusedEvents,
+    UnpublishedEvents,
 )
 from contracts.webhooks import DeliveryState
 from libs import client_secrets

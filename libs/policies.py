@@ -5,6 +5,7 @@ are intersected: a call must be allowed by all of them. Pure functions: the call
 """
 
 import base64
+import enum
 import hashlib
 import math
 import re
@@ -58,6 +59,10 @@ class KeyRules(BaseModel):
 
 class Pattern(Protocol):
     """A compiled regular expression over UTF-8."""
+
+    @property
+    def pattern(self) -> bytes:
+        """The expression."""
 
     def search(self, text: bytes) -> object | None:
         """A match anywhere, or None."""
@@ -203,6 +208,11 @@ class UrlRules:
         """Compile the allowed URLs of a policy. An invalid expression allows nothing (fail closed)."""
         return cls(tuple((_pattern(url.url), frozenset(url.methods)) for url in allowed))
 
+    @property
+    def listed(self) -> Sequence[AllowedUrl]:
+        """The rules as a policy has them; empty: everything is allowed."""
+        return [AllowedUrl(url=rule.pattern.decode(), methods=tuple(sorted(methods))) for rule, methods in self.rules]
+
     def allow(self, method: str, path: str) -> bool:
         """Whether a rule matches (RFC 9110 §9.1: a method is case-sensitive)."""
         if not self.rules:
@@ -215,6 +225,8 @@ class UrlRules:
 
 class _Nothing:
     """Matches nothing."""
+
+    pattern = b"[^\\x00-\\x{10FFFF}]"
 
     def search(self, text: bytes) -> object | None:
         return None
@@ -298,6 +310,47 @@ def counter_name(*parts: str) -> str:
 def counted_under(counter: str, api_id: str, access: ApiAccess) -> str:
     """The counter for calls of this API: the common one, or one for this API if it has its own limits."""
     return f"{counter}.{api_id}" if access.own_limits else counter
+
+
+class Refusal(enum.Enum):
+    """Why a grant may do nothing on an API."""
+
+    NO_ACTIVE_POLICY = "no_active_policy"
+    """All policies of the client, of the user or of `key_rules` were deleted or switched off. To treat that as "no
+    policies" would lift all limits."""
+    INACTIVE = "inactive"
+    """A policy, or `key_rules`, says `is_inactive`."""
+    NOT_GRANTED = "not_granted"
+    """They do not grant this API."""
+
+
+def decide(
+    api: Api,
+    issued_by: str,
+    holders: Sequence[Sequence[Policy | None]],
+    rules: KeyRules | None,
+    meta_data: dict[str, Any],
+) -> ApiAccess | Refusal:
+    """What a grant may do on this API, or why it may do nothing.
+
+    `holders` are the policies that are assigned to the client, and then those of each other holder; None stands for a
+    policy that was deleted.
+    """
+    of_client, *others = map(_active, holders)
+    if any(policies is not None and not policies for policies in (of_client, *others)):
+        return Refusal.NO_ACTIVE_POLICY
+    sets = PolicySets(of_client, tuple(policies for policies in others if policies is not None))
+    access = access_on(api, issued_by, sets, rules, meta_data)
+    if any(policy.is_inactive for policies in holders for policy in policies if policy and policy.active):
+        return Refusal.INACTIVE
+    if rules is not None and rules.is_inactive:
+        return Refusal.INACTIVE
+    return Refusal.NOT_GRANTED if access is None else access
+
+
+def _active(policies: Sequence[Policy | None]) -> Sequence[Policy] | None:
+    """The active policies; None if no policy was assigned."""
+    return [policy for policy in policies if policy and policy.active] if policies else None
 
 
 def access_on(

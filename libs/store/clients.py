@@ -43,7 +43,12 @@ class Clients(Records[Client]):
     key = "client_id"
     as_json = frozenset({"meta_data"})
     secret: ClassVar[Mapping[str, object]] = {"secrets": []}
-    indexes = (*Records.indexes, IndexModel([("api_id", 1), ("deleted", 1), ("_id", 1)], name="living_of_api"))
+    indexes = (
+        *Records.indexes,
+        IndexModel([("api_id", 1), ("deleted", 1), ("_id", 1)], name="living_of_api"),
+        IndexModel([("policy_ids", 1), ("deleted", 1), ("_id", 1)], name="with_policy_ids"),
+        IndexModel([("others.policy_ids", 1), ("deleted", 1), ("_id", 1)], name="with_others.policy_ids"),
+    )
     retired = ("api",)
 
     def _word(self, record: Client) -> str:
@@ -90,6 +95,12 @@ class Clients(Records[Client]):
                 return wanted
             after = found[-1].client_id
         return ()
+
+    async def ids_with_policy(self, policy_id: str, limit: int) -> Sequence[str]:
+        """Up to `limit` ids of clients that have the policy on any of their APIs, sorted."""
+        first = await self.ids_with("policy_ids", policy_id, limit)
+        other = await self.ids_with("others.policy_ids", policy_id, limit)
+        return sorted({*first, *other})[:limit]
 
     async def register(self, client: Client, ctx: EventContext) -> Client:
         """Store a new client. Grants of a deleted client with the same id stay revoked. Raises Conflict."""

@@ -163,6 +163,13 @@ class Records(OutboxCollection, Generic[M]):
         """The first `limit` records, sorted by id."""
         return await self._list({}, limit, "living")
 
+    async def ids_with(self, field: str, value: str, limit: int) -> Sequence[str]:
+        """Up to `limit` ids of records whose field has this value, sorted; the index `with_<field>` must exist."""
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find({field: value, "deleted": False}, {"_id": 1})
+            found = await cursor.hint(f"with_{field}").sort("_id", ASCENDING).limit(limit).to_list(None)
+        return [document["_id"] for document in found]
+
     async def all(self) -> Sequence[M]:
         """All records, sorted by id."""
         return await self._list({})

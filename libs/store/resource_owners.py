@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+from pymongo import IndexModel
+
 from contracts.events import ResourceOwnerCreated, ResourceOwnerData, ResourceOwnerDeleted, ResourceOwnerUpdated
 from contracts.resource_owners import ResourceOwner
 from libs.event_encoding import EventContext
@@ -21,6 +23,10 @@ class ResourceOwners(Records[ResourceOwner]):
     key = "username"
     as_json = frozenset({"meta_data"})
     secret: ClassVar[Mapping[str, object]] = {"password_hash": ""}
+    indexes = (
+        *Records.indexes,
+        IndexModel([("policy_ids", 1), ("deleted", 1), ("_id", 1)], name="with_policy_ids"),
+    )
 
     def _word(self, record: ResourceOwner) -> str:
         # User names may contain dots and spaces, which a word of a routing key may not; and they are personal data.

@@ -1,5 +1,6 @@
 """Policies: what tokens may do."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from contracts.operators import Permission
+from contracts.policy_preview import PolicyPreview, PolicyUsage
 from services.console.policy_view import ShownPolicies, ShownPolicy
 from services.console.service_calls import CallRefused, segment
 from services.console.visits import Page, Visit, WrongForm, needs
@@ -23,8 +25,36 @@ async def list_policies(visit: Visit) -> web.StreamResponse:
 
 async def show_policy(visit: Visit) -> web.StreamResponse:
     """GET /policies/{policy_id}."""
-    policy = await visit.api.get(ShownPolicy, _path(visit))
-    return visit.page("policy_show.html", policy=policy)
+    policy, usage = await asyncio.gather(visit.api.get(ShownPolicy, _path(visit)), _usage(visit))
+    return visit.page("policy_show.html", policy=policy, usage=usage)
+
+
+async def preview(visit: Visit) -> web.StreamResponse:
+    """GET /policies/preview?api_id=…&client_id=…&policy_ids=…&username=…; empty policies: those of the client app."""
+    found, problem, status = None, "", 200
+    if visit.query.get("api_id"):
+        try:
+            found = PolicyPreview.model_validate(
+                await visit.api.change("POST", "/api/portal/policies/preview", _wanted(visit.query))
+            )
+        except CallRefused as refused:
+            if refused.status not in {400, 404}:
+                raise
+            problem, status = refused.message, refused.status
+    return visit.page("policy_preview.html", status, found=found, problem_text=problem)
+
+
+def _wanted(query: Mapping[str, str]) -> dict[str, object]:
+    wanted: dict[str, object] = {
+        name: query[name].strip() for name in ("api_id", "client_id", "username") if name in query
+    }
+    if policy_ids := query.get("policy_ids", "").replace(",", " ").split():
+        wanted["policy_ids"] = policy_ids
+    return wanted
+
+
+async def _usage(visit: Visit) -> PolicyUsage:
+    return await visit.api.get(PolicyUsage, f"{_path(visit)}/usage")
 
 
 async def new_policy(visit: Visit) -> web.StreamResponse:
@@ -64,11 +94,15 @@ async def edit(visit: Visit) -> web.StreamResponse:
 
 async def confirm_deletion(visit: Visit) -> web.StreamResponse:
     """GET /policies/{policy_id}/delete."""
-    policy_id = visit.named("policy_id")
+    policy_id, usage = visit.named("policy_id"), await _usage(visit)
     return visit.page(
         "confirm.html",
         title=f"Delete the policy {policy_id}?",
-        lines=["It grants nothing from then on, also to tokens that were issued before. This cannot be undone."],
+        lines=[
+            f"{_many(usage.client_count, 'client app')} and {_many(usage.user_count, 'user')} have it. Where it is the "
+            "only policy, every call is refused from then on.",
+            "It grants nothing any more, also to tokens that were issued before. This cannot be undone.",
+        ],
         fields=[],
         problem_text="",
         action="Delete the policy",
@@ -81,6 +115,10 @@ async def delete(visit: Visit) -> web.StreamResponse:
     """POST /policies/{policy_id}/delete."""
     await visit.api.change("DELETE", _path(visit))
     return visit.done(f"The policy {visit.named('policy_id')} was deleted.", "/policies")
+
+
+def _many(number: int, noun: str) -> str:
+    return f"1000 or more {noun}s" if number > 1000 else f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _path(visit: Visit) -> str:
@@ -142,6 +180,7 @@ PAGES: Mapping[str, Page] = {
     "GET /policies": list_policies,
     "POST /policies": needs(Permission.WRITE, add_policy),
     "GET /policies/new": needs(Permission.WRITE, new_policy),
+    "GET /policies/preview": preview,
     "GET /policies/{policy_id}": show_policy,
     "GET /policies/{policy_id}/edit": needs(Permission.WRITE, edit_form),
     "POST /policies/{policy_id}/edit": needs(Permission.WRITE, edit),

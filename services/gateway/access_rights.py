@@ -10,7 +10,7 @@ from contracts.apis import Api
 from contracts.clients import Client
 from contracts.policies import Policy
 from libs.catalog import Catalog
-from libs.policies import ApiAccess, PolicySets, access_on, is_holder
+from libs.policies import ApiAccess, Refusal, decide, is_holder
 from services.gateway.injected_headers import injected_headers
 from services.gateway.refusals import API_DISALLOWED, INACTIVE, UNKNOWN_TOKEN, Denial
 from services.gateway.token_grants import TokenGrant
@@ -88,25 +88,17 @@ class Rights:
         return {api_id for policy in policies if policy for api_id in policy.access_rights}
 
 
+_DENIALS = {
+    Refusal.NO_ACTIVE_POLICY: UNKNOWN_TOKEN,
+    Refusal.INACTIVE: INACTIVE,
+    Refusal.NOT_GRANTED: API_DISALLOWED,
+}
+
+
 def _outcome(grant: TokenGrant, client: Client, api: Api, policies: Sequence[Policy | None]) -> Right | Denial:
     """Compute the right. `policies` are the client's, then those of the grant's rules, then the user's."""
     applied = len(client.policy_ids)
     owned = applied + (len(grant.rules.apply_policies) if grant.rules else 0)
-    of_client, *others = map(_active, (policies[:applied], policies[applied:owned], policies[owned:]))
-    if any(policies is not None and not policies for policies in (of_client, *others)):
-        # All policies of one holder were deleted or switched off. To treat that as "no policies" would lift all limits.
-        return UNKNOWN_TOKEN
-    sets = PolicySets(of_client, tuple(policies for policies in others if policies is not None))
-    access = access_on(api, grant.api_id, sets, grant.rules, client.meta_data)
-    if any(policy.is_inactive for policy in policies if policy and policy.active):
-        return INACTIVE
-    if grant.rules is not None and grant.rules.is_inactive:
-        return INACTIVE
-    if access is None:
-        return API_DISALLOWED
-    return Right(access, injected_headers(api, access.meta_data))
-
-
-def _active(policies: Sequence[Policy | None]) -> Sequence[Policy] | None:
-    """The active policies; None if no policy was assigned."""
-    return [policy for policy in policies if policy and policy.active] if policies else None
+    holders = policies[:applied], policies[applied:owned], policies[owned:]
+    access = decide(api, grant.api_id, holders, grant.rules, client.meta_data)
+    return _DENIALS[access] if isinstance(access, Refusal) else Right(access, injected_headers(api, access.meta_data))

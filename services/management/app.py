@@ -20,6 +20,7 @@ from services.management.grant_search import GrantSearch
 from services.management.grant_timeline import TimelineEndpoint
 from services.management.operators import OperatorEndpoints
 from services.management.policies import PolicyEndpoints
+from services.management.policy_preview import PolicyPreviews
 from services.management.registration_retries import RegistrationRetries
 from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
@@ -34,6 +35,7 @@ OPERATIONS = operations_of(
     ApiEndpoints,
     ClientEndpoints,
     PolicyEndpoints,
+    PolicyPreviews,
     ResourceOwnerEndpoints,
     OperatorEndpoints,
     EventStream,
@@ -85,6 +87,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         apis,
         clients,
         policies,
+        PolicyPreviews(store),
         users,
         OperatorEndpoints(store.operators, store.audit_log, event_context),
         events,

@@ -46,6 +46,8 @@ ROUTES = {
     ("GET", "/api/portal/policies/{policy_id}"): READ,
     ("PUT", "/api/portal/policies/{policy_id}"): WRITE,
     ("DELETE", "/api/portal/policies/{policy_id}"): WRITE,
+    ("POST", "/api/portal/policies/preview"): READ,
+    ("GET", "/api/portal/policies/{policy_id}/usage"): READ,
     ("GET", "/api/apis/keys/basic"): READ,
     ("POST", "/api/apis/keys/basic/{username}"): WRITE,
     ("GET", "/api/apis/keys/basic/{username}"): READ,
