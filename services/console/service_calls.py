@@ -98,6 +98,18 @@ class ServiceCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """A response as it came, whatever its status."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+    whole: bool
+    """Whether `body` is all of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """The services as one operator sees them. Every method raises CallRefused."""
 
@@ -141,6 +153,27 @@ class Api:
             if response.status >= 400:
                 raise _refused(response, text)
             return text
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | None,
+        media_type: str,
+        service: Service,
+        most: int,
+    ) -> Received:
+        """The response as it is, errors too, with the first `most` bytes of its body. Raises ServicesAway."""
+        headers = self._headers() | ({"Content-Type": media_type} if body is not None else {})
+        async with self.calls.request(method, service, path, headers, WITHIN, params=query, data=body) as response:
+            text = bytearray()
+            async for part in response.content.iter_chunked(16 * 1024):
+                text += part
+                if len(text) > most:
+                    break
+            shown = dict(response.headers)
+            return Received(response.status, response.reason or "", shown, bytes(text[:most]), len(text) <= most)
 
     @asynccontextmanager
     async def stream(

@@ -9,7 +9,7 @@ from contracts.operations import Service
 from contracts.operators import Permission
 from contracts.webhooks import DeliveryList, DeliveryState, DeliveryView, EndpointList
 from libs.runtime import utc_now
-from services.console.service_calls import CallRefused, segment
+from services.console.service_calls import CallRefused, ServicesAway, segment
 from services.console.visits import Page, Visit, needs
 
 _DELIVERIES = "/api/notifications/deliveries"
@@ -71,8 +71,14 @@ async def send_all_again(visit: Visit) -> web.StreamResponse:
         return _confirm_all(visit, "A whole number of hours from 1 to 720 is expected.")
     api_id = visit.named("api_id")
     wanted = {"api_id": api_id, "since": (utc_now() - timedelta(hours=int(hours))).isoformat()}
-    answer = await visit.api.change("POST", "/api/notifications/redeliver", wanted, service=Service.NOTIFIER)
-    return visit.done(_sentence(answer["Message"]), "/webhooks", api_id=api_id)
+    try:
+        answer = await visit.api.change("POST", "/api/notifications/redeliver", wanted, service=Service.NOTIFIER)
+        said = _sentence(answer["Message"])
+    except ServicesAway as away:
+        if not isinstance(away.__cause__, TimeoutError):
+            raise
+        said = "The notifier is still scheduling them, and goes on."
+    return visit.done(f"{said} The backlog below shrinks as they are sent.", "/webhooks/endpoints", api_id=api_id)
 
 
 def _confirm_all(visit: Visit, problem: str = "") -> web.Response:
@@ -81,7 +87,8 @@ def _confirm_all(visit: Visit, problem: str = "") -> web.Response:
         400 if problem else 200,
         title="Send all failed webhooks again?",
         lines=[
-            f"Every exhausted delivery of the API {visit.named('api_id')} since then is sent now, and retried anew."
+            f"Every exhausted delivery of the API {visit.named('api_id')} since then is sent now, and retried anew.",
+            "With many of them this takes a while: the next page shows how many are left.",
         ],
         fields=[("hours", "Hours to go back", "1 to 720.", visit.form.get("hours", "24"))],
         problem_text=problem,

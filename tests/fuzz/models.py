@@ -136,6 +136,10 @@ BODIES: Mapping[str, Sequence[Document]] = {
     "lookUpGrant": [{"token": "REAL_REFRESH"}, {"token": "REAL_CODE"}],
     "rotateClientSecret": [{"overlap": 60, "secret": "another secret of 24 characters"}],
     "addPolicy": [_POLICY],
+    "previewPolicies": [
+        {"api_id": "REAL_API_ID", "client_id": "REAL_CLIENT_ID", "policy_ids": ["REAL_POLICY_ID"]},
+        {"api_id": "REAL_API_ID", "username": "REAL_USERNAME"},
+    ],
     "replacePolicy": [_POLICY_AGAIN],
     **dict.fromkeys(("addResourceOwner", "editResourceOwner"), (_OWNER,)),
     **dict.fromkeys(("addOperator", "replaceOperator"), ({"name": "Somebody", "permissions": ["read", "write"]},)),
@@ -150,6 +154,8 @@ QUERIES: Mapping[str, Document] = {
     "reconcileEvents": {"from": "REAL_NOW"},
     "getClientUsage": {**_WHEN, "per": "day", "api_id": "REAL_API_ID", "limit": "2", "after": "2026-05-04.a.b"},
     "listChanges": {**_WHEN, "operator": "REAL_OPERATOR_ID", "action": "client.*", "limit": "3", "after": "evt_0"},
+    "listEndpoints": {"api_id": "REAL_API_ID", "limit": "2", "after": "a"},
+    "lintConfig": {"limit": "2"},
     "listDeliveries": {**_WHEN, "api_id": "REAL_API_ID", "state": "pending", "limit": "2", "after": "REAL_DELIVERY_ID"},
 }
 """Query parameters; lists without an entry have `p`."""

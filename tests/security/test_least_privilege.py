@@ -108,10 +108,12 @@ def expected(operation: Operation) -> Permission:
         return Permission.AUTHORIZE
     if operation.name == "getOwnOperator":  # an operator may see what its own key is for
         return Permission.READ
-    if operation.path.startswith("/api/operators"):
+    if operation.path.startswith("/api/operators") or operation.name == "lintConfig":  # it tells of operators, too
         return Permission.ADMIN
     if last.startswith("revoke"):
         return Permission.REVOKE
+    if operation.name == "previewPolicies":  # a POST because it asks with a document; it changes nothing
+        return Permission.READ
     if operation.name == "lookUpGrant":  # a POST because the value must not be in a URL
         return Permission.READ
     if operation.name == "getSigningSecret":  # who may change an API may see its secrets

@@ -24,7 +24,7 @@ from services.operation_catalog import OPERATIONS
 from services.reconciliation.endpoint import ReconciliationEndpoint
 from services.reconciliation.reconciler import Reconciler
 from tests import seed
-from tests.builders import Caller, Response, make_api, make_client
+from tests.builders import Caller, Response, make_api, make_client, make_policy
 from tests.notifications import notifier
 from tests.profiled import Profile, profiled
 from tests.services.system import Party, System, open_system
@@ -250,7 +250,16 @@ def test_b8_every_list_of_the_contracts_is_checked() -> None:
     assert PATHS.keys() == COLLECTIONS.keys()
 
 
-OTHERS = {"getClientUsage", "getUsage", "reconcileEvents", "getGrantTimeline", "findClient"}
+OTHERS = {
+    "getClientUsage",
+    "getUsage",
+    "reconcileEvents",
+    "getGrantTimeline",
+    "findClient",
+    "listEndpoints",
+    "lintConfig",
+    "getPolicyUsage",
+}
 """What they read is checked in tests/store/test_usage.py, at the end of this file, or is about one grant or client."""
 
 
@@ -535,6 +544,48 @@ async def test_d10_an_incomplete_single_page_says_so(world: World, name: str) ->
     assert response.body["next"]
     following = await world.get(PATHS[name](world) + str(following_of(response)))
     assert identity(entries_of(following)[0]) > identity(entries_of(response)[-1])
+
+
+# Summaries
+
+
+async def test_b8_the_state_of_endpoints_reads_a_bounded_number_of_deliveries(world: World) -> None:
+    """Per API: the attempts of a hundred deliveries, and a thousand index entries for each count."""
+    async with profiled(world.system.deps.store.mongo, "deliveries") as profile:
+        response = await world.get("/api/notifications/endpoints")
+    apis = len(entries_of(response))
+    assert apis == 2
+    assert MANY > 1000
+    assert profile.examined <= apis * 100 + SLACK
+    assert profile.keys <= apis * (1000 + 1001 + 100 + SLACK)
+    assert not [read for read in profile.reads if "COLLSCAN" in read.get("planSummary", "")]
+    backlogs = {found["api_id"]: found["backlog"] for found in entries_of(response)}
+    assert backlogs == {world.client.api_id: FEW, world.other.api_id: 1001}
+
+
+async def test_b8_who_has_a_policy_is_counted_to_an_end(world: World) -> None:
+    """With a thousand client apps, the count ends at 1001, the first 20 are named, and an index finds them."""
+    store = world.system.deps.store
+    policy = await make_policy(world.system.deps)
+    held = world.lonely.model_copy(update={"policy_ids": (policy.policy_id,)})
+    await seed.insert(store, "clients", seed.copies(store.clients, held, [f"p{number:06}" for number in range(1100)]))
+    async with profiled(store.mongo, "clients", "resource_owners") as profile:
+        response = await world.get(f"/api/portal/policies/{policy.policy_id}/usage")
+    profile.require_indexed()
+    assert (response.body["client_count"], response.body["user_count"]) == (1001, 0)
+    assert [each["client_id"] for each in response.body["clients"]] == [f"p{number:06}" for number in range(20)]
+    assert profile.examined <= 20 + SLACK
+    await store.mongo["clients"].delete_many({"policy_ids": policy.policy_id})
+
+
+async def test_b8_the_config_lint_looks_at_a_bounded_number_of_records(world: World) -> None:
+    """At most as many of each kind as its bounds say, and it says that there are more."""
+    async with profiled(world.system.deps.store.mongo, "clients", "policies") as profile:
+        response = await world.get("/api/config-lint?limit=5")
+    assert response.body["complete"] is False
+    assert (response.body["records"]["clients"], response.body["records"]["policies"]) == (2000, 1000)
+    assert len(response.body["findings"]) == 5
+    assert profile.examined <= 2000 + 1000 + SLACK
 
 
 # Consequences of a deletion

@@ -1,5 +1,7 @@
 """The deliveries API for operators."""
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,9 +11,10 @@ import pytest
 from aiohttp import web
 
 from contracts.operators import Permission
-from contracts.webhooks import Attempt, DeliveryState
+from contracts.webhooks import Attempt, CircuitState, DeliveryState
 from libs.event_encoding import new_event_id
 from libs.runtime import utc_now
+from services.notifier.endpoints import EndpointLimiter
 from tests.builders import make_operator, unique
 from tests.notifications import (
     BODY,
@@ -30,6 +33,7 @@ from tests.notifications import (
 )
 
 DELIVERIES = "/api/notifications/deliveries"
+ENDPOINTS = "/api/notifications/endpoints"
 
 
 @pytest.fixture(name="service", scope="module")
@@ -52,6 +56,7 @@ async def put(service: Notifier, url: str, **fields: Any) -> tuple[str, str]:
     [
         ("GET", DELIVERIES, "read"),
         ("GET", f"{DELIVERIES}/evt_1", "read"),
+        ("GET", ENDPOINTS, "read"),
         ("POST", f"{DELIVERIES}/evt_1/redeliver", "write"),
         ("POST", "/api/notifications/redeliver", "write"),
         ("POST", "/api/apis/api-1/notifications/test", "write"),
@@ -375,3 +380,98 @@ async def test_a10_only_writers_see_a_complete_url(service: Notifier) -> None:
         assert url.encode() in (await both("GET", path)).raw
     shown = (await service.reader("GET", f"{DELIVERIES}/{delivery_id}")).body
     assert shown["url"] == "https://hooks.example.test/in?known=********"
+
+
+# Endpoints
+
+
+async def endpoint_of(service: Notifier, api_id: str) -> dict[str, Any]:
+    """What the list says about the endpoint of this API."""
+    response = await service.reader("GET", f"{ENDPOINTS}?api_id={api_id}")
+    assert response.status == 200, response.body
+    (found,) = response.body["endpoints"]
+    return dict(found)
+
+
+async def test_an_endpoint_has_its_rate_latency_and_backlog_of_the_last_day(
+    service: Notifier, endpoint: Receiver
+) -> None:
+    """Deliveries by state and attempts of the last 24 hours, and whatever is pending, however old."""
+    api, now = await api_to(service.deps, endpoint.url("/hook")), utc_now()
+    good = [Attempt(at=now - timedelta(seconds=each), latency_ms=each, status=200) for each in range(1, 20)]
+    bad = Attempt(at=now, latency_ms=900, error="no response in time")
+    far = now + timedelta(hours=1)
+    long_ago = now - timedelta(days=2)
+    for delivery in (
+        stored(api, now - timedelta(hours=2), state=DeliveryState.DELIVERED, attempts=good, attempt_count=len(good)),
+        stored(api, now - timedelta(hours=1), state=DeliveryState.EXHAUSTED, attempts=(bad,), attempt_count=1),
+        stored(api, long_ago, state=DeliveryState.EXHAUSTED, attempts=(bad,) * 20, attempt_count=20),
+        stored(api, long_ago, next_attempt_at=far, give_up_at=far + timedelta(hours=1)),
+    ):
+        await service.deps.store.deliveries.add(delivery)
+    found = await endpoint_of(service, api.api_id)
+    assert (found["api_id"], found["url"]) == (api.api_id, endpoint.url("/hook"))
+    assert found["states"] == {"delivered": 1, "exhausted": 1}
+    assert (found["attempts"], found["accepted"], found["success_rate"]) == (20, 19, 0.95)
+    assert (found["latency_median_ms"], found["latency_p95_ms"]) == (10, 19)
+    assert found["last_attempt"]["error"] == "no response in time"
+    assert found["backlog"] == 1
+    assert abs(datetime.fromisoformat(found["oldest_pending"]) - long_ago) < timedelta(seconds=1)
+    assert found["circuit"] == {"state": "closed", "failures": 0, "open_until": None, "in_flight": 0}
+
+
+async def test_an_endpoint_without_attempts_has_no_rate(service: Notifier, endpoint: Receiver) -> None:
+    """Null, and not 0 or 100 percent; an API without any delivery is in the response if it is asked for by id."""
+    api = await api_to(service.deps, endpoint.url())
+    found = await endpoint_of(service, api.api_id)
+    assert (found["attempts"], found["success_rate"], found["latency_median_ms"], found["last_attempt"]) == (
+        *(0, None, None),
+        None,
+    )
+    assert (found["states"], found["backlog"], found["oldest_pending"]) == ({}, 0, None)
+
+
+async def test_the_circuit_is_that_of_the_instance_that_responds(service: Notifier, endpoint: Receiver) -> None:
+    """After five failures it is open until the next attempt; another notifier, which has made none, says closed."""
+    endpoint.behave(answering(503), "/failing")
+    api = await api_to(service.deps, endpoint.url("/failing"))
+    for event in [token_event(api) for _ in range(5)]:
+        await service.publish(event)
+        await service.tried(event.id, 1)
+    found = await endpoint_of(service, api.api_id)
+    assert found["circuit"]["state"] in {"open", "half_open"}
+    assert found["circuit"]["failures"] >= 5
+    assert found["success_rate"] == 0
+    said = (await service.reader("GET", ENDPOINTS)).body["instance"]
+    assert said == f"{socket.gethostname()}:{os.getpid()}"
+    assert EndpointLimiter(8, 4, utc_now).circuit(endpoint.url("/failing")).state is CircuitState.CLOSED
+
+
+async def test_endpoints_are_listed_page_by_page(service: Notifier, endpoint: Receiver) -> None:
+    """By API id; `next` leads through all that have deliveries, once each."""
+    wanted = {(await put(service, endpoint.url()))[1] for _ in range(3)}
+    seen: list[str] = []
+    after = ""
+    while True:
+        response = (await service.reader("GET", f"{ENDPOINTS}?limit=2{after}")).body
+        seen += [found["api_id"] for found in response["endpoints"]]
+        if response["next"] is None:
+            break
+        after = f"&after={response['next']}"
+    assert seen == sorted(set(seen))
+    assert wanted <= set(seen)
+
+
+async def test_an_endpoint_url_is_masked_for_those_who_may_only_read(service: Notifier, endpoint: Receiver) -> None:
+    """A URL may be a credential; operators with `write` see it."""
+    api = await api_to(service.deps, f"{endpoint.url()}?key=of-the-receiver")
+    path = f"{ENDPOINTS}?api_id={api.api_id}"
+    assert "of-the-receiver" not in (await service.reader("GET", path)).raw.decode()
+    assert "of-the-receiver" in (await service.writer("GET", path)).raw.decode()
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=51", "after=a/b", "api_id=%00", "what=1", "limit=1&limit=2"])
+async def test_a_bad_question_about_endpoints_is_refused(service: Notifier, query: str) -> None:
+    """400 in the envelope."""
+    response = await service.reader("GET", f"{ENDPOINTS}?{query}")
+    assert (response.status, response.body["Status"]) == (400, "Error")

@@ -7,6 +7,7 @@
 import json
 import os
 import re
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -139,6 +140,7 @@ class Recording:
         """Without what differs from machine to machine, and without the operator's key."""
         text = orjson.dumps(value).decode().replace(self._key, OPERATOR_KEY)
         text = text.replace(self._received.url("/tokens"), "https://login.example.com/token-events")
+        text = text.replace(f"{socket.gethostname()}:{os.getpid()}", "notifier-1:7")
         return orjson.loads(re.sub(r"http://127\.0\.0\.1:\d+", "https://auth.example.com", text))
 
 
@@ -170,6 +172,9 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("getClient", CLIENT)
     await record("listAllClients")
     await record("findClient", {"client_id": "orders-app"})
+    await record("previewPolicies", json={"api_id": "orders", "client_id": "orders-app"})
+    await record("getPolicyUsage", {"policy_id": "read-orders"})
+    await record("lintConfig", query={"limit": "3"})
     await record("editClient", CLIENT, json={"client_name": "Orders", "description": "The orders app"})
     rotated = await record("rotateClientSecret", CLIENT, json={"overlap": 3600})
     user, password = {"username": "alice"}, "correct horse battery staple"
@@ -303,6 +308,7 @@ async def reports(record: Recording, system: System, received: Receiver) -> None
     await eventually(attempted)  # so that the example always has an attempt
     delivery = (await record("listDeliveries", query={"api_id": "orders", "limit": "1"})).body["deliveries"][0]
     await record("getDelivery", {"delivery_id": delivery["id"]})
+    await record("listEndpoints", query={"api_id": "orders"})
     await record("redeliver", {"delivery_id": delivery["id"]})
     await record("redeliverAll", json={"api_id": "orders", "since": "2026-05-04T00:00:00Z"})
     received.behave(answering(204), "/tokens")

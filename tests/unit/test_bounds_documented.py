@@ -21,7 +21,7 @@ BOUNDED = {
     "services.gateway.upstream_headers": "*operators:* APIs",
     "services.notifier.client": "*operators:* APIs",  # URLs of webhooks
     "libs.outbound.signing": "*operators:* APIs",  # secrets of webhooks
-    "services.console.reference_page": None,  # our own documents
+    "services.console.reference_documents": None,  # our own documents
 }
 """Modules that cache function results, with the row of the table about it; None if nothing comes from callers."""
 
