@@ -42,13 +42,15 @@ class LintQuery(AdminRequest):
 
     limit: Annotated[int, Field(ge=1, le=500)] = 100
     """Findings in the response."""
+    max_age: Annotated[int, Field(ge=60, le=86_400)] = 60
+    """Seconds that a report which was made before may be old; if there is none, one is made."""
 
 
 class LintReport(Response):
     """GET /api/config-lint."""
 
     as_of: Moment
-    """When the records were checked: at most one minute ago."""
+    """When the records were checked."""
     findings: list[LintFinding]
     """The most severe first, as many as the request wants."""
     counts: dict[Severity, int]

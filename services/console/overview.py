@@ -21,6 +21,8 @@ from services.console.visits import Page, Visit, needs
 LINT = "/api/config-lint"
 LINT_WITHIN = 2.0
 """Seconds that the overview waits for the check of the configuration, which goes on without it."""
+LINT_AGE = "900"
+"""Seconds that the findings on the overview may be old, so that it seldom waits for them."""
 SHOWN = 5
 """Findings on the overview."""
 SPANS = {"24h": (timedelta(days=1), "hour"), "30d": (timedelta(days=30), "day")}
@@ -64,7 +66,7 @@ async def _weaknesses(visit: Visit, limit: int) -> LintReport | None:
         return None
     try:
         async with asyncio.timeout(LINT_WITHIN):
-            return await visit.api.get(LintReport, LINT, {"limit": str(limit)})
+            return await visit.api.get(LintReport, LINT, {"limit": str(limit), "max_age": LINT_AGE})
     except (TimeoutError, CallRefused):
         return None
 

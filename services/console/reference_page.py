@@ -50,22 +50,22 @@ async def reference(visit: Visit) -> web.StreamResponse:
 
 
 async def show_event(visit: Visit) -> web.StreamResponse:
-    """GET /reference/events/{name}."""
+    """GET /reference/events/{event}."""
     _, events = await asyncio.to_thread(events_of_document)
-    found: EventView | None = next((each for each in events if each.name == visit.named("name")), None)
+    found: EventView | None = next((each for each in events if each.name == visit.named("event")), None)
     if found is None:
         raise web.HTTPNotFound
     return visit.page("reference_event.html", event=found)
 
 
 async def show_operation(visit: Visit) -> web.StreamResponse:
-    """GET /reference/{service}/{name}."""
+    """GET /reference/{service}/{operation}."""
     _, operation = await _named(visit)
     return _page(visit, operation, {})
 
 
 async def try_operation(visit: Visit) -> web.StreamResponse:
-    """POST /reference/{service}/{name}: send the request with the operator's key, and show what came back.
+    """POST /reference/{service}/{operation}: send the request with the operator's key, and show what came back.
 
     A request that may change something is sent only if the form's box says so.
     """
@@ -121,7 +121,7 @@ def _page(
 
 
 async def _named(visit: Visit) -> tuple[Service, OperationView]:
-    service, name = visit.named("service"), visit.named("name")
+    service, name = visit.named("service"), visit.named("operation")
     operations = await asyncio.to_thread(operations_of_document, Service(service)) if service in set(Service) else ()
     found = next((each for each in operations if each.name == name), None)
     if found is None:
@@ -172,7 +172,7 @@ def _parts() -> list[str]:
 
 PAGES: Mapping[str, Page] = {
     "GET /reference": reference,
-    "GET /reference/events/{name}": show_event,
-    "GET /reference/{service}/{name}": show_operation,
-    "POST /reference/{service}/{name}": try_operation,
+    "GET /reference/events/{event}": show_event,
+    "GET /reference/{service}/{operation}": show_operation,
+    "POST /reference/{service}/{operation}": try_operation,
 }

@@ -21,8 +21,6 @@ from services.management.success_responses import as_it_is
 
 CHECKED = Bounds(apis=200, clients=2000, policies=1000, operators=200)
 """Records of each kind that one report is about, so that it takes a second at most, however many there are."""
-KEPT = timedelta(minutes=1)
-"""How long a report is kept; nobody can have the records read more often than this."""
 
 
 @dataclass(slots=True)
@@ -53,7 +51,7 @@ class ConfigLintEndpoint:
         description="What `python -m services config-lint` finds in APIs, client apps, policies and operators: each "
         "weakness with its consequence and remedy, the most severe first. The settings of the processes are not "
         "checked. At most 200 APIs, 2000 client apps, 1000 policies and 200 operators are checked, the first by id; "
-        "the command checks all. A report is kept for a minute.",
+        "the command checks all. The same report is returned for a minute at least, or for as long as `max_age` allows.",
         parameters=Parameters(model=LintQuery),
         response=ResponseSpec(description="The report.", models=(LintReport,)),
         errors=(400,),
@@ -62,22 +60,22 @@ class ConfigLintEndpoint:
         """GET /api/config-lint."""
         if len(request.query) != len(set(request.query)):
             raise BadRequest("a parameter is repeated")
-        limit = LintQuery.model_validate(dict(request.query)).limit
+        query = LintQuery.model_validate(dict(request.query))
         async with self._one_at_a_time:
-            made = await self._current()
+            made = await self._current(timedelta(seconds=query.max_age))
         findings = sorted_findings(made.report.findings)
         report = LintReport(
             as_of=made.at,
-            findings=[LintFinding.model_validate(finding.fields) for finding in findings[:limit]],
+            findings=[LintFinding.model_validate(finding.fields) for finding in findings[: query.limit]],
             counts=Counter(finding.severity for finding in findings),
             records=made.report.records,
             complete=made.report.complete,
         )
         return as_it_is(report.model_dump_json().encode())
 
-    async def _current(self) -> _Made:
+    async def _current(self, max_age: timedelta) -> _Made:
         now = self.now()
-        if self._latest is None or now - self._latest.at > KEPT:
+        if self._latest is None or now - self._latest.at > max_age:
             checked = check_records(self.store, self.keys, now, production=self.production, bounds=self.bounds)
             self._latest = _Made(now, await checked)
         return self._latest

@@ -155,7 +155,7 @@ QUERIES: Mapping[str, Document] = {
     "getClientUsage": {**_WHEN, "per": "day", "api_id": "REAL_API_ID", "limit": "2", "after": "2026-05-04.a.b"},
     "listChanges": {**_WHEN, "operator": "REAL_OPERATOR_ID", "action": "client.*", "limit": "3", "after": "evt_0"},
     "listEndpoints": {"api_id": "REAL_API_ID", "limit": "2", "after": "a"},
-    "lintConfig": {"limit": "2"},
+    "lintConfig": {"limit": "2", "max_age": "60"},
     "listDeliveries": {**_WHEN, "api_id": "REAL_API_ID", "state": "pending", "limit": "2", "after": "REAL_DELIVERY_ID"},
 }
 """Query parameters; lists without an entry have `p`."""
