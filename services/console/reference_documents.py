@@ -205,7 +205,7 @@ def _fields(
 def _type(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     found = _resolved(document, schema)
     if "const" in found:
-        return repr(found["const"])
+        return str(found["const"])
     if "enum" in found:
         return " | ".join(map(str, found["enum"]))
     if alternatives := found.get("anyOf") or found.get("oneOf"):
