@@ -38,7 +38,7 @@ from tests.builders import (
 )
 from tests.notifications import api_to, stored
 from tests.services.console_browser import Browser, Consoles, Seen, console_of
-from tests.services.system import System
+from tests.services.system import System, open_system
 
 
 @pytest.fixture(name="consoles", scope="module")
@@ -114,18 +114,21 @@ async def test_services_that_hang_or_are_gone_hold_up_nothing() -> None:
     }
 
 
-async def test_weak_records_are_shown_to_admins_with_their_remedy(
-    admin: Browser, reader: Browser, system: System
-) -> None:
+async def test_weak_records_are_shown_to_admins_with_their_remedy(mongodb_url: str) -> None:
     """On the overview and on a page of their own; they tell of operators, too, so `read` is not enough."""
-    party = await system.party(redirect_uris=("http://app.example/cb",))
-    seen = await admin.get("/console/weaknesses")
-    assert "codes are sent to http://app.example/cb over http" in seen.plain
-    assert "Register an https redirect URI." in seen.plain
-    assert f'href="/console/clients/find?client_id={party.id}"' in seen.text
-    assert "Weak settings" in (await admin.get("/console/")).plain
-    assert "Weak settings" not in (await reader.get("/console/")).plain
-    assert (await reader.get("/console/weaknesses")).status == 403
+    async with open_system(mongodb_url) as system, console_of(system.call) as consoles:
+        party = await system.party(redirect_uris=("http://app.example/cb",))
+        async with consoles.browser() as admin:
+            overview = await admin.sign_in(await make_operator(system.deps, Permission.ADMIN))
+            seen = await admin.get("/console/weaknesses")
+        for page in (overview, seen):
+            assert "codes are sent to http://app.example/cb over http" in page.plain
+            assert "Register an https redirect URI." in page.plain
+            assert f'href="/console/clients/find?client_id={party.id}"' in page.text
+        async with consoles.browser() as reader:
+            overview = await reader.sign_in(await make_operator(system.deps, Permission.READ))
+            assert "Weak settings" not in overview.plain
+            assert (await reader.get("/console/weaknesses")).status == 403
 
 
 @pytest.mark.parametrize(
