@@ -51,7 +51,7 @@ class ConfigLintEndpoint:
         description="What `python -m services config-lint` finds in APIs, client apps, policies and operators: each "
         "weakness with its consequence and remedy, the most severe first. The settings of the processes are not "
         "checked. At most 200 APIs, 2000 client apps, 1000 policies and 200 operators are checked, the first by id; "
-        "the command checks all. The same report is returned for a minute at least, or for as long as `max_age` allows.",
+        "the command checks all. The same report is returned for a minute, or as long as `max_age` allows.",
         parameters=Parameters(model=LintQuery),
         response=ResponseSpec(description="The report.", models=(LintReport,)),
         errors=(400,),
