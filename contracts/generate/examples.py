@@ -2,16 +2,13 @@
 
 import json
 import re
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-from contracts.operations import FORM, Operation
+from contracts.operations import Operation
 
 FILE = Path(__file__).parents[1] / "examples.json"
-BASE_URL = "http://127.0.0.1:8080"
 
 
 @cache
@@ -26,21 +23,3 @@ def path_values(operation: Operation, target: str) -> dict[str, str]:
     pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(operation.path))
     found = re.fullmatch(pattern, target)
     return found.groupdict() if found else {}
-
-
-def curl(request: dict[str, Any]) -> str:
-    """The request as a command line."""
-    query = f"?{urlencode(request['query'])}" if "query" in request else ""
-    parts = [f"curl -X {request['method']} {_quoted(BASE_URL + request['target'] + query)}"]
-    parts += [f"-H {_quoted(f'{name}: {value}')}" for name, value in request.get("headers", {}).items()]
-    if "body" in request and request["media_type"] == FORM:
-        parts += [f"--data-urlencode {_quoted(f'{name}={value}')}" for name, value in request["body"].items()]
-    elif "body" in request:
-        parts.append(f"-H {_quoted('Content-Type: ' + request['media_type'])}")
-        parts.append(f"-d {_quoted(json.dumps(request['body'], ensure_ascii=False))}")
-    return " \\\n  ".join(parts)
-
-
-def _quoted(text: str) -> str:
-    """In double quotes where the shell has to insert a variable."""
-    return f'"{text}"' if "$OPERATOR_KEY" in text else shlex.quote(text)

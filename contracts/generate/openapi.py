@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from contracts import VERSION
-from contracts.generate.examples import BASE_URL, curl, examples, path_values
+from contracts.generate.examples import examples, path_values
+from contracts.generate.samples import code_samples
+from contracts.generate.samples.requests import BASE_URL
 from contracts.generate.schemas import Components, Mode, Schema, of_model, of_type
 from contracts.operations import (
     ANY_METHOD,
@@ -36,7 +38,7 @@ Every path also works with a slash at its end. Errors have the format of RFC 674
 Dashboard's envelope (`Status`, `Message`, `Meta`). Unknown paths return 404, unsupported methods 405 \
 and `Allow`. If the setting `oauth_error_status` is set, OAuth errors have that status instead of 400, 401 and 403. \
 OAuth requests: unknown parameters are ignored, repeated ones are refused. Other bodies: the schema says whether \
-unknown fields are allowed."""
+unknown fields are allowed. Code samples read secrets from environment variables, such as `OPERATOR_KEY`."""
 _ABOUT_TYK = """\
 The part of the open-source Tyk gateway's own API that belongs to OAuth, translated to the operations of the \
 management API; available if `TOKENWIRE_TYK_GATEWAY_API` is true. The operator key is in `X-Tyk-Authorization` or \
@@ -253,7 +255,7 @@ class _Writer:
         for name, value in response.get("headers", {}).items():
             recorded["headers"][name]["example"] = value
         _add_example(recorded, operation.responses[response["status"]].media_type, response.get("body"))
-        written["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": curl(request)}]
+        written["x-codeSamples"] = code_samples(examples()[operation.name])
         return written
 
     def _body(self, body: RequestBody, mode: Mode) -> dict[str, Any]:

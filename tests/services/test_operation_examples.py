@@ -15,12 +15,13 @@ import orjson
 import pytest
 
 from contracts.generate.examples import FILE, examples
-from contracts.operations import ANY_METHOD, Caller, Operation
+from contracts.operations import ANY_METHOD, Operation
+from contracts.operations import Caller as CalledBy
 from contracts.operators import Permission
 from libs.access import TYK_KEY_HEADER
 from libs.bus.local import LocalBroker, LocalBus
 from services.operation_catalog import OPERATIONS, TYK_GATEWAY_OPERATIONS
-from tests.builders import Response, make_operator, settle
+from tests.builders import Caller, Response, make_operator, settle
 from tests.eventually import eventually
 from tests.notifications import Receiver, answering, database_of_its_own, notifier, receiver
 from tests.services.system import CHALLENGE, VERIFIER, System, basic, open_system
@@ -70,10 +71,10 @@ def definition(api_id: str, webhook: str) -> dict[str, Any]:
 class Recording:
     """Sends requests, and keeps what each operation was asked and answered."""
 
-    def __init__(self, system: System, other: Any, key: str, received: Receiver) -> None:
+    def __init__(self, system: System, other: Caller, key: str, received: Receiver) -> None:
         self.found: dict[str, dict[str, Any]] = {}
-        self._callers = {True: other, False: system.call}
-        self._key = key
+        self.callers = {True: other, False: system.call}
+        self.key = key
         self._received = received
 
     async def __call__(
@@ -90,18 +91,24 @@ class Recording:
         record: bool = True,
     ) -> Response:
         operation, headers = BY_NAME[name], dict(headers or {})
-        if operation.caller is Caller.OPERATOR:
+        if operation.caller is CalledBy.OPERATOR:
             header = TYK_KEY_HEADER if operation in TYK_GATEWAY_OPERATIONS else "Authorization"
-            headers[header] = self._key
+            headers[header] = self.key
         target = re.sub(r"{(\w+)}", lambda part: (path or {})[part[1]], operation.path)
         body = {"json": json} if json is not None else {"data": form} if form is not None else {}
-        caller = self._callers[operation.service == "notifier"]
         method = method or operation.method
-        response: Response = await caller(method, target, params=query or {}, headers=headers, **body)
+        asked = {"params": query or {}, "headers": headers, **body}
+        response = await self.send(self.callers[operation.service == "notifier"], operation, method, target, asked)
         assert response.status == status, (name, response.status, response.raw)
         if record:
             self.found[name] = self._example(operation, method, target, query, headers, json or form, response)
         return response
+
+    async def send(
+        self, caller: Caller, operation: Operation, method: str, target: str, asked: dict[str, Any]
+    ) -> Response:
+        """Send the request."""
+        return await caller(method, target, **asked)
 
     def stream(self, name: str, frame: bytes) -> None:
         operation = BY_NAME[name]
@@ -138,7 +145,7 @@ class Recording:
 
     def _cleaned(self, value: Any) -> Any:
         """Without what differs from machine to machine, and without the operator's key."""
-        text = orjson.dumps(value).decode().replace(self._key, OPERATOR_KEY)
+        text = orjson.dumps(value).decode().replace(self.key, OPERATOR_KEY)
         text = text.replace(self._received.url("/tokens"), "https://login.example.com/token-events")
         text = text.replace(f"{socket.gethostname()}:{os.getpid()}", "notifier-1:7")
         return orjson.loads(re.sub(r"http://127\.0\.0\.1:\d+", "https://auth.example.com", text))
@@ -317,7 +324,7 @@ async def reports(record: Recording, system: System, received: Receiver) -> None
     await record("getUsage", query={"per": "day"})
     await record("listChanges", query={"action": "client.secret_rotated"})
     await record("reconcileEvents")
-    async with system.call.http.get("/api/events/stream", headers={"Authorization": record._key}) as stream:
+    async with system.call.http.get("/api/events/stream", headers={"Authorization": record.key}) as stream:
         await stream.content.readuntil(b"connected\n\n")
         other = definition("events", "")
         del other["x-tyk-api-gateway"]["server"]["authentication"]["securitySchemes"]["oauth"]["notifications"]

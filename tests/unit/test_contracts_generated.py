@@ -242,7 +242,7 @@ def test_an_openapi_document_has_what_openapi_asks_for(service: Service) -> None
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_an_operation_has_examples_that_match_its_schemas(operation: Operation) -> None:
-    """A curl command and bodies that their schemas allow; tests/services/test_operation_examples.py sends them."""
+    """Code samples and bodies that their schemas allow; tests/services/test_operation_examples.py sends them."""
     document = openapi(operation.service or Service.TOKEN)
     method = "get" if operation.method == ANY_METHOD else operation.method.lower()
     described = document["paths"][operation.path][method]

@@ -1,0 +1,43 @@
+"""A request as a command line with curl."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from contracts.generate.samples.literals import JSON_TEXT
+from contracts.generate.samples.requests import Shown, pieces, variable
+
+
+def curl(request: Shown) -> str:
+    """The command, with one option a line."""
+    return " \\\n  ".join(_parts(request))
+
+
+def _parts(request: Shown) -> Iterator[str]:
+    buffering = "-N " if request.response == "stream" else ""
+    in_query = "" if request.short_url else "-G "
+    yield f"curl -X {request.method} {buffering}{in_query}{_quoted(request.short_url or request.url)}"
+    if request.client_credentials:
+        yield f"-u {_quoted(variable('CLIENT_ID') + ':' + variable('CLIENT_SECRET'))}"
+    for name, value in request.headers.items():
+        yield f"-H {_quoted(f'{name}: {value}')}"
+    for name, value in (request.form or (request.query if in_query else {})).items():
+        yield f"--data-urlencode {_quoted(f'{quote(name)}={value}')}"
+    if request.json is not None:
+        yield "-H 'Content-Type: application/json'"
+        yield f"-d {_quoted(JSON_TEXT.literal(request.json))}"
+
+
+def _quoted(text: str) -> str:
+    """The text as one word of the shell, which inserts the variables."""
+    parts = list(pieces(text))
+    if not any(is_variable for _, is_variable in parts):
+        return shlex.quote(text)
+    if not any(re.search(r'["\\$`!]', piece) for piece, is_variable in parts if not is_variable):
+        return f'"{"".join(_inside(*part) for part in parts)}"'
+    return "".join(f'"${piece}"' if is_variable else shlex.quote(piece) for piece, is_variable in parts)
+
+
+def _inside(piece: str, is_variable: bool) -> str:
+    return f"${piece}" if is_variable else piece
