@@ -3,11 +3,12 @@
 import asyncio
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
-from cli import profiles, records
+from cli import apis, audit, clients, deliveries, events, grants, operators, policies, profiles, tokens, users
 from cli.api_client import tokenwire
 from cli.failures import Failure
 from cli.migrate import command as migrate
@@ -19,7 +20,7 @@ from libs.version import VERSION
 SERVER_COMMANDS = {
     "run": "Run every service in one process.",
     "config-lint": "Check settings and records for what weakens security.",
-    "dead-letters": "List messages that could not be handled.",
+    "dead-letters": "Count the messages of each pool that could not be handled.",
     "redrive": "Handle dead letters again.",
     "reencrypt": "Encrypt stored secrets with the newest key.",
     "backup": "Copy the database as of one moment.",
@@ -33,8 +34,30 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # they may be secrets
 )
-app.add_typer(migrate.app, name="migrate")
-records.add_to(app)
+GROUPS = {
+    "apis": apis,
+    "clients": clients,
+    "policies": policies,
+    "users": users,
+    "operators": operators,
+    "tokens": tokens,
+    "grants": grants,
+    "deliveries": deliveries,
+    "events": events,
+    "audit": audit,
+    "migrate": migrate,
+}
+for _group, _module in GROUPS.items():
+    app.add_typer(_module.app, name=_group)
+
+
+config = typer.Typer(help="The configuration of the services.", no_args_is_help=True)
+app.add_typer(config, name="config", rich_help_panel="Server")
+
+
+@config.callback()
+def _config() -> None:
+    """The configuration of the services."""
 
 
 def _version(wanted: bool) -> None:
@@ -71,13 +94,33 @@ def login(
     console().print(f"Logged in to {wanted.url}; the key is kept in {profiles.save(profile, wanted)}")
 
 
+def _replace_by(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a server command in place of this process, so that signals and the exit status are its own."""
+    os.execv(sys.executable, [sys.executable, "-m", "services", *_command(name, arguments)])  # noqa: S606 - no shell
+
+
+def _command(name: str, arguments: Sequence[str]) -> list[str]:
+    """`dead-letters list` is `dead-letters`, and `dead-letters redrive` is `redrive`."""
+    if name == "dead-letters" and arguments[:1] in (["list"], ["redrive"]):
+        return ["redrive" if arguments[0] == "redrive" else name, *arguments[1:]]
+    return [name, *arguments]
+
+
 def _server_command(name: str, help_text: str) -> None:
     settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
     @app.command(name, help=help_text, context_settings=settings, rich_help_panel="Server")
     def run(context: typer.Context) -> None:
-        # Replaces this process, so that signals and the exit status are the services' own.
-        os.execv(sys.executable, [sys.executable, "-m", "services", name, *context.args])  # noqa: S606 - no shell
+        _replace_by(name, context.args)
+
+
+@config.command(
+    "lint",
+    help=SERVER_COMMANDS["config-lint"],
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+def _lint(context: typer.Context) -> None:
+    _replace_by("config-lint", context.args)
 
 
 for _name, _help in SERVER_COMMANDS.items():

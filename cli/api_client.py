@@ -37,17 +37,31 @@ class ApiClient:
             yield cls(http, url, server)
 
     async def __call__(
-        self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None, form: Any = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        form: Any = None,
+        raw: tuple[bytes, str] | None = None,
     ) -> Any:
-        """The JSON value of the response. Raises Refused, or Failure if the server cannot be reached."""
+        """The JSON value of the response. Raises Refused, or Failure if the server cannot be reached.
+
+        The body is a JSON value, a form, or content with its media type.
+        """
+        sent: dict[str, Any] = {"data": form} if form is not None else {}
+        if body is not None:
+            raw = orjson.dumps(body), "application/json"
+        if raw is not None:
+            sent = {"data": raw[0], "headers": {"Content-Type": raw[1]}}
         for attempt in range(1, ATTEMPTS + 1):
-            status, value, wait = await self._once(method, path, body, query, form)
+            status, value, wait = await self._once(method, path, query, sent)
             if status not in {429, 503} or attempt == ATTEMPTS:
                 break
             await asyncio.sleep(min(wait, LONGEST_WAIT))
         if status < 300:
             return value
-        raise Refused(f"{self._server}: {_reason(status, value)}", status)
+        raise self._refused(status, value)
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The JSON value at this path; None if there is none (404)."""
@@ -69,22 +83,40 @@ class ApiClient:
                 return
             query["after"] = page["next"]
 
-    async def _once(
-        self, method: str, path: str, body: Any, query: Mapping[str, str] | None, form: Any
-    ) -> tuple[int, Any, float]:
-        sent: dict[str, Any] = {"data": form} if form is not None else {}
-        if body is not None:
-            sent = {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
+    async def lines(self, path: str, query: Mapping[str, str], quiet_for: float) -> AsyncIterator[str]:
+        """The lines of a response that does not end. Raises Failure when nothing came for so many seconds."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=WITHIN, sock_read=quiet_for)
         try:
-            url = URL(self._url + path, encoded=True).update_query(query or {})
-            async with self._http.request(method, url, allow_redirects=False, **sent) as response:
+            async with self._http.get(self._at(path, query), allow_redirects=False, timeout=timeout) as response:
+                if response.status != 200:
+                    raise self._refused(response.status, _json(await response.read()))
+                async for line in response.content:
+                    yield line.decode(errors="replace").rstrip("\r\n")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise self._unreachable(error) from None
+
+    def _at(self, path: str, query: Mapping[str, str] | None) -> URL:
+        return URL(self._url + path, encoded=True).update_query(query or {})
+
+    def _refused(self, status: int, value: Any) -> Refused:
+        meta = value.get("Meta") if isinstance(value, dict) else None
+        return Refused(f"{self._server}: {_reason(status, value)}", status, meta)
+
+    def _unreachable(self, error: Exception) -> Failure:
+        reason = str(error) or "no response in time"
+        return Failure(
+            f"{self._server} at {self._url} cannot be reached: {reason}; is it running, and is the URL right?",
+            UNREACHABLE,
+        )
+
+    async def _once(
+        self, method: str, path: str, query: Mapping[str, str] | None, sent: dict[str, Any]
+    ) -> tuple[int, Any, float]:
+        try:
+            async with self._http.request(method, self._at(path, query), allow_redirects=False, **sent) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            reason = str(error) or type(error).__name__
-            raise Failure(
-                f"{self._server} at {self._url} cannot be reached: {reason}; is it running, and is the URL right?",
-                UNREACHABLE,
-            ) from None
+            raise self._unreachable(error) from None
         wait = response.headers.get("Retry-After", "1")
         return response.status, _json(raw), float(wait) if wait.isdecimal() else 1.0
 
@@ -97,6 +129,12 @@ def tokenwire(profile: Profile) -> Any:
 def segment(text: str) -> str:
     """The text as one segment of a path."""
     return quote(text, safe="")
+
+
+_HINTS = {
+    401: "; the operator key is wrong or has expired: run `tokenwire login` again",
+    403: "; `tokenwire operators show` says what the key may do",
+}
 
 
 def _json(raw: bytes) -> Any:
@@ -112,5 +150,5 @@ def _reason(status: int, value: Any) -> str:
     if isinstance(value, dict):
         names = ("Message", "message", "error_description", "error")
         message = next((value[name] for name in names if value.get(name)), value)
-    hint = "; the operator key is wrong: run `tokenwire login` again" if status == 401 else ""
+    hint = _HINTS.get(status, "")
     return f"{message or 'no reason given'} (HTTP {status}){hint}"

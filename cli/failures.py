@@ -1,5 +1,7 @@
 """Why a command could not do its work, in one sentence that says what to do; each has an exit status."""
 
+from typing import Any
+
 FAILED = 1
 """The server refused the request, or a file is wrong."""
 UNREACHABLE = 3
@@ -19,6 +21,8 @@ class Failure(Exception):
 class Refused(Failure):
     """The server refused the request."""
 
-    def __init__(self, sentence: str, http_status: int) -> None:
+    def __init__(self, sentence: str, http_status: int, meta: Any = None) -> None:
         super().__init__(sentence)
         self.http_status = http_status
+        self.meta = meta
+        """The `Meta` of the response; None if it has none."""

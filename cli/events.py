@@ -1,0 +1,97 @@
+"""`tokenwire events`: events as they happen."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from cli.api_client import ApiClient
+from cli.calls import call
+from cli.failures import UNREACHABLE, Failure, Refused
+from cli.options import JSON, PROFILE, SOME_API, SOME_CLIENT
+from cli.output import cell, console, errors, show_json_line
+from cli.profiles import DEFAULT_PROFILE
+from contracts.events import VENDOR
+
+app = typer.Typer(help="Events: tokens, grants and records, as they change.", no_args_is_help=True)
+
+QUIET_FOR = 45.0
+"""Seconds without anything from the server, which sends a comment every 15, after which the connection is lost."""
+AGAIN_AFTER, AT_MOST = 1.0, 30.0
+"""Seconds before the first attempt to connect again; doubled for each further one."""
+_SHOWN = ("api_id", "client_id", "resource_owner", "user", "grant_id", "policy_id", "operator_id", "reason")
+
+
+@app.callback()
+def _group() -> None:
+    """Events: tokens, grants and records, as they change."""
+
+
+@app.command("tail")
+def tail(
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="PATTERN", help="Such as token.new or 'grant.*'; may be repeated."),
+    ] = None,
+    api: SOME_API = "",
+    client: SOME_CLIENT = "",
+    profile: PROFILE = DEFAULT_PROFILE,
+    as_json: JSON = False,
+) -> None:
+    """Print events as they happen, until Ctrl-C; with --json one object a line.
+
+    Connects again when the connection is lost, and says so: what happens in between is not shown.
+    """
+    query = {"types": ",".join(types or ()), "api_id": api}
+    wanted = {name: value for name, value in query.items() if value}
+    call(profile, lambda opened: _follow(opened, wanted, client, as_json))
+
+
+async def _follow(client: ApiClient, query: Mapping[str, str], client_id: str, as_json: bool) -> None:
+    lost_at, pause, connected_before = 0.0, AGAIN_AFTER, False
+    while True:
+        try:
+            async for line in client.lines("/api/events/stream", query, QUIET_FOR):
+                if line == ": connected":
+                    _say_connected(lost_at)
+                    lost_at, pause, connected_before = 0.0, AGAIN_AFTER, True
+                elif line.startswith("data:"):
+                    _show(orjson.loads(line.removeprefix("data:")), client_id, as_json)
+            reason = "the server ended it"
+        except Failure as failure:
+            again = failure.status == UNREACHABLE or (isinstance(failure, Refused) and failure.http_status >= 500)
+            if not (again and connected_before):
+                raise
+            reason = str(failure)
+        if not lost_at:
+            lost_at = time.monotonic()
+            errors.print(f"connection lost at {datetime.now(UTC):%H:%M:%SZ}: {reason}", style="yellow", markup=False)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, AT_MOST)
+
+
+def _say_connected(lost_at: float) -> None:
+    if lost_at:
+        away = time.monotonic() - lost_at
+        errors.print(f"connected again; events of {away:.0f} seconds were missed", style="yellow")
+    elif errors.is_terminal:
+        errors.print("connected; Ctrl-C ends", style="dim")
+
+
+def _show(event: dict[str, Any], client_id: str, as_json: bool) -> None:
+    data = event.get("data", {})
+    if client_id and data.get("client_id") != client_id:
+        return
+    if as_json:
+        show_json_line(event)
+        return
+    facts = [f"{name.removesuffix('_id')}={cell(data[name])}" for name in _SHOWN if data.get(name)]
+    actor = (data.get("actor") or {}).get("name")
+    facts += [f"by={cell(actor)}"] if actor else []
+    at, kind = re.sub(r".*T(.{8}).*", r"\1Z", event["time"]), event["type"].removeprefix(VENDOR)
+    console().print(f"{at}  {kind:<22} {' '.join(facts)}", markup=False)
