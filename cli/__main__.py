@@ -10,6 +10,7 @@ import typer
 
 from cli import apis, audit, clients, deliveries, events, grants, operators, policies, profiles, tokens, users
 from cli.api_client import tokenwire
+from cli.doctor import doctor
 from cli.failures import Failure
 from cli.migrate import command as migrate
 from cli.options import PROFILE
@@ -92,6 +93,9 @@ def login(
 
     asyncio.run(check())
     console().print(f"Logged in to {wanted.url}; the key is kept in {profiles.save(profile, wanted)}")
+
+
+app.command()(doctor)
 
 
 def _replace_by(name: str, arguments: Sequence[str]) -> NoReturn:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -18,6 +19,21 @@ WITHIN = 60.0
 ATTEMPTS = 4
 """Attempts while the server says that it is unavailable for the moment (503, 429)."""
 LONGEST_WAIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response of any status."""
+
+    status: int
+    value: Any
+    headers: Mapping[str, str]
+
+    @property
+    def wait(self) -> float:
+        """Seconds after which the server wants to be asked again."""
+        wait = self.headers.get("Retry-After", "1")
+        return float(wait) if wait.isdecimal() else 1.0
 
 
 class ApiClient:
@@ -55,13 +71,13 @@ class ApiClient:
         if raw is not None:
             sent = {"data": raw[0], "headers": {"Content-Type": raw[1]}}
         for attempt in range(1, ATTEMPTS + 1):
-            status, value, wait = await self._once(method, path, query, sent)
-            if status not in {429, 503} or attempt == ATTEMPTS:
+            reply = await self.once(method, path, query, sent)
+            if reply.status not in {429, 503} or attempt == ATTEMPTS:
                 break
-            await asyncio.sleep(min(wait, LONGEST_WAIT))
-        if status < 300:
-            return value
-        raise self._refused(status, value)
+            await asyncio.sleep(min(reply.wait, LONGEST_WAIT))
+        if reply.status < 300:
+            return reply.value
+        raise self._refused(reply.status, reply.value)
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The JSON value at this path; None if there is none (404)."""
@@ -109,16 +125,18 @@ class ApiClient:
             UNREACHABLE,
         )
 
-    async def _once(
-        self, method: str, path: str, query: Mapping[str, str] | None, sent: dict[str, Any]
-    ) -> tuple[int, Any, float]:
+    async def once(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, sent: Mapping[str, Any] | None = None
+    ) -> Reply:
+        """The response to one attempt, whatever its status. Raises Failure if the server cannot be reached."""
         try:
-            async with self._http.request(method, self._at(path, query), allow_redirects=False, **sent) as response:
+            async with self._http.request(
+                method, self._at(path, query), allow_redirects=False, **(sent or {})
+            ) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise self._unreachable(error) from None
-        wait = response.headers.get("Retry-After", "1")
-        return response.status, _json(raw), float(wait) if wait.isdecimal() else 1.0
+        return Reply(response.status, _json(raw), response.headers)
 
 
 def tokenwire(profile: Profile) -> Any:

@@ -36,6 +36,7 @@ from services.console import app as console
 from services.console.session_cookies import PATH as CONSOLE
 from services.console.settings import ConsoleSettings
 from services.demo_data import PER, RATE, load_demo_data
+from services.doctor import command as doctor
 from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
@@ -202,10 +203,12 @@ def _arguments() -> argparse.Namespace:
     parser.set_defaults(host=None, port=None, data=Path(".data"))
     _add_options(parser)
     commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="{run,config-lint,dead-letters,redrive,reencrypt,backup,restore}"
+        dest="command",
+        title="commands",
+        metavar="{run,doctor,config-lint,dead-letters,redrive,reencrypt,backup,restore}",
     )
     _add_options(commands.add_parser("run", help="run every service; the same as no command"))
-    for each in (config_lint, dead_letters_command, reencrypt, backup_command):
+    for each in (doctor, config_lint, dead_letters_command, reencrypt, backup_command):
         each.add_to(commands)
     return parser.parse_args()
 
@@ -220,6 +223,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "doctor": doctor.run,
     "config-lint": config_lint.run,
     "dead-letters": dead_letters_command.run,
     "redrive": dead_letters_command.run,

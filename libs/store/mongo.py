@@ -271,6 +271,42 @@ class Mongo:
             raise
         return {index["name"]: index for index in reply["cursor"]["firstBatch"] if "buildUUID" not in index}
 
+    async def missing_indexes(self) -> Sequence[str]:
+        """The wanted indexes that do not exist, as `<collection>.<index>`. Raises TemporarilyUnavailable."""
+        async with self._explained():
+            found: list[str] = []
+            for name, indexes, _ in self._wanted:
+                there = await self._indexes(name)
+                lacking = (each for each in indexes if not _is_like(each, there.get(each.document["name"])))
+                found += [f"{name}.{index.document['name']}" for index in lacking]
+        return found
+
+    async def server_version(self) -> str:
+        """The version of MongoDB. Raises TemporarilyUnavailable, also if it is not a replica set."""
+        async with self._explained():
+            await self._require_replica_set()
+            return str((await self._opened().admin.command("buildInfo"))["version"])
+
+    async def may_write(self) -> bool:
+        """Whether the user may insert into a collection of the database. Raises TemporarilyUnavailable."""
+        async with self._explained():
+            status = await self._opened().admin.command("connectionStatus", showPrivileges=True)
+        known = status["authInfo"]
+        if not known["authenticatedUsers"]:
+            return True  # access control is off, or the first operation would have been refused
+        databases = {self._database, ""}
+        return any(
+            "insert" in privilege["actions"] and privilege["resource"].get("db", "") in databases
+            for privilege in known["authenticatedUserPrivileges"]
+        )
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except PyMongoError as error:
+            raise TemporarilyUnavailable(self._sentence(error), detail=brief(error)) from error
+
     async def prepared(self) -> None:
         """Return when all indexes exist."""
         await self._prepared.wait()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -33,6 +34,33 @@ class Outcome:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class RunningCommand:
+    """A command that does not end by itself."""
+
+    process: asyncio.subprocess.Process
+
+    async def line(self) -> str:
+        """The next line of its standard output."""
+        assert self.process.stdout is not None
+        return (await asyncio.wait_for(self.process.stdout.readline(), 60)).decode()
+
+    async def complaint(self) -> str:
+        """The next line of its standard error."""
+        assert self.process.stderr is not None
+        return (await asyncio.wait_for(self.process.stderr.readline(), 60)).decode()
+
+    async def interrupt(self) -> int:
+        """Press Ctrl-C; its exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    async def errors(self) -> str:
+        """What is left of its standard error."""
+        assert self.process.stderr is not None
+        return (await self.process.stderr.read()).decode()
 
 
 @dataclass(frozen=True)
@@ -73,9 +101,30 @@ class CommandLine:
         out, err = await process.communicate()
         return Outcome(process.returncode or 0, out.decode(), err.decode())
 
+    @contextlib.asynccontextmanager
+    async def running(self, *arguments: str, **settings: str) -> AsyncIterator["RunningCommand"]:
+        """The command in a process of its own, for as long as the block."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cli",
+            *arguments,
+            cwd=self.home,
+            env=environment({**self._own, **self.settings, **settings, "PYTHONPATH": str(ROOT)}),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            yield RunningCommand(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
     @property
     def _own(self) -> dict[str, str]:
-        return {"XDG_CONFIG_HOME": str(self.home), "COLUMNS": "200", "NO_COLOR": "1"}
+        return {"XDG_CONFIG_HOME": str(self.home), "COLUMNS": "200", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module", name="system")

@@ -1,0 +1,1 @@
+"""The command `doctor`: whether settings, MongoDB, RabbitMQ, keys, port and disk are as the services need them."""
