@@ -33,6 +33,7 @@ app = typer.Typer(
     name="tokenwire",
     help="Manage Tokenwire through its management API, and run its services.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,  # they may be secrets
 )
 GROUPS = {

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from deploy.reference.cli_page import cli_page
 from deploy.reference.definitions_page import definitions_page
 from deploy.reference.settings_page import settings_page
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "reference"
 PAGES: Mapping[str, Callable[[], str]] = {
+    "cli.md": cli_page,
     "definitions.md": definitions_page,
     "settings.md": settings_page,
 }

@@ -8,7 +8,8 @@ from typing import Any
 
 from aio_pika import Message
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AMQPError, ChannelAccessRefused, ChannelNotFoundEntity, DeliveryError
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
+from aiormq.exceptions import ChannelAccessRefused
 
 from libs.bus.port import PROBE_KEY, BusUnavailable, Exchange
 from libs.bus.rabbit.connection import open_first, parse_amqp_urls
