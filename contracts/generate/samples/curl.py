@@ -16,13 +16,15 @@ def curl(request: Shown) -> str:
 
 def _parts(request: Shown) -> Iterator[str]:
     buffering = "-N " if request.response == "stream" else ""
-    in_query = "" if request.short_url else "-G "
-    yield f"curl -X {request.method} {buffering}{in_query}{_quoted(request.short_url or request.url)}"
+    # -G moves all data to the query, so a request with a body has its query in the URL.
+    in_lines = not (request.short_url or request.form or request.json is not None)
+    url = f"-G {_quoted(request.url)}" if in_lines else _quoted(request.whole_url)
+    yield f"curl -X {request.method} {buffering}{url}"
     if request.client_credentials:
         yield f"-u {_quoted(variable('CLIENT_ID') + ':' + variable('CLIENT_SECRET'))}"
     for name, value in request.headers.items():
         yield f"-H {_quoted(f'{name}: {value}')}"
-    for name, value in (request.form or (request.query if in_query else {})).items():
+    for name, value in (request.form or (request.query if in_lines else {})).items():
         yield f"--data-urlencode {_quoted(f'{quote(name)}={value}')}"
     if request.json is not None:
         yield "-H 'Content-Type: application/json'"

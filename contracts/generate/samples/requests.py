@@ -44,12 +44,15 @@ class Shown:
     """The names of the environment variables, with the values that the recorded request had."""
 
     @property
+    def whole_url(self) -> str:
+        """The URL with its query."""
+        return f"{self.url}?{urlencode(self.query, quote_via=quote)}" if self.query else self.url
+
+    @property
     def short_url(self) -> str:
-        """The URL with its query, if both are short and a sample needs no more lines for the query."""
-        if not self.query or has_variables(self.query):
-            return "" if self.query else self.url
-        url = f"{self.url}?{urlencode(self.query, quote_via=quote)}"
-        return url if len(url) <= LONGEST_URL else ""
+        """The URL with its query; empty if a sample needs lines of its own for the query, which is long or secret."""
+        short = len(self.whole_url) <= LONGEST_URL and not has_variables(self.query)
+        return self.whole_url if short or not self.query else ""
 
 
 def variable(name: str) -> str:
