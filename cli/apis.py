@@ -22,7 +22,7 @@ _PATH = "/api/apis"
 _MASK = "********"
 """What the server shows in place of secrets if the key lacks `write`."""
 _SOURCES = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="Files, directories of them, or - for the standard input.")
+    list[str], typer.Argument(metavar="FILE", help="Files, directories of them, or - for the standard input.")
 ]
 
 
@@ -102,7 +102,9 @@ async def _imported(client: ApiClient, document: Document, replace: bool, query:
             refused.meta
         )
     result = "replaced" if known else "created"
-    return {"source": document.source, "api_id": envelope["ID"], "result": result} | _parts(envelope["Meta"])
+    return {"source": document.source, "api_id": envelope.get("ID") or api_id, "result": result} | _parts(
+        envelope["Meta"]
+    )
 
 
 def _parts(meta: Any) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def _show_report(report: dict[str, Any], dry_run: bool) -> None:
 
 @app.command("export")
 def export(
-    api_ids: Annotated[list[str] | None, typer.Argument(metavar="[API_ID]...", help="Without ids: all APIs.")] = None,
+    api_ids: Annotated[list[str] | None, typer.Argument(metavar="API_ID", help="Without ids: all APIs.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A directory for one file each, named by the id.")] = None,
     profile: PROFILE = DEFAULT_PROFILE,
 ) -> None:

@@ -46,7 +46,7 @@ def delete(policy_id: str, yes: YES = False, profile: PROFILE = DEFAULT_PROFILE,
 @app.command("apply")
 def apply(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Files, directories of them, or - for the standard input.")
+        list[str], typer.Argument(metavar="FILE", help="Files, directories of them, or - for the standard input.")
     ],
     profile: PROFILE = DEFAULT_PROFILE,
     as_json: JSON = False,

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import typer
 from typer.cli import get_docs_for_click
@@ -38,7 +39,24 @@ def cli_page() -> str:
     """The page."""
     command = typer.main.get_command(app)
     found = get_docs_for_click(obj=command, ctx=typer.Context(command), name="tokenwire", indent=1)
-    return _ABOUT + "\n".join(_wrapped(found.strip().splitlines())) + "\n"
+    lines = list(_with_whole_sentences(found.strip().splitlines(), command))
+    return _ABOUT + "\n".join(_wrapped(lines)) + "\n"
+
+
+def _with_whole_sentences(lines: list[str], root: Any) -> Iterator[str]:
+    """The lines, where typer has cut the descriptions of commands for a narrow terminal."""
+    group = root
+    for line in lines:
+        if heading := re.fullmatch(r"#+ `tokenwire ?(.*)`", line):
+            group = root
+            for name in heading[1].split():
+                group = group.commands[name]
+        cut = re.fullmatch(r"\* `([\w-]+)`: .*\.\.\.", line)
+        yield f"* `{cut[1]}`: {_first_paragraph(group.commands[cut[1]].help)}" if cut else line
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _wrapped(lines: list[str]) -> Iterator[str]:

@@ -19,10 +19,12 @@ from cli.api_client import Reply
 from cli.doctor import check_clock, check_key, check_readiness, check_transport
 from cli.profiles import Profile
 from contracts.diagnosis import CheckState
+from libs.bus.port import BusUnavailable
 from libs.bus.rabbit import Broker, RabbitBus
 from services.doctor import checks
 from tests.acceptance.programs import run_python
 from tests.cli.conftest import CommandLine
+from tests.eventually import eventually
 from tests.ports import free_port
 from tests.provision import rabbitmq as brokers
 from tests.services.system import System
@@ -158,13 +160,21 @@ async def test_e1_a_rabbitmq_is_checked_for_queues_rights_and_dead_letters(
     bus = RabbitBus(url, instance_name="doctor", declare=True)
     await bus.open()
     try:
-        await bus.ping()
+        await eventually(lambda: answers(bus))
     finally:
         await bus.close()
     found = await examined(tmp_path, TOKENWIRE_AMQP_URL=url)
     assert [found[name]["state"] for name in ("queues", "RabbitMQ rights", "dead letters")] == ["ok"] * 3, found
     wrong_host = await examined(tmp_path, TOKENWIRE_AMQP_URL=f"{url}-gone")
     assert (wrong_host["RabbitMQ"]["state"], "virtual host" in wrong_host["RabbitMQ"]["says"]) == ("wrong", True)
+
+
+async def answers(bus: RabbitBus) -> bool:
+    try:
+        await bus.ping()
+    except BusUnavailable:
+        return False
+    return True
 
 
 def test_e1_an_old_broker_refused_messages_and_dead_letters_are_found() -> None:

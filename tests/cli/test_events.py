@@ -44,20 +44,24 @@ async def test_e1_an_event_for_people_is_one_line_with_its_ids(tokenwire: Comman
 
 @asynccontextmanager
 async def server(port: int, frames: list[bytes]) -> AsyncIterator[None]:
-    """A stream of these frames on this port, which then stays open."""
+    """A stream of these frames on this port, which then stays open until the end of the block."""
+    over = asyncio.Event()
 
     async def stream(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for frame in frames:
             await response.write(frame)
-        await asyncio.sleep(60)
+        await over.wait()
         return response
 
     app = web.Application()
     app.router.add_get("/api/events/stream", stream)
     async with TestServer(app, port=port):
-        yield
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def frame(kind: str) -> bytes:
