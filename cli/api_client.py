@@ -19,6 +19,7 @@ WITHIN = 60.0
 ATTEMPTS = 4
 """Attempts while the server says that it is unavailable for the moment (503, 429)."""
 LONGEST_WAIT = 10.0
+TOKENWIRE = "Tokenwire"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ class ApiClient:
 
     def _refused(self, status: int, value: Any) -> Refused:
         meta = value.get("Meta") if isinstance(value, dict) else None
-        return Refused(f"{self._server}: {_reason(status, value)}", status, meta)
+        server = "" if self._server == TOKENWIRE else f"{self._server}: "
+        return Refused(f"{server}{_reason(status, value)}", status, meta)
 
     def _unreachable(self, error: Exception) -> Failure:
         reason = str(error) or "no response in time"
@@ -141,7 +143,7 @@ class ApiClient:
 
 def tokenwire(profile: Profile) -> Any:
     """A client of our management API."""
-    return ApiClient.open(profile.url, {"Authorization": profile.key}, "Tokenwire")
+    return ApiClient.open(profile.url, {"Authorization": profile.key}, TOKENWIRE)
 
 
 def segment(text: str) -> str:

@@ -16,7 +16,6 @@ from cli.failures import UNREACHABLE, Failure, Refused
 from cli.options import JSON, PROFILE, SOME_API, SOME_CLIENT
 from cli.output import cell, console, errors, show_json_line
 from cli.profiles import DEFAULT_PROFILE
-from contracts.events import VENDOR
 
 app = typer.Typer(help="Events: tokens, grants and records, as they change.", no_args_is_help=True)
 
@@ -93,5 +92,5 @@ def _show(event: dict[str, Any], client_id: str, as_json: bool) -> None:
     facts = [f"{name.removesuffix('_id')}={cell(data[name])}" for name in _SHOWN if data.get(name)]
     actor = (data.get("actor") or {}).get("name")
     facts += [f"by={cell(actor)}"] if actor else []
-    at, kind = re.sub(r".*T(.{8}).*", r"\1Z", event["time"]), event["type"].removeprefix(VENDOR)
+    at, kind = re.sub(r".*T(.{8}).*", r"\1Z", event["time"]), event["type"].split(".", 2)[-1]
     console().print(f"{at}  {kind:<22} {' '.join(facts)}", markup=False)

@@ -39,7 +39,7 @@ def show_json_line(value: Any) -> None:
 
 def table(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     """A table with these members of each record. The first column, which one copies, is never broken or cut."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for number, column in enumerate(columns):
         made.add_column(column.replace("_", " "), no_wrap=number == 0, overflow="fold")
     for record in records:

@@ -1,5 +1,6 @@
 """`tokenwire tokens`: access tokens of a client app."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,11 @@ def list_tokens(client_id: str, watch: WATCH = 0, profile: PROFILE = DEFAULT_PRO
     async def read(client: ApiClient) -> tuple[list[dict[str, Any]], bool]:
         return await client("GET", f"/api/apis/oauth/{segment(client_id)}/tokens"), False
 
-    show_records(Listing(profile, as_json, watch), read, ("code", "expires", "subject", "scope"))
+    show_records(Listing(profile, as_json, watch), read, ("code", "expires", "subject", "scope"), _row)
+
+
+def _row(token: dict[str, Any]) -> dict[str, Any]:
+    return {**token, "expires": f"{datetime.fromtimestamp(token['expires'], UTC):%Y-%m-%dT%H:%M:%SZ}"}
 
 
 @app.command("revoke")

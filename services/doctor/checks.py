@@ -87,7 +87,7 @@ def check_notifier_keys(settings: DoctorSettings, data: Path) -> Iterator[Check]
     except (ValueError, OSError) as error:
         yield failed("notifier keys", f"{place}: {error}", "restore them from a backup: pending webhooks need them")
     else:
-        yield passed("notifier keys", f"{count} of {KEY_BYTES} bytes")
+        yield passed("notifier keys", f"{count} in use" if count > 1 else "one in use")
 
 
 def _secret(given: SecretStr, kept: Path, name: str) -> tuple[str | None, str]:

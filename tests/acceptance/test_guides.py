@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from tests.provision import rabbitmq as brokers
 
 GUIDES = ROOT / "docs" / "guides"
 PASTED = {
+    "command-line.md": ["Five minutes"],
     "client-developer.md": ["Five minutes"],
     "event-subscriber.md": ["Five minutes, over HTTP", "Over RabbitMQ, without a gap"],
     "identity-server.md": ["Five minutes"],
@@ -31,8 +33,8 @@ def test_e6_every_block_of_the_guides_is_pasted() -> None:
         assert set(re.findall(r"^```(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)) <= {"sh"}
 
 
-async def pasted_twice(page: str, home: Path) -> list[str]:
-    """What a page's section "Five minutes" says, pasted at once into one shell, two times."""
+async def pasted_twice(page: str, home: Path, before: str = "") -> list[str]:
+    """What a page's section "Five minutes" says, pasted at once into one shell, two times, after this command."""
     ports, (section, *_) = Ports.free(), PASTED[page]
     async with own_tokenwire(home, home / "data") as own, shell(home) as terminal:
         await own.start()
@@ -40,6 +42,7 @@ async def pasted_twice(page: str, home: Path) -> list[str]:
         blocks = sections(GUIDES / page)[section]
         everything = moved("\n".join(blocks), own, ports, {"/tmp/tokenwire-guide": str(home / "guide")})
         told = []
+        await terminal.paste(before)
         for _ in range(2):
             said = await terminal.paste(everything)
             assert "Traceback" not in said, said
@@ -98,6 +101,27 @@ async def test_e6_the_operator_guide(tmp_path: Path) -> None:
         assert refused == "Access to this resource has been disallowed"
         assert "Key not authorised" in messages
         assert messages[-3:] == ["Operator deleted", "API deleted", "Data deleted"]
+
+
+async def test_e1_the_command_line_guide(tmp_path: Path) -> None:
+    """A profile, records, events, grants, definitions and an operator, with the command line of this checkout."""
+    command = f'tokenwire() {{ {shlex.quote(sys.executable)} -m cli "$@"; }}'
+    before = f"export XDG_CONFIG_HOME={shlex.quote(str(tmp_path))}; {command}"
+    for said in await pasted_twice("command-line.md", tmp_path, before):
+        assert "tokenwire: " not in said, said
+        assert "Usage: " not in said, said
+        for sentence in (
+            "all is well",
+            "order-desk: created",
+            "At the counter",
+            "the grant was revoked",
+            "demo-api: would be replaced",
+            "Operator deleted",
+            "User deleted",
+            "Data deleted",
+        ):
+            assert sentence in said, said
+        assert re.search(r"^\S+Z  token\.new +api=demo-api client=demo-client", said, re.MULTILINE), said
 
 
 async def test_e6_the_webhook_receiver_guide(tmp_path: Path) -> None:

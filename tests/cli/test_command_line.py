@@ -48,7 +48,7 @@ async def test_e1_records_are_listed_shown_and_deleted(tokenwire: CommandLine, s
     assert (await tokenwire("users", "show", user.username)).json["username"] == user.username
     assert (await tokenwire("users", "delete", user.username, "--yes")).out == "User deleted\n"
     gone = await tokenwire("users", "show", user.username)
-    assert (gone.status, gone.err) == (1, "tokenwire: Tokenwire: user not found (HTTP 404)\n")
+    assert (gone.status, gone.err) == (1, "tokenwire: user not found (HTTP 404)\n")
 
 
 async def test_e1_tokens_are_listed_and_revoked(tokenwire: CommandLine, system: System) -> None:
