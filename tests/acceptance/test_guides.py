@@ -114,7 +114,7 @@ async def test_e1_the_command_line_guide(tmp_path: Path) -> None:
             "all is well",
             "order-desk: created",
             "At the counter",
-            "the grant was revoked",
+            "grant revoked",
             "demo-api: would be replaced",
             "Operator deleted",
             "User deleted",

@@ -1,6 +1,7 @@
 """Generated documents: up to date, valid, and matching the services."""
 
 import base64
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+import schemathesis
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from pydantic import BaseModel
 
 from contracts import VERSION
@@ -48,6 +52,7 @@ from tests.builders import NOTIFIER_KEY, NOTIFIER_PUBLIC_KEY, settings
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
+OPENAPI = [*(f"openapi/{service}.yaml" for service in Service), "openapi/tyk-gateway-api.yaml"]
 DOCUMENTS = [*(f"openapi/{service}.yaml" for service in Service), "asyncapi.yaml"]
 
 Create = Callable[[Any, Deps], web.Application]
@@ -238,6 +243,26 @@ def test_an_openapi_document_has_what_openapi_asks_for(service: Service) -> None
             assert all(response["description"] for response in operation["responses"].values())
             contents = [operation.get("requestBody", {}), *operation["responses"].values()]
             assert all("schema" in media for content in contents for media in content.get("content", {}).values())
+
+
+@pytest.mark.parametrize("name", OPENAPI)
+def test_an_openapi_document_imports_into_other_tools(name: str) -> None:
+    """openapi-spec-validator finds no error, and schemathesis finds every operation."""
+    document = yaml_file(name)
+    OpenAPIV31SpecValidator(document).validate()
+    found = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
+    methods = {"get", "post", "put", "delete", "options"}
+    described = {(method, path) for path, item in document["paths"].items() for method in methods & item.keys()}
+    assert {(operation.method, operation.path) for operation in found} == described
+
+
+def test_a_document_with_an_error_does_not_import() -> None:
+    """What the parsers would say of a parameter that is not in the path."""
+    document = copy.deepcopy(yaml_file("openapi/token.yaml"))
+    (item, *_) = document["paths"].values()
+    item["parameters"] = []
+    with pytest.raises(OpenAPIValidationError):
+        OpenAPIV31SpecValidator(document).validate()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
