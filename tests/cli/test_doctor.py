@@ -35,16 +35,28 @@ NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
 async def examined(tmp_path: Path, **settings: str) -> dict[str, dict[str, str]]:
-    """The report of `python -m services doctor` with these settings, by the name of the check."""
-    port = settings.pop("TOKENWIRE_PORT", str(free_port()))
-    given = {"TOKENWIRE_PORT": port, **settings}
-    outcome = await run_python("services", "doctor", "--json", "--data", str(tmp_path / "data"), **given)
+    """What `python -m services doctor` finds with these settings and no others, by the name of the check."""
+    given = {"TOKENWIRE_PORT": str(free_port()), **settings}
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith("TOKENWIRE_")]:
+            environment.delenv(name)
+        for name, value in given.items():
+            environment.setenv(name, value)
+        found = await checks.check_all(tmp_path / "data")
+    assert all(bool(check.remedy) is (check.state is CheckState.WRONG) for check in found), found
+    return {check.name: check.model_dump() for check in found}
+
+
+@pytest.mark.parametrize(("keys", "status"), [(KEYS, 0), ("damaged", 1)])
+async def test_e1_the_command_of_the_services_has_a_report_and_a_status(tmp_path: Path, keys: str, status: int) -> None:
+    """One object with --json; for people, a remedy below what is wrong; status 1 if something is."""
+    settings = {"TOKENWIRE_KEYS": keys, "TOKENWIRE_PORT": str(free_port())}
+    outcome = await run_python("services", "doctor", "--json", "--data", str(tmp_path), settings=settings)
     report = json.loads(outcome.out)
-    wrong = [check for check in report["checks"] if check["state"] == "wrong"]
-    assert report["ok"] is not bool(wrong)
-    assert outcome.status == (1 if wrong else 0), outcome
-    assert all(check["remedy"] for check in wrong)
-    return {check["name"]: check for check in report["checks"]}
+    assert (outcome.status, report["ok"]) == (status, not status), outcome
+    assert {check["name"] for check in report["checks"]} >= {"settings", "keys", "MongoDB", "RabbitMQ", "disk"}
+    for_people = await run_python("services", "doctor", "--data", str(tmp_path), settings=settings)
+    assert (for_people.status, "mend it: " in for_people.out) == (status, bool(status)), for_people
 
 
 # Keys, port, disk, settings
