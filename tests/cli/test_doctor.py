@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import socket
 from collections.abc import AsyncIterator
