@@ -2,7 +2,8 @@
 # when the pinned requirements change.
 
 PORT :=
-# Each worker has a MongoDB and a RabbitMQ of its own; one is enough for some of the tests.
+# Of `make test`: each worker has a MongoDB and a RabbitMQ of its own; one is enough for some of the tests. `make run`
+# starts one process, unless WORKERS= is given to it.
 WORKERS = $(if $(T),1,2)
 DATA := .data
 T :=
@@ -45,8 +46,9 @@ MAKEFLAGS += --no-print-directory
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.embedded ## Start everything on http://127.0.0.1:8080 with an embedded MongoDB (PORT=9000 DATA=/some/dir to change them)
-	@exec $(PYTHON) -m services $(if $(PORT),--port "$(PORT)") --data "$(DATA)"
+GIVEN_WORKERS = $(if $(filter command,$(origin WORKERS)),$(WORKERS))
+run: $(VENV)/.embedded ## Start everything on http://127.0.0.1:8080 with an embedded MongoDB (PORT=9000 DATA=/some/dir to change them; WORKERS=auto: a process for each core)
+	@exec $(if $(GIVEN_WORKERS),env TOKENWIRE_WORKERS="$(GIVEN_WORKERS)") $(PYTHON) -m services $(if $(PORT),--port "$(PORT)") --data "$(DATA)"
 
 demo: $(VENV)/.embedded ## Walk through the whole flow: API, client, code, tokens, webhooks, refresh, revocation (BASE=http://… for a running stack)
 	@exec $(if $(BASE),env TOKENWIRE_URL="$(BASE)") $(PYTHON) -m examples.demo

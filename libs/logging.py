@@ -8,8 +8,9 @@ import asyncio
 import atexit
 import logging
 import re
+import select
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
@@ -99,8 +100,10 @@ def _as_json(_logger: object, _method: str, line: MutableMapping[str, Any]) -> b
 class _Output:
     """Standard output, written once per iteration of the event loop, so that a line does not cost a system call."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, is_shared: bool = False) -> None:
         self._file = file
+        self._is_shared = is_shared
+        """Whether other processes write to it, too."""
         self._lines: list[bytes] = []
         self._due: asyncio.Handle | None = None
         """The scheduled write."""
@@ -141,15 +144,30 @@ class _Output:
         """Write the buffered lines."""
         lines, self._lines = self._lines, []
         self._due, self._is_immediate = None, False
-        self._file.write(b"".join(lines))
-        self._file.flush()
+        for piece in _atomic_pieces(lines) if self._is_shared else (b"".join(lines),):
+            self._file.write(piece)
+            self._file.flush()
+
+
+def _atomic_pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """The lines in pieces that a pipe takes whole, so that lines of several processes do not get mixed up.
+
+    Only a line that is longer than such a piece may be torn.
+    """
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) > select.PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += line
+    yield piece
 
 
 class _AccessLog:
     """Writes the access log without structlog's processors: it has by far the most lines."""
 
-    def __init__(self, service: str, output: _Output) -> None:
-        self._service = service
+    def __init__(self, bound: Mapping[str, object], output: _Output) -> None:
+        self._bound = bound
         self._output = output
 
     def __call__(self, method: str, path: str, status: int, ms: float, client: str, request_id: str | None) -> None:
@@ -160,7 +178,7 @@ class _AccessLog:
             "ms": ms,
             "client": client,
             "request_id": request_id,
-            "service": self._service,
+            **self._bound,
             "level": "info",
             "event": "request",
             "timestamp": datetime.now(UTC),
@@ -191,12 +209,16 @@ class _Forward(logging.Handler):
         log.log(record.levelno, "library", message=record.getMessage(), **({"error": error} if error else {}))
 
 
-def configure(level: str, json: bool, service: str) -> None:
-    """Configure structlog and the standard library's logging to write to standard output."""
+def configure(level: str, json: bool, service: str, worker: int | None = None) -> None:
+    """Configure structlog and the standard library's logging to write to standard output.
+
+    Every line has the service, and the number of the worker if the service has several.
+    """
     global _access
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    output = _Output(sys.stdout.buffer) if json else None
-    _access = _AccessLog(service, output) if output and threshold <= logging.INFO else _access_by_structlog
+    bound: Mapping[str, object] = {"service": service} if worker is None else {"service": service, "worker": worker}
+    output = _Output(sys.stdout.buffer, is_shared=worker is not None) if json else None
+    _access = _AccessLog(bound, output) if output and threshold <= logging.INFO else _access_by_structlog
     shared: list[Callable[..., Any]] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -214,7 +236,7 @@ def configure(level: str, json: bool, service: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service=service)
+    structlog.contextvars.bind_contextvars(**bound)
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(max(threshold, logging.WARNING))

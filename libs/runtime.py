@@ -38,7 +38,7 @@ from libs.http.security_headers import SECURITY_HEADERS, security_headers
 from libs.oauth.login_limits import Limit, Limits
 from libs.oauth.token_formats import OpaqueTokens, TokenFormat
 from libs.process_metrics import EventLoopLag
-from libs.serving import address_text, listening, serve
+from libs.serving import address_text, listening, listening_for_workers, serve
 from libs.settings import Checks, LogFormat, ServerSettings, Settings, WrongSetting, load, misspelled, read_as
 from libs.store.clock import SharedClock
 from libs.store.mongo import Mongo, require_url
@@ -49,6 +49,9 @@ from libs.tracing.new_tracer import new_tracer
 from libs.tracing.spans import Tracer
 from libs.tracing.trace_settings import trace_settings
 from libs.version import VERSION
+from libs.workers.launch import become_parent, require_workers
+from libs.workers.membership import Membership
+from libs.workers.worker import Worker
 
 log = structlog.get_logger("process")
 
@@ -287,22 +290,44 @@ def main(service: str, purpose: str, settings: type[S], create_app: Callable[[S]
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on")
     parser.add_argument("--version", action="version", version=f"tokenwire {VERSION}")
+    add_worker_option(parser)
     arguments = parser.parse_args()
-    overrides = {name: value for name, value in vars(arguments).items() if value is not None}
+    worker: Membership | None = arguments.worker
+    overrides = {name: value for name, value in vars(arguments).items() if value is not None and name != "worker"}
+    sources = {
+        "host_from": "--host" if "host" in overrides else "TOKENWIRE_HOST",
+        "port_from": "--port" if "port" in overrides else "TOKENWIRE_PORT",
+    }
     try:
         loaded = load(settings, URLS if issubclass(settings, Settings) else None, **overrides)
-        logging.configure(loaded.log_level, loaded.log_format is LogFormat.JSON, service)
+        logging.configure(
+            loaded.log_level, loaded.log_format is LogFormat.JSON, service, worker.number if worker else None
+        )
+        if worker is not None:
+            serve_as(Worker(worker), loaded, create_app(loaded))
+            return
         warn_of_misspellings(settings)
-        with listening(
-            loaded.host,
-            loaded.port,
-            host_from="--host" if "host" in overrides else "TOKENWIRE_HOST",
-            port_from="--port" if "port" in overrides else "TOKENWIRE_PORT",
-        ) as listener:
+        if loaded.workers > 1:
+            require_workers()
+            create_app(loaded)  # what is wrong with the settings is said here once, and not by every worker
+            sockets = listening_for_workers(loaded.host, loaded.port, loaded.workers, **sources)
+            become_parent(parser.prog, service, loaded, sockets)
+        with listening(loaded.host, loaded.port, **sources) as listener:
             serve(create_app(loaded), listener, linger=loaded.linger, announce=lambda: say_listening(loaded, listener))
         say_stopped()
     except WrongSetting as wrong:
         sys.exit("\n".join(f"{parser.prog}: {line}" for line in str(wrong).splitlines()))
+
+
+def add_worker_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that only a parent process gives to its workers."""
+    parser.add_argument("--worker", type=Membership.parse, default=None, help=argparse.SUPPRESS)
+
+
+def serve_as(worker: Worker, settings: ServerSettings, app: web.Application) -> None:
+    """Serve as one of several workers, until the parent stops this one."""
+    serve(app, worker, linger=settings.linger, announce=lambda: say_listening(settings, worker.listeners[0]))
+    say_stopped()
 
 
 def say_listening(settings: ServerSettings, listener: socket.socket) -> None:

@@ -6,7 +6,7 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 
 import uvloop
@@ -15,8 +15,11 @@ from aiohttp import web
 from libs.http.aiohttp_version import warn_if_untested
 from libs.http.bounded_connection import OPTIONS, BoundedConnection
 from libs.http.context import DRAIN
+from libs.http.health_endpoints import EXPOSITION
 from libs.http.open_connections import OPEN_CONNECTIONS, OpenConnections
 from libs.settings import WrongSetting
+from libs.telemetry import set_workers
+from libs.workers.worker import Worker
 
 BACKLOG = 1024
 _ABOUT_THE_PORT = {errno.EADDRINUSE, errno.EACCES}
@@ -34,9 +37,15 @@ GARBAGE_AFTER = 20_000
 
 
 def serve(
-    app: web.Application, listener: socket.socket, *, linger: float, announce: Callable[[], None] | None = None
+    app: web.Application,
+    listener: socket.socket | Worker,
+    *,
+    linger: float,
+    announce: Callable[[], None] | None = None,
 ) -> None:
     """Serve requests until SIGTERM or SIGINT, then shut down gracefully.
+
+    A worker serves on the sockets that its parent names.
 
     For `linger` seconds (a second signal ends them) the process still serves requests, but closes each connection with
     the response, so that a load balancer in front moves to other instances. Then connections in the accept queue are
@@ -44,7 +53,12 @@ def serve(
     """
     warn_if_untested()
     app[OPEN_CONNECTIONS].fit(_raised_descriptors())
-    uvloop.run(_serve(app, listener, linger, announce or (lambda: None)))
+    worker = listener if isinstance(listener, Worker) else None
+    if worker is not None:
+        set_workers(worker.workers)
+        app[EXPOSITION] = worker.exposition
+    listeners = worker.listeners if worker is not None else [listener]
+    uvloop.run(_serve(app, _Acceptor(listeners), worker, linger, announce or (lambda: None)))
 
 
 def _raised_descriptors() -> int:
@@ -57,8 +71,8 @@ def _raised_descriptors() -> int:
     return wanted
 
 
-def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket.socket:
-    """Open a listening socket.
+def listening(host: str, port: int, *, host_from: str, port_from: str, is_shared: bool = False) -> socket.socket:
+    """Open a listening socket; if it `is_shared`, others of this user may listen on the same port.
 
     `host_from` and `port_from` name the settings or options that the values come from. Raises WrongSetting with the
     name of the one that is at fault.
@@ -67,7 +81,9 @@ def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         # `::` listens for both protocols; IPv4 clients then have IPv4-mapped IPv6 addresses.
         both = address[0] == "::" and socket.has_dualstack_ipv6()
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        listener = socket.create_server(
+            address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=is_shared
+        )
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accepted connections inherit it
     except (OSError, OverflowError) as error:
         setting = port_from if getattr(error, "errno", None) in _ABOUT_THE_PORT else host_from
@@ -75,6 +91,18 @@ def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket
         raise WrongSetting(f"{setting}: cannot listen on {address_text(host, port)}: {reason}") from None
     listener.setblocking(False)
     return listener
+
+
+def listening_for_workers(
+    host: str, port: int, workers: int, *, host_from: str, port_from: str
+) -> Sequence[socket.socket]:
+    """Open a listening socket for each worker, all on one port: the kernel spreads new connections over them.
+
+    The port must be free, also of sockets that others would share. Raises WrongSetting as `listening` does.
+    """
+    with listening(host, port, host_from=host_from, port_from=port_from) as reserved:
+        port = reserved.getsockname()[1]
+    return [listening(host, port, host_from=host_from, port_from=port_from, is_shared=True) for _ in range(workers)]
 
 
 def address_text(host: str, port: int) -> str:
@@ -87,15 +115,17 @@ def runner_of(app: web.Application) -> web.AppRunner:
     return web.AppRunner(app, shutdown_timeout=STOP_WITHIN, **OPTIONS)
 
 
-async def _serve(app: web.Application, listener: socket.socket, linger: float, announce: Callable[[], None]) -> None:
+async def _serve(
+    app: web.Application, acceptor: "_Acceptor", worker: Worker | None, linger: float, announce: Callable[[], None]
+) -> None:
     runner = runner_of(app)
-    spare = listener.dup()  # keeps the accept queue alive when the server closes its own descriptor
     try:
         await runner.setup()
         connect = connections(runner)
-        server = await asyncio.get_running_loop().create_server(connect, sock=listener, backlog=BACKLOG)
         _relax_garbage_collection()
         stop = _signals()
+        accept = partial(acceptor.accept_on, connect)
+        await (accept({0}) if worker is None else worker.join(accept))
         announce()
         await stop.get()
         app[DRAIN].on = True
@@ -104,12 +134,64 @@ async def _serve(app: web.Application, listener: socket.socket, linger: float, a
                 await stop.get()
         except TimeoutError:
             pass
-        server.close()
-        await _take_over_queued(connect, spare)
+        await acceptor.take_over_queued(connect)
         await _close_idle(app[OPEN_CONNECTIONS])
     finally:
-        spare.close()
+        acceptor.close()
         await runner.cleanup()
+        if worker is not None:
+            await worker.leave()
+
+
+Connect = Callable[[], BoundedConnection]
+"""A protocol factory."""
+
+
+class _Acceptor:
+    """Accepts connections on listening sockets, and on which of them may change."""
+
+    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+        self._listeners = listeners
+        self._servers: dict[int, asyncio.Server] = {}
+        self._is_closed = False
+
+    async def accept_on(self, connect: Connect, numbers: Set[int]) -> None:
+        """Accept on the listeners with these numbers, and no longer on others, which stay open."""
+        for number in self._servers.keys() - numbers:
+            self._servers.pop(number).close()
+        for number in numbers - self._servers.keys():
+            if not self._is_closed:
+                self._servers[number] = await self._server(connect, self._listeners[number])
+
+    async def take_over_queued(self, connect: Connect) -> None:
+        """Accept the connections that are still in the kernel's queues, then close the sockets for good.
+
+        Also those of other workers, which may have closed them already: the last one that closes a socket must leave
+        nothing in its queue. There is no await between the two: a client that connected in between would be reset
+        after sending its request.
+        """
+        loop = asyncio.get_running_loop()
+        self._stop_accepting()
+        queued = [connection for listener in self._listeners for connection in _queued_before_closing(listener)]
+        for connection in queued:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(connect, connection)
+
+    def close(self) -> None:
+        """Close the sockets. Idempotent."""
+        self._stop_accepting()
+        for listener in self._listeners:
+            listener.close()
+
+    def _stop_accepting(self) -> None:
+        self._is_closed = True
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+
+    async def _server(self, connect: Connect, listener: socket.socket) -> asyncio.Server:
+        # A copy, because the server closes its descriptor, and the queue must outlive it.
+        return await asyncio.get_running_loop().create_server(connect, sock=listener.dup(), backlog=BACKLOG)
 
 
 def _relax_garbage_collection() -> None:
@@ -123,7 +205,7 @@ def _relax_garbage_collection() -> None:
     gc.set_threshold(GARBAGE_AFTER)
 
 
-def connections(runner: web.AppRunner) -> Callable[[], BoundedConnection]:
+def connections(runner: web.AppRunner) -> "Connect":
     """The protocol factory for a runner that is set up."""
     if runner.server is None:
         raise RuntimeError("the runner is not set up")
@@ -142,22 +224,15 @@ def _signals() -> asyncio.Queue[signal.Signals]:
     return received
 
 
-async def _take_over_queued(connect: Callable[[], BoundedConnection], spare: socket.socket) -> None:
-    """Accept the connections that are still in the kernel's queue, then close the socket for good.
-
-    There is no await between the two: a client that connected in between would be reset after sending its request.
-    """
-    loop = asyncio.get_running_loop()
+def _queued_before_closing(listener: socket.socket) -> Sequence[socket.socket]:
+    """The connections in the queue of the socket, which is closed as soon as the queue is empty."""
     queued = []
-    spare.setblocking(False)
     try:
         while True:
-            queued.append(spare.accept()[0])
+            queued.append(listener.accept()[0])
     except BlockingIOError:
-        spare.close()
-    for connection in queued:
-        connection.setblocking(False)
-        await loop.connect_accepted_socket(connect, connection)
+        listener.close()
+    return queued
 
 
 async def _close_idle(connections: OpenConnections) -> None:

@@ -19,6 +19,8 @@ from libs.client_address import TrustedProxies
 from libs.encryption import KeyRing
 from libs.oauth.login_limits import Limit
 from libs.outbound.ssrf import parse_denylist
+from libs.workers.number import MOST as MOST_WORKERS
+from libs.workers.number import worker_count
 
 PREFIX = "TOKENWIRE_"
 FILE = "_FILE"
@@ -177,6 +179,12 @@ class ServerSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    workers: Annotated[int, BeforeValidator(worker_count)] = Field(
+        1,
+        ge=1,
+        le=MOST_WORKERS,
+        description="Processes that share the port; auto: as many as there are cores available.",
+    )
     public_url: BaseUrl = Field(
         "http://127.0.0.1:8080", description="URL at which clients reach the edge; part of the issuer."
     )

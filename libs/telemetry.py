@@ -2,7 +2,7 @@
 
 import platform
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from libs.version import VERSION
+from libs.workers.metric_families import Families
 
 
 class _Latency:
@@ -152,12 +153,71 @@ EVENT_LOOP_LAG = Gauge(
     "tokenwire_event_loop_lag_seconds", "How late the event loop ran a timer: the worst of the last thirty seconds."
 )
 MEMORY_LIMIT = Gauge("tokenwire_memory_limit_bytes", "The memory limit of the container; 0: there is none.")
+WORKERS = Gauge("tokenwire_workers", "Processes of this service that share its port (TOKENWIRE_WORKERS).")
 BUILD_INFO = Gauge(
-    "tokenwire_build_info", "Always 1; the labels are the versions of Tokenwire and Python.", ("version", "python")
+    "tokenwire_build_info",
+    "Always 1; the labels are the versions of Tokenwire and Python, and the number of workers.",
+    ("version", "python", "workers"),
 )
-BUILD_INFO.labels(VERSION, platform.python_version()).set(1)
+
+ACROSS_WORKERS: Mapping[str, str] = {
+    # What each worker has of its own adds up.
+    "tokenwire_outbox_waiting": "sum",
+    "tokenwire_cached_tokens": "sum",
+    "tokenwire_usage_waiting": "sum",
+    "tokenwire_limit_waiting": "sum",
+    "tokenwire_webhooks_in_flight": "sum",
+    "process_resident_memory_bytes": "sum",
+    "process_virtual_memory_bytes": "sum",
+    # What all of them look up in the same place, or the worst of them.
+    "tokenwire_outbox_backlog": "max",
+    "tokenwire_outbox_oldest_seconds": "max",
+    "tokenwire_outbox_refused": "max",
+    "tokenwire_outbox_refused_oldest_seconds": "max",
+    "tokenwire_queue_messages": "max",
+    "tokenwire_dead_letters": "max",
+    "tokenwire_reconciliation_events": "max",
+    "tokenwire_reconciliation_notifications": "max",
+    "tokenwire_reconciliation_time_seconds": "max",
+    # Each worker shows the same result once it has looked; until then its value is 0.
+    "tokenwire_reconciliation_balanced": "max",
+    "tokenwire_event_loop_lag_seconds": "max",
+    "tokenwire_memory_limit_bytes": "max",
+    "tokenwire_workers": "max",
+    "tokenwire_build_info": "max",
+    "python_info": "max",
+    # Limits and what is used of them belong to one worker: the one with the most.
+    "process_open_fds": "max",
+    "process_max_fds": "max",
+    # 1 means that all is well, so one worker with 0 counts.
+    "tokenwire_background_task_up": "min",
+    "tokenwire_dependency_up": "min",
+    # The parent replaces it with its own.
+    "process_start_time_seconds": "min",
+}
+"""How the values of a gauge are combined over the workers of a service. Counters and histograms are summed."""
+
+
+def set_workers(number: int) -> None:
+    """Show the number of workers of this service."""
+    WORKERS.set(number)
+    BUILD_INFO.clear()
+    BUILD_INFO.labels(VERSION, platform.python_version(), str(number)).set(1)
+
+
+set_workers(1)
+
+
+def families() -> Families:
+    """The metrics of this process as data, to be added to those of other workers."""
+    found = Families()
+    for metric in REGISTRY.collect():
+        family = found.family(metric.name, metric.documentation, metric.type, ACROSS_WORKERS.get(metric.name, "sum"))
+        for sample in metric.samples:
+            family.add(sample.name, tuple(sample.labels.items()), sample.value)
+    return found
 
 
 def exposition() -> bytes:
-    """All metrics in the Prometheus text format."""
+    """All metrics of this process in the Prometheus text format."""
     return generate_latest()

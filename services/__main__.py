@@ -8,25 +8,43 @@ import secrets
 import shlex
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
 from aiohttp import web
 from pydantic import Field, SecretStr
 
 from libs import logging
 from libs.bus.local import LocalBus
 from libs.bus.port import Bus
+from libs.bus.worker_relay import bus_of
 from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET, PASSWORD, USERNAME
 from libs.encryption import KeyRing, public_key_of
 from libs.http.health_endpoints import Health
-from libs.runtime import URLS, Deps, Parser, new_application, new_deps, say_listening, say_stopped, warn_of_misspellings
-from libs.serving import listening, serve
+from libs.runtime import (
+    URLS,
+    Deps,
+    Parser,
+    add_worker_option,
+    new_application,
+    new_deps,
+    say_listening,
+    say_stopped,
+    serve_as,
+    warn_of_misspellings,
+)
+from libs.serving import listening, listening_for_workers, serve
 from libs.settings import Environment, LogFormat, Settings, WrongSetting, load, read_as
 from libs.store.backup import BackupFailed
 from libs.store.mongo import Conflict
 from libs.version import VERSION
+from libs.workers.launch import require_workers, worker_command
+from libs.workers.membership import Membership
+from libs.workers.parent import Workers
+from libs.workers.worker import Worker
 from services import backup_command, dead_letters_command, reencrypt
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings
@@ -40,6 +58,7 @@ from services.doctor import command as doctor
 from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
+from services.health import ask
 from services.local_secrets import Damaged, kept, read, replaced
 from services.management import app as management
 from services.management.settings import ManagementSettings, require_operator_key
@@ -150,11 +169,15 @@ def _base(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _banner(base: str, operator: str, kept_in: Path, data: Path, *, demo: bool, problems: Sequence[str]) -> str:
+def _banner(
+    base: str, operator: str, kept_in: Path, data: Path, *, demo: bool, problems: Sequence[str], workers: int = 1
+) -> str:
     """The text printed at the start; `operator` is the operator key, or where to find it."""
     state = "listens" if any("MONGODB" in line for line in problems) else "is ready"
     headline = "\n\n".join([f"Tokenwire {state} on {base}", *problems])
     lines = [f"\n{headline}\n\n  console        {base}{CONSOLE}/\n  operator key   {operator}"]
+    if workers > 1:
+        lines.append(f"  workers        {workers}")
     if demo:
         lines.append(
             f"""  demo client    {CLIENT_ID} / {CLIENT_SECRET}
@@ -200,7 +223,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m services", description="Run every service in one process on one port, or one of the commands."
     )
     parser.add_argument("--version", action="version", version=f"tokenwire {VERSION}")
-    parser.set_defaults(host=None, port=None, data=Path(".data"))
+    parser.set_defaults(host=None, port=None, data=Path(".data"), embedded=False)
     _add_options(parser)
     commands = parser.add_subparsers(
         dest="command",
@@ -220,6 +243,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=absent, help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=absent, help="port to listen on (8080)")
     parser.add_argument("--data", type=_path, default=absent, help="directory for keys and data (.data)")
+    # Only the parent process gives these, to its workers.
+    parser.add_argument("--embedded", action="store_true", default=absent, help=argparse.SUPPRESS)
+    add_worker_option(parser)
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
@@ -259,31 +285,47 @@ def _make_usable(data: Path) -> None:
         )
 
 
+_NOT_SETTINGS = frozenset({"data", "command", "embedded", "worker"})
+
+
 def _run(arguments: argparse.Namespace) -> None:
-    given = {
-        name: value for name, value in vars(arguments).items() if value is not None and name not in {"data", "command"}
-    }
+    given = {name: value for name, value in vars(arguments).items() if value is not None and name not in _NOT_SETTINGS}
     settings = load(AllInOneSettings, URLS, **given)
-    logging.configure(settings.log_level, settings.log_format is LogFormat.JSON, "tokenwire")
-    warn_of_misspellings(AllInOneSettings)
+    worker: Membership | None = arguments.worker
+    is_json = settings.log_format is LogFormat.JSON
+    logging.configure(settings.log_level, is_json, "tokenwire", worker.number if worker else None)
     data: Path = arguments.data
+    if worker is not None:
+        _run_worker(Worker(worker), settings, data, has_embedded_mongo=arguments.embedded)
+        return
+    warn_of_misspellings(AllInOneSettings)
     _make_usable(data)
     values = _completed(settings, data)
     mongo = None if settings.mongodb_url.get_secret_value() else EmbeddedMongo(data)
+    if settings.workers > 1:
+        _run_workers(settings, values, data, mongo, given)
+    else:
+        _run_alone(settings, values, data, mongo, given)
+    say_stopped()
+    print("Tokenwire has stopped", flush=True)  # noqa: T201 - for the person at the terminal
+
+
+def _run_alone(
+    settings: AllInOneSettings,
+    values: dict[str, object],
+    data: Path,
+    mongo: EmbeddedMongo | None,
+    given: Mapping[str, object],
+) -> None:
     bus = None if settings.amqp_url.get_secret_value() else LocalBus()
-    # The demo client's secret is public, so it must never exist outside a developer's machine.
-    demo = mongo is not None and settings.environment is Environment.DEVELOPMENT
+    demo = _has_demo_data(settings, is_embedded=mongo is not None)
     try:
         with _listener(settings, given) as listener:
             port = listener.getsockname()[1]
             base = _base(settings.host, port)
-            if "public_url" not in settings.model_fields_set:
-                values["public_url"] = base
-            values["services_url"] = base
+            values |= _urls(settings, base)
             if mongo:
-                print("starting MongoDB …", flush=True)  # noqa: T201 - for the person at the terminal
-                asyncio.run(mongo.start())
-                values["mongodb_url"] = mongo.url
+                values["mongodb_url"] = _started(mongo)
             app, deps = _installed(settings, {"amqp_url": "local", **values}, bus)
             if mongo:
                 _keep_running(app, deps, mongo)
@@ -292,8 +334,7 @@ def _run(arguments: argparse.Namespace) -> None:
             problems = _StartupProblems(deps.health)
             app.on_startup.append(problems.look)
             path = data / "operator-key"
-            own_key = bool(settings.bootstrap_operator_key.get_secret_value())
-            operator = _operator_line(str(values["bootstrap_operator_key"]), path, given=own_key)
+            operator = _given_or_kept_operator_key(settings, values, path)
 
             def announce() -> None:
                 say_listening(settings, listener)
@@ -303,18 +344,125 @@ def _run(arguments: argparse.Namespace) -> None:
     finally:
         if mongo:
             asyncio.run(mongo.stop())
-    say_stopped()
-    print("Tokenwire has stopped", flush=True)  # noqa: T201 - as above
+
+
+def _run_workers(
+    settings: AllInOneSettings,
+    values: dict[str, object],
+    data: Path,
+    mongo: EmbeddedMongo | None,
+    given: Mapping[str, object],
+) -> None:
+    """Run the embedded MongoDB in this process, and the services in several others."""
+    require_workers()
+    sockets = listening_for_workers(settings.host, settings.port, settings.workers, **_sources(given))
+    base = _base(settings.host, sockets[0].getsockname()[1])
+    # What is wrong with the settings is said here once, and not by every worker.
+    _installed(settings, {"amqp_url": "local", **values, **_urls(settings, base), **_unused(mongo)}, LocalBus())
+    path = data / "operator-key"
+    operator = _given_or_kept_operator_key(settings, values, path)
+    demo = _has_demo_data(settings, is_embedded=mongo is not None)
+
+    def announce() -> None:
+        problems = _problem_lines(_states_at(f"{base}/readyz"))
+        banner = _banner(base, operator, path, data, demo=demo, problems=problems, workers=settings.workers)
+        print(banner, flush=True)  # noqa: T201 - for the person at the terminal
+
+    async def run(workers: Workers) -> int:
+        keeping = asyncio.create_task(mongo.keep_running()) if mongo else None
+        status = await workers.run()
+        if keeping:
+            keeping.cancel()
+        return status
+
+    try:
+        environment = {"TOKENWIRE_MONGODB_URL": _started(mongo)} if mongo else {}
+        command = [*worker_command(), *(["--embedded"] if mongo else [])]
+        workers = Workers(
+            command,
+            sockets,
+            linger=settings.linger,
+            ready=lambda: _in_thread(announce),
+            environment=environment,
+        )
+        status = asyncio.run(run(workers))
+    finally:
+        if mongo:
+            asyncio.run(mongo.stop())
+    if workers.complaint:
+        _end(f"python -m services: {workers.complaint}", status)
+    if status:
+        sys.exit(status)
+
+
+def _run_worker(worker: Worker, settings: AllInOneSettings, data: Path, *, has_embedded_mongo: bool) -> None:
+    """Run every service as one of several processes."""
+    port = worker.listeners[0].getsockname()[1]
+    values = _completed(settings, data) | _urls(settings, _base(settings.host, port))
+    bus = None if settings.amqp_url.get_secret_value() else bus_of(worker)
+    app, deps = _installed(settings, {"amqp_url": "local", **values}, bus)
+    if worker.number == 1 and _has_demo_data(settings, is_embedded=has_embedded_mongo):
+        app.cleanup_ctx.append(_with_demo_data(deps, data / "demo-loaded", port))
+    app.on_startup.append(_StartupProblems(deps.health).look)
+    serve_as(worker, settings, app)
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """Run this in a thread, because it blocks."""
+    threading.Thread(target=work, daemon=True).start()
+
+
+def _states_at(url: str) -> Mapping[str, str]:
+    """The state of each dependency by name, as `/readyz` says; nothing if it does not respond."""
+    _, line = ask(url)
+    _, _, body = line.partition("{")
+    try:
+        states: Mapping[str, str] = orjson.loads("{" + body)
+    except orjson.JSONDecodeError:
+        return {}
+    return states
+
+
+def _has_demo_data(settings: AllInOneSettings, *, is_embedded: bool) -> bool:
+    # The demo client's secret is public, so it must never exist outside a developer's machine.
+    return is_embedded and settings.environment is Environment.DEVELOPMENT
+
+
+def _urls(settings: AllInOneSettings, base: str) -> dict[str, object]:
+    """The URLs that follow the address and the port."""
+    own = {} if "public_url" in settings.model_fields_set else {"public_url": base}
+    return {**own, "services_url": base}
+
+
+def _unused(mongo: EmbeddedMongo | None) -> dict[str, object]:
+    """A URL in place of that of an embedded MongoDB that has not been started."""
+    return {"mongodb_url": "mongodb://127.0.0.1/?replicaSet=rs0"} if mongo else {}
+
+
+def _started(mongo: EmbeddedMongo) -> str:
+    """Start the embedded MongoDB; its URL."""
+    print("starting MongoDB …", flush=True)  # noqa: T201 - for the person at the terminal
+    asyncio.run(mongo.start())
+    return mongo.url
+
+
+def _given_or_kept_operator_key(settings: AllInOneSettings, values: Mapping[str, object], path: Path) -> str:
+    """The banner's line about the operator key, which is stored."""
+    given = bool(settings.bootstrap_operator_key.get_secret_value())
+    return _operator_line(str(values["bootstrap_operator_key"]), path, given=given)
 
 
 def _listener(settings: AllInOneSettings, given: Mapping[str, object]) -> socket.socket:
     """Bind the port before anything is started, so that a taken port has no side effects. Raises WrongSetting."""
-    return listening(
-        settings.host,
-        settings.port,
-        host_from="--host" if "host" in given else "TOKENWIRE_HOST",
-        port_from="--port (PORT= of make run)" if "port" in given else "TOKENWIRE_PORT",
-    )
+    return listening(settings.host, settings.port, **_sources(given))
+
+
+def _sources(given: Mapping[str, object]) -> Mapping[str, str]:
+    """Where the address and the port come from, for the message that one of them is wrong."""
+    return {
+        "host_from": "--host" if "host" in given else "TOKENWIRE_HOST",
+        "port_from": "--port (PORT= of make run)" if "port" in given else "TOKENWIRE_PORT",
+    }
 
 
 def _keep_running(app: web.Application, deps: Deps, mongo: EmbeddedMongo) -> None:
@@ -334,10 +482,15 @@ class _StartupProblems:
         deadline = asyncio.get_running_loop().time() + CONNECTED_WITHIN
         while True:
             states = await self._health.look()
-            self.lines = [say.format(states[name]) for name, say in _PROBLEM_TEXTS.items() if states[name] != "ok"]
+            self.lines = _problem_lines(states)
             if all(state == "ok" for state in states.values()) or asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(0.05)
+
+
+def _problem_lines(states: Mapping[str, str]) -> list[str]:
+    """A line for each of MongoDB and RabbitMQ that is missing."""
+    return [say.format(states[name]) for name, say in _PROBLEM_TEXTS.items() if states.get(name, "ok") != "ok"]
 
 
 _PROBLEM_TEXTS = {

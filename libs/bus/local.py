@@ -10,7 +10,7 @@ those end with the process.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from libs.bus.handling import Ending, backoff, handle
 from libs.bus.port import (
@@ -41,8 +41,10 @@ STOP_TIMEOUT = 3.0
 class LocalBroker:
     """The queues. Every LocalBus on the same LocalBroker is another instance on the same bus."""
 
-    def __init__(self) -> None:
+    def __init__(self, relay: Callable[[Message], None] | None = None) -> None:
         self.queues: dict[str, _Queue] = {}
+        self._relay = relay
+        """Called with each event, to bring it to the broadcasts of other processes."""
 
     def pool(self, subscription: Subscription) -> "_Queue":
         """The pool's queue, created at the first subscription, bound to the keys of every subscription."""
@@ -72,7 +74,15 @@ class LocalBroker:
         if not queues and message.exchange is not Exchange.EVENTS and message.key != PROBE_KEY:
             return None
         copies = [queue.put(message) for queue in queues]
+        if self._relay is not None and message.exchange is Exchange.EVENTS:
+            self._relay(message)
         return [copy for queue, copy in zip(queues, copies, strict=True) if queue.confirms]
+
+    def relayed(self, message: Message) -> None:
+        """Put an event of another process into the broadcasts; the pools of that process handle it."""
+        for queue in self.queues.values():
+            if not queue.confirms and queue.matches(message):
+                queue.put(message)
 
 
 class LocalBus:

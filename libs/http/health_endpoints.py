@@ -22,6 +22,9 @@ PING_TIMEOUT = 2.0
 LOOK_EVERY = 5.0
 """Seconds between two checks of the dependencies, for the metric and the log."""
 
+EXPOSITION: web.AppKey[Callable[[], Awaitable[bytes]]] = web.AppKey("exposition")
+"""Where the metrics of all workers of the service come from, if it has several."""
+
 _OK = "ok"
 
 log = structlog.get_logger("health")
@@ -144,12 +147,14 @@ class Health:
             name="metrics",
             tag="Process",
             summary="Get metrics",
-            description="Metrics of this process in Prometheus' text format.",
+            description="Metrics of this instance, all its workers together, in Prometheus' text format.",
             caller=Caller.ANYBODY,
             responses={200: ResponseSpec(description="The metrics.", media_type="text/plain")},
             supports_head=True,
         )
     )
-    async def metrics(self, _request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
         """The metrics in the Prometheus text format."""
-        return web.Response(body=exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        of_all_workers = request.app.get(EXPOSITION)
+        body = exposition() if of_all_workers is None else await of_all_workers()
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
