@@ -31,8 +31,11 @@ R = TypeVar("R")
 class PasswordHasher:
     """Hashes and verifies passwords. A hash is a PHC string, which contains its parameters."""
 
-    def __init__(self, threads: int | None = None, max_waiting_per_thread: int = MAX_WAITING_PER_THREAD) -> None:
-        self._threads = threads or max(1, min(MAX_THREADS, (os.cpu_count() or 2) - 1))
+    def __init__(
+        self, threads: int | None = None, max_waiting_per_thread: int = MAX_WAITING_PER_THREAD, *, workers: int = 1
+    ) -> None:
+        """Without a number of threads, as many as one of so many `workers` may have."""
+        self._threads = threads or max(1, min(MAX_THREADS, (os.cpu_count() or 2) - 1) // workers)
         self._capacity = self._threads * (1 + max_waiting_per_thread)
         self._in_use = 0
         self._argon2 = Argon2(time_cost=ITERATIONS, memory_cost=MEMORY_KIB, parallelism=1, type=Type.ID)

@@ -53,11 +53,13 @@ def serve(
     """
     warn_if_untested()
     app[OPEN_CONNECTIONS].fit(_raised_descriptors())
-    worker = listener if isinstance(listener, Worker) else None
-    if worker is not None:
-        set_workers(worker.workers)
-        app[EXPOSITION] = worker.exposition
-    listeners = worker.listeners if worker is not None else [listener]
+    if isinstance(listener, Worker):
+        worker: Worker | None = listener
+        listeners = listener.listeners
+        set_workers(listener.workers)
+        app[EXPOSITION] = listener.exposition
+    else:
+        worker, listeners = None, [listener]
     uvloop.run(_serve(app, _Acceptor(listeners), worker, linger, announce or (lambda: None)))
 
 
@@ -71,26 +73,18 @@ def _raised_descriptors() -> int:
     return wanted
 
 
-def listening(host: str, port: int, *, host_from: str, port_from: str, is_shared: bool = False) -> socket.socket:
-    """Open a listening socket; if it `is_shared`, others of this user may listen on the same port.
+def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket.socket:
+    """Open a listening socket.
 
     `host_from` and `port_from` name the settings or options that the values come from. Raises WrongSetting with the
     name of the one that is at fault.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # `::` listens for both protocols; IPv4 clients then have IPv4-mapped IPv6 addresses.
-        both = address[0] == "::" and socket.has_dualstack_ipv6()
-        listener = socket.create_server(
-            address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=is_shared
-        )
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accepted connections inherit it
+        return _listener(host, port, is_shared=False)
     except (OSError, OverflowError) as error:
         setting = port_from if getattr(error, "errno", None) in _ABOUT_THE_PORT else host_from
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise WrongSetting(f"{setting}: cannot listen on {address_text(host, port)}: {reason}") from None
-    listener.setblocking(False)
-    return listener
 
 
 def listening_for_workers(
@@ -98,11 +92,23 @@ def listening_for_workers(
 ) -> Sequence[socket.socket]:
     """Open a listening socket for each worker, all on one port: the kernel spreads new connections over them.
 
-    The port must be free, also of sockets that others would share. Raises WrongSetting as `listening` does.
+    The port must be free, also of sockets that would share it. Raises WrongSetting as `listening` does.
     """
     with listening(host, port, host_from=host_from, port_from=port_from) as reserved:
         port = reserved.getsockname()[1]
-    return [listening(host, port, host_from=host_from, port_from=port_from, is_shared=True) for _ in range(workers)]
+    return [_listener(host, port, is_shared=True) for _ in range(workers)]
+
+
+def _listener(host: str, port: int, *, is_shared: bool) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    # `::` listens for both protocols; IPv4 clients then have IPv4-mapped IPv6 addresses.
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    listener = socket.create_server(
+        address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=is_shared
+    )
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accepted connections inherit it
+    listener.setblocking(False)
+    return listener
 
 
 def address_text(host: str, port: int) -> str:

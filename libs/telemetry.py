@@ -160,6 +160,16 @@ BUILD_INFO = Gauge(
     ("version", "python", "workers"),
 )
 
+# Only the parent of several workers has values for these, and adds them to the metrics of the workers.
+WORKER_UP = Gauge("tokenwire_worker_up", "1: the worker is ready and reports its metrics; 0: it does not.", ("worker",))
+WORKER_RESTARTS = Counter(
+    "tokenwire_worker_restarts_total", "How often the worker has ended unexpectedly.", ("worker",)
+)
+WORKER_REQUESTS = Counter("tokenwire_worker_http_requests_total", "HTTP requests, by worker.", ("worker",))
+WORKER_CPU = Counter("tokenwire_worker_cpu_seconds_total", "Processor time in seconds, by worker.", ("worker",))
+WORKER_MEMORY = Gauge("tokenwire_worker_resident_memory_bytes", "Resident memory, by worker.", ("worker",))
+WORKER_LAG = Gauge("tokenwire_worker_event_loop_lag_seconds", "Lag of the event loop, by worker.", ("worker",))
+
 ACROSS_WORKERS: Mapping[str, str] = {
     # What each worker has of its own adds up.
     "tokenwire_outbox_waiting": "sum",
@@ -189,6 +199,10 @@ ACROSS_WORKERS: Mapping[str, str] = {
     # Limits and what is used of them belong to one worker: the one with the most.
     "process_open_fds": "max",
     "process_max_fds": "max",
+    # The parent adds them, one for each worker.
+    "tokenwire_worker_up": "max",
+    "tokenwire_worker_resident_memory_bytes": "max",
+    "tokenwire_worker_event_loop_lag_seconds": "max",
     # 1 means that all is well, so one worker with 0 counts.
     "tokenwire_background_task_up": "min",
     "tokenwire_dependency_up": "min",

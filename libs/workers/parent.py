@@ -424,21 +424,17 @@ class Workers:
             if process.number == worker.number:
                 of_worker.add(process.families)
 
-        def add(name: str, documentation: str, value: float, *, type: str = "gauge") -> None:
-            sample = f"{name}_total" if type == "counter" else name
-            families.family(name, documentation, type, "max").add(sample, label, value)
+        def add(name: str, value: float) -> None:
+            # Declared in libs/telemetry.py, so the workers that report have them, without a series.
+            families.family(name.removesuffix("_total"), "").add(name, label, value)
 
-        add("tokenwire_worker_up", "1: the worker is ready and reports its metrics; 0: it does not.", float(up))
-        add(
-            "tokenwire_worker_restarts", "How often the worker has ended unexpectedly.", worker.restarts, type="counter"
-        )
-        requests = of_worker.total(_REQUESTS)
-        add("tokenwire_worker_http_requests", "HTTP requests, by worker.", requests, type="counter")
-        seconds = of_worker.total(_SECONDS)
-        add("tokenwire_worker_cpu_seconds", "Processor time in seconds, by worker.", seconds, type="counter")
+        add("tokenwire_worker_up", float(up))
+        add("tokenwire_worker_restarts_total", worker.restarts)
+        add("tokenwire_worker_http_requests_total", of_worker.total(_REQUESTS))
+        add("tokenwire_worker_cpu_seconds_total", of_worker.total(_SECONDS))
         if up:
-            add("tokenwire_worker_resident_memory_bytes", "Resident memory, by worker.", of_worker.total(_MEMORY))
-            add("tokenwire_worker_event_loop_lag_seconds", "Lag of the event loop, by worker.", of_worker.total(_LAG))
+            add("tokenwire_worker_resident_memory_bytes", of_worker.total(_MEMORY))
+            add("tokenwire_worker_event_loop_lag_seconds", of_worker.total(_LAG))
 
     # Tasks
 

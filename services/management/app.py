@@ -58,7 +58,7 @@ TYK_GATEWAY_OPERATIONS = operations_of(
 def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> None:
     """Put the management API on the application."""
     access, store = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now), deps.store
-    passwords = PasswordHasher()
+    passwords = PasswordHasher(workers=settings.workers)
     subscribers = StreamSubscribers()
 
     def event_context() -> EventContext:

@@ -31,7 +31,7 @@ def install(app: web.Application, settings: TokenSettings, deps: Deps) -> None:
     sealer = Sealer(base64.b64decode(settings.notifier_public_key))
     limiter = IssuanceLimiter(deps.store.attempts, Limit.parse(settings.issuance_limit))
     issuer = Issuer(deps.store.grants, deps.token_format, sealer, event_context, limiter)
-    passwords = PasswordHasher()
+    passwords = PasswordHasher(workers=settings.workers)
     handlers = by_grant_type(
         AuthorizationCode(issuer),
         ClientCredentials(issuer),

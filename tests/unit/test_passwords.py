@@ -108,3 +108,14 @@ def test_a_machine_with_many_cores_does_not_exceed_a_containers_memory(monkeypat
         assert many._pool._max_workers * MEMORY_KIB * 1024 <= 512 * 2**20 / 3
     finally:
         many.close()
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 7), (8, 2, 3), (8, 8, 1), (64, 4, 2), (1, 2, 1)])
+def test_workers_divide_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int) -> None:
+    """Workers of one service have together no more threads than one process, except that each has one."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    hasher = PasswordHasher(workers=workers)
+    try:
+        assert hasher._pool._max_workers == threads
+    finally:
+        hasher.close()

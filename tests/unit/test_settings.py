@@ -23,6 +23,7 @@ NEEDED = {
 WRONG = {
     "ENVIRONMENT": ["testing", "Production"],
     "PORT": ["-1", "65536", "http", "8080.5"],
+    "WORKERS": ["", "0", "-1", "129", "1.5", "many", "Auto"],
     "PUBLIC_URL": ["", "https://", "ftp://host/", "host:8080", "/path", "https://host/?a=b", "https://host/#a"],
     "MONGODB_DATABASE": ["", "a b", "a/b", "a.b", "$a", "a" * 39],
     "DECLARE_TOPOLOGY": ["perhaps", "2"],
