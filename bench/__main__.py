@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import abuse, arrival, check, growth, options, publish, refresh, tokens, webhooks
+from bench import abuse, arrival, check, growth, options, publish, refresh, tokens, webhooks, workers
 from bench.report import MeasurementFailed, Report
 from bench.testbed import Testbed
 from libs import logging
@@ -24,6 +24,7 @@ MEASUREMENTS: dict[str, Callable[[Testbed], Report]] = {
     "growth": growth.measure,
     "publish": publish.measure,
     "abuse": abuse.measure,
+    "workers": workers.measure,
 }
 
 

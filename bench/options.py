@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
-MEASUREMENTS = ("tokens", "refresh", "webhooks", "arrival", "check", "growth", "publish", "abuse")
+MEASUREMENTS = ("tokens", "refresh", "webhooks", "arrival", "check", "growth", "publish", "abuse", "workers")
 """The modules of the benchmarks, in the order in which they run."""
-BY_NAME = ("growth", "publish", "abuse")
-"""Measured only by name: growth and abuse take minutes, publish justifies the publish encoder."""
+BY_NAME = ("growth", "publish", "abuse", "workers")
+"""Measured only by name: growth and abuse take minutes, publish justifies the publish encoder, and workers needs more
+than one core.
+"""
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:

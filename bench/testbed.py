@@ -39,6 +39,8 @@ class Program:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
+    """Processes that share the port."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ class Running:
     port: int
 
     def cpu_seconds(self) -> float:
-        """Processor time used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Processor time used so far, with that of its workers."""
+        return sum(map(_cpu_seconds, [self.pid, *_children(self.pid)]))
+
+    def requests_by_worker(self) -> Mapping[str, float]:
+        """HTTP requests so far by the number of the worker; nothing without workers."""
+        return _series(self.port, "tokenwire_worker_http_requests_total")
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class System:
         """One of Tokenwire's services, configured for this system."""
         values = {**self.values, "notifier_private_keys": self.notifier_key, **own}
         environment = {f"TOKENWIRE_{name.upper()}": str(value) for name, value in values.items()}
-        return Program(service, [f"services.{service}"], environment)
+        return Program(service, [f"services.{service}"], environment, int(str(own.get("workers", 1))))
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Deps]:
@@ -128,7 +133,7 @@ class Testbed:
         with log.open("ab") as sink:
             process = subprocess.Popen(command, stdout=sink, stderr=sink, env={**os.environ, **program.environment})
         try:
-            if not _ready(process, port):
+            if not _ready(process, port, program.workers):
                 raise MeasurementFailed(f"{program.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             yield Running(process.pid, port)
         finally:
@@ -153,9 +158,11 @@ class Testbed:
             driver += ["--connections", str(connections), "--request", str(file), "--expected", expected]
             _driven(program, [*driver, "--seconds", "0.7", *_chained(chains, running)])
             own = _chained(chains, running)
-            before = running.cpu_seconds()
+            before, requests = running.cpu_seconds(), running.requests_by_worker() if program.workers > 1 else {}
             figures = _driven(program, [*driver, "--seconds", str(self.seconds), *own])
             figures["cpu"] = (running.cpu_seconds() - before) / figures["requests"] * 1e6
+            if requests:
+                figures |= _shares(requests, running.requests_by_worker())
         self.print_progress(f"  {program.name:<12} {connections:>4} connections: {figures['rps']:8.0f}/s")
         return figures
 
@@ -191,11 +198,35 @@ def token_request(
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
-def _ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _children(pid: int) -> Sequence[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _shares(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """`share 1`, `share 2`, …: the part of the requests that each worker had."""
+    requests = {worker: after[worker] - before[worker] for worker in before}
+    return {f"share {worker}": number / sum(requests.values()) for worker, number in requests.items()}
+
+
+def _series(port: int, name: str) -> Mapping[str, float]:
+    """The values of this metric by its only label."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    parts = [line.removeprefix(f"{name}{{").split('"') for line in lines if line.startswith(f"{name}{{")]
+    return {value: float(rest.removeprefix("} ")) for _, value, rest in parts}
+
+
+def _ready(process: "subprocess.Popen[bytes]", port: int, workers: int) -> bool:
     deadline = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if b"degraded" not in urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read():
+            ready = b"degraded" not in urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read()
+            if ready and (workers == 1 or sum(_series(port, "tokenwire_worker_up").values()) == workers):
                 return True
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             pass

@@ -11,11 +11,9 @@ from pathlib import Path
 from aiohttp import web
 
 from libs.http.forms import read_body
-from libs.http.health_endpoints import Health
 from libs.http.responses import json_bytes
-from libs.runtime import main, server_application
+from libs.runtime import application_without_records, main
 from libs.settings import ServerSettings
-from libs.supervision import Supervisor
 
 FAILS = "SERVED_FAILS"
 """Environment variable with the path of that file."""
@@ -41,7 +39,7 @@ async def fail_if_told(_: web.Application) -> None:
 
 def create_app(settings: ServerSettings) -> web.Application:
     """The service."""
-    app = server_application(settings, Health(), Supervisor())
+    app, _ = application_without_records(settings, "served")
     app.router.add_post("/", response)
     app.on_startup.append(fail_if_told)
     return app
