@@ -22,7 +22,7 @@ from tests.acceptance.caller import Caller
 from tests.acceptance.curl import filled_in, pasted
 from tests.acceptance.discretion import Secrets
 from tests.acceptance.programs import Program, run_python
-from tests.acceptance.tenants import import_api, register_client
+from tests.acceptance.tenants import import_api, issued, new_tenant, register_client
 from tests.builders import Response, api_document
 from tests.eventually import eventually
 from tests.ports import free_port
@@ -127,6 +127,43 @@ async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
         await assert_still_there(operator, api_id, client_id, secret)
         os.killpg(own.program.pid, signal.SIGINT)  # Ctrl-C reaches every process in the foreground
         assert await own.program.ended() == 0
+        assert own.processes() == set()
+
+
+async def test_workers_of_make_run_act_as_one(tmp_path: Path) -> None:
+    """With several workers and no RabbitMQ, a token that all of them know is refused by all once it is revoked, a client
+    registered at one is known to all, and nothing is left when it stops.
+    """
+    async with (
+        own_tokenwire(tmp_path, tmp_path / "data", TOKENWIRE_WORKERS="3") as own,
+        aiohttp.ClientSession() as http,
+    ):
+        await own.start()
+        assert "workers        3" in own.banner
+        assert_issued(await pasted(own.commands[0]))
+        # Each call on a connection of its own, so that the calls are spread over the workers.
+        anybody = Caller(http, f"http://127.0.0.1:{own.port}", Secrets()).with_header("Connection", "close")
+        tenant = await new_tenant(anybody, anybody.with_key(own.operator_key))
+        responses = [await tenant.client_credentials() for _ in range(24)]
+        assert {response.status for response in responses} == {200}
+        token = issued(responses[0]).access
+
+        async def statuses() -> set[int]:
+            return {(await tenant.verified(token)).status for _ in range(24)}
+
+        assert await statuses() == {200}
+        revoked = await tenant.operator("POST", f"/api/apis/oauth/{tenant.client_id}/revoke_all")
+        assert revoked.status == 200
+
+        async def refused() -> bool:
+            return await statuses() == {403}
+
+        await eventually(refused, within=3)
+        metrics = (await anybody("GET", "/metrics")).raw.decode()
+        requests = re.findall(r"^tokenwire_worker_http_requests_total\{.*\} (\S+)$", metrics, re.MULTILINE)
+        assert len(requests) == 3
+        assert all(float(number) > 0 for number in requests)
+        assert await own.program.stop() == 0
         assert own.processes() == set()
 
 
