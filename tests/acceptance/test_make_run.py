@@ -131,8 +131,8 @@ async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
 
 
 async def test_workers_of_make_run_act_as_one(tmp_path: Path) -> None:
-    """With several workers and no RabbitMQ, a token that all of them know is refused by all once it is revoked, a client
-    registered at one is known to all, and nothing is left when it stops.
+    """With workers and no RabbitMQ, a client registered at one is known to all, a token that all of them have cached is
+    refused by all once it is revoked, and no process is left when they stop.
     """
     async with (
         own_tokenwire(tmp_path, tmp_path / "data", TOKENWIRE_WORKERS="3") as own,

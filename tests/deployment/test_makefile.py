@@ -72,6 +72,15 @@ def test_run_is_moved_by_port_and_data() -> None:
     assert 'python -m services --port "9000" --data "/some/dir of mine"' in printed
 
 
+@pytest.mark.parametrize(("given", "expected"), [("WORKERS=auto", "auto"), ("WORKERS=3", "3"), ("", None)])
+def test_run_has_the_workers_that_are_given_to_it(given: str, expected: str | None) -> None:
+    """WORKERS= reaches the command as its setting. Its default, which is that of `make test`, does not."""
+    command = ["make", "--dry-run", "run", *([given] if given else [])]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert re.findall(r'TOKENWIRE_WORKERS="(\w+)"', printed) == ([expected] if expected else [])
+    assert "-m services" in printed
+
+
 def test_the_demo_is_pointed_to_a_stack_by_base() -> None:
     """BASE names the stack that the demo runs against."""
     command = ["make", "--dry-run", "demo", "BASE=http://127.0.0.1:8080"]
