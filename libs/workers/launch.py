@@ -23,7 +23,7 @@ def worker_command() -> Sequence[str]:
 def become_parent(program: str, service: str, settings: ServerSettings, sockets: Sequence[socket]) -> NoReturn:
     """Replace this process, its settings checked and its sockets open, with a small one that only keeps workers.
 
-    It keeps the process id, and a fifth of the memory: no library of a service is loaded.
+    It keeps the process id and about 30 MB of memory: no library of a service is loaded.
     """
     for listener in sockets:
         listener.set_inheritable(True)

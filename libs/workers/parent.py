@@ -206,8 +206,12 @@ class Workers:
 
     async def _attend(self, worker: _Worker, process: _Process) -> None:
         """Handle what the process sends, until it ends."""
-        async for frame in process.channel.frames():
-            self._received(process, frame)
+        try:
+            async for frame in process.channel.frames():
+                self._received(process, frame)
+        except Exception as error:  # noqa: BLE001 - whatever it sent, it must be noticed when the process ends
+            log.error("worker_not_understood", worker=process.number, error=type(error).__name__, exc_info=error)
+            process.kill()
         status = await process.process.wait()
         process.channel.close()
         process.ended.set()
@@ -355,6 +359,8 @@ class Workers:
         try:
             new = await self._launched(worker)
             if not await self._became_ready(new):
+                if self._stopping:
+                    return False
                 log.error("worker_not_replaced", worker=worker.number, pid=new.process.pid)
                 new.kill()
                 await new.ended.wait()
