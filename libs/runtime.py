@@ -51,7 +51,7 @@ from libs.tracing.trace_settings import trace_settings
 from libs.version import VERSION
 from libs.workers.launch import become_parent, require_workers
 from libs.workers.membership import Membership
-from libs.workers.worker import Worker
+from libs.workers.worker_process import Worker
 
 log = structlog.get_logger("process")
 

@@ -19,7 +19,7 @@ from libs.http.health_endpoints import EXPOSITION
 from libs.http.open_connections import OPEN_CONNECTIONS, OpenConnections
 from libs.settings import WrongSetting
 from libs.telemetry import set_workers
-from libs.workers.worker import Worker
+from libs.workers.worker_process import Worker
 
 BACKLOG = 1024
 _ABOUT_THE_PORT = {errno.EADDRINUSE, errno.EACCES}

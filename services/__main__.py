@@ -44,7 +44,7 @@ from libs.version import VERSION
 from libs.workers.launch import require_workers, worker_command
 from libs.workers.membership import Membership
 from libs.workers.parent import Workers
-from libs.workers.worker import Worker
+from libs.workers.worker_process import Worker
 from services import backup_command, dead_letters_command, reencrypt
 from services.authorization import app as authorization
 from services.authorization.settings import AuthorizationSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 from libs.bus.local import LocalBroker, LocalBus
 from libs.bus.port import Exchange, Message
-from libs.workers.worker import Worker
+from libs.workers.worker_process import Worker
 
 
 def bus_of(worker: Worker) -> LocalBus:

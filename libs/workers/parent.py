@@ -209,7 +209,7 @@ class Workers:
         try:
             async for frame in process.channel.frames():
                 self._received(process, frame)
-        except Exception as error:  # noqa: BLE001 - whatever it sent, it must be noticed when the process ends
+        except Exception as error:
             log.error("worker_not_understood", worker=process.number, error=type(error).__name__, exc_info=error)
             process.kill()
         status = await process.process.wait()
