@@ -130,7 +130,7 @@ def test_e9_help_of_the_benchmarks_needs_no_installation(bare: Path) -> None:
     python(bare, f'exec {sys.executable} -S "$@"')
     outcome = made(bare, "bench", "B=--help")
     assert (outcome.returncode, outcome.stderr) == (0, "")
-    assert "tokens, webhooks, arrival" in outcome.stdout
+    assert "tokens, refresh, webhooks, arrival" in outcome.stdout
     assert not (bare.parent / "venv").exists()
 
 
