@@ -9,11 +9,10 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
 import structlog
 
@@ -21,6 +20,7 @@ from libs.processes import ending_with_this_process
 from libs.workers.channel import Channel, Frame, Overflow
 from libs.workers.membership import Membership
 from libs.workers.metric_families import Families
+from libs.workers.own_series import add_parent, add_worker
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds before a worker that ended is started again; the delay doubles while it keeps ending early."""
@@ -34,15 +34,12 @@ STOP_WITHIN = 16.0
 """Seconds beyond the linger time after which a worker that should stop is killed."""
 COLLECT_WITHIN = 1.0
 """Seconds that a worker has to report its metrics."""
-PING_EVERY, MOST_UNANSWERED = 10.0, 3
-"""Seconds between two pings to each worker, and unanswered pings after which it counts as hung and is killed."""
+PING_EVERY = 5.0
+"""Seconds between two pings to each worker."""
+AWAY_AFTER, HUNG_AFTER = 1, 6
+"""Unanswered pings after which another worker stands in, and after which the worker is killed."""
 _IN_ORDER = (0, -signal.SIGTERM)
 """Statuses of a process that was told to stop; the second, if it was still starting."""
-_REQUESTS = "tokenwire_http_requests_total"
-_SECONDS = "process_cpu_seconds_total"
-_MEMORY = "process_resident_memory_bytes"
-_STARTED = "process_start_time_seconds"
-_LAG = "tokenwire_event_loop_lag_seconds"
 
 log = structlog.get_logger("workers")
 
@@ -67,6 +64,10 @@ class _Process:
     @property
     def serves(self) -> bool:
         return self.ready.is_set() and not self.stopping and not self.ended.is_set()
+
+    @property
+    def responds(self) -> bool:
+        return self.serves and self.unanswered <= AWAY_AFTER
 
     def send(self, **frame: object) -> None:
         """Send it a frame, or kill it if it has not read for too long."""
@@ -172,8 +173,13 @@ class Workers:
 
     async def _start(self, worker: _Worker) -> None:
         worker.restart = None
-        if not self._stopping:
+        if self._stopping:
+            return
+        try:
             worker.current = await self._launched(worker)
+        except OSError as error:  # no memory, or too many processes
+            delay = self._restart_later(worker)
+            log.error("worker_not_started", worker=worker.number, reason=error.strerror, restart_in_seconds=delay)
 
     async def _launched(self, worker: _Worker) -> _Process:
         self._launching += 1
@@ -227,6 +233,7 @@ class Workers:
                 self._is_ready(process)
             case "pong":
                 process.unanswered = 0
+                self._assign()
             case "report":
                 process.families = Families.from_json(frame["families"])
                 if waiting := process.reports.pop(frame["number"], None):
@@ -250,7 +257,7 @@ class Workers:
         if self._stopping:
             return
         wanted: dict[_Process, set[int]] = {each: set() for each in self._processes if each.ready.is_set()}
-        able = [each.current for each in self._workers if each.current and each.current.serves]
+        able = [each.current for each in self._workers if each.current and each.current.responds]
         for worker in self._workers:
             if worker.current in able:
                 wanted[worker.current].add(worker.number)
@@ -282,16 +289,21 @@ class Workers:
         self._assign()
         if expected or self._is_given_up(worker, process, status):
             return
-        was_stable = process.ready.is_set() and self._now() - process.ready_since >= STABLE_AFTER
-        worker.early_ends = 1 if was_stable else worker.early_ends + 1
-        delay = min(FIRST_DELAY * 2.0 ** (worker.early_ends - 1), LONGEST_DELAY)
+        if process.ready.is_set() and self._now() - process.ready_since >= STABLE_AFTER:
+            worker.early_ends = 0
         facts = {"worker": worker.number, "pid": process.process.pid, "how": how_it_ended(status)}
         if worker.current is not None or self._replacing is worker:
             log.error("worker_ended", **facts)
             return
-        log.error("worker_ended", **facts, restart_in_seconds=delay)
         worker.restarts += 1
+        log.error("worker_ended", **facts, restart_in_seconds=self._restart_later(worker))
+
+    def _restart_later(self, worker: _Worker) -> float:
+        """Start the worker again after a delay, which is returned; it doubles with each end before it was stable."""
+        delay = min(FIRST_DELAY * 2.0 ** min(worker.early_ends, 30), LONGEST_DELAY)
+        worker.early_ends += 1
         worker.restart = asyncio.get_running_loop().call_later(delay, lambda: self._spawn(self._start(worker)))
+        return delay
 
     def _is_given_up(self, worker: _Worker, process: _Process, status: int) -> bool:
         """Whether no worker can be started at all, so that the parent ends as the process would without workers."""
@@ -322,11 +334,12 @@ class Workers:
         while True:
             await asyncio.sleep(PING_EVERY)
             for process in [each for each in self._processes if each.serves]:
-                if process.unanswered >= MOST_UNANSWERED:
+                if process.unanswered >= HUNG_AFTER:
                     self._kill_hung(process)
                 else:
                     process.unanswered += 1
                     process.send(kind="ping")
+            self._assign()
 
     # Replacing
 
@@ -358,6 +371,13 @@ class Workers:
         worker.cancel_restart()
         try:
             new = await self._launched(worker)
+        except OSError as error:  # no memory, or too many processes
+            log.error("worker_not_replaced", worker=worker.number, reason=error.strerror)
+            self._replacing = None
+            if worker.current is None:
+                self._restart_later(worker)
+            return False
+        try:
             if not await self._became_ready(new):
                 if self._stopping:
                     return False
@@ -410,8 +430,14 @@ class Workers:
         for process in self._processes:
             families.add(process.families, only_growing=not reported.get(process, False))
         for worker in self._workers:
-            self._add_series_of(worker, families, up=reported.get(worker.current, False) if worker.current else False)
-        _add_own_process(families)
+            own = Families()
+            own.add(worker.past)
+            for process in self._processes:
+                if process.number == worker.number:
+                    own.add(process.families)
+            is_up = worker.current is not None and reported.get(worker.current, False)
+            add_worker(families, worker.number, own, restarts=worker.restarts, is_up=is_up)
+        add_parent(families)
         return families
 
     async def _reports(self, process: _Process) -> bool:
@@ -421,26 +447,6 @@ class Workers:
         done, _ = await asyncio.wait((waiting,), timeout=COLLECT_WITHIN)
         process.reports.pop(number, None)
         return bool(done) and not waiting.cancelled()
-
-    def _add_series_of(self, worker: _Worker, families: Families, *, up: bool) -> None:
-        label = (("worker", str(worker.number)),)
-        of_worker = Families()
-        of_worker.add(worker.past)
-        for process in self._processes:
-            if process.number == worker.number:
-                of_worker.add(process.families)
-
-        def add(name: str, value: float) -> None:
-            # Declared in libs/telemetry.py, so the workers that report have them, without a series.
-            families.family(name.removesuffix("_total"), "").add(name, label, value)
-
-        add("tokenwire_worker_up", float(up))
-        add("tokenwire_worker_restarts_total", worker.restarts)
-        add("tokenwire_worker_http_requests_total", of_worker.total(_REQUESTS))
-        add("tokenwire_worker_cpu_seconds_total", of_worker.total(_SECONDS))
-        if up:
-            add("tokenwire_worker_resident_memory_bytes", of_worker.total(_MEMORY))
-            add("tokenwire_worker_event_loop_lag_seconds", of_worker.total(_LAG))
 
     # Tasks
 
@@ -467,26 +473,3 @@ def how_it_ended(status: int) -> str:
 def _exit_status(status: int) -> int:
     """As in a shell: a signal's number plus 128."""
     return 128 - status if status < 0 else status
-
-
-def _add_own_process(families: Families) -> None:
-    """Add the parent's memory and processor time to those of the workers; the service was started when it was."""
-    statistics = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    ticks = os.sysconf("SC_CLK_TCK")
-    boot = next(_boot_times())
-    families.family(_MEMORY, "Resident memory size in bytes.").add(
-        _MEMORY, (), int(statistics[21]) * os.sysconf("SC_PAGE_SIZE")
-    )
-    families.family("process_cpu_seconds", "Total user and system CPU time spent in seconds.", "counter").add(
-        _SECONDS, (), (int(statistics[11]) + int(statistics[12])) / ticks
-    )
-    started = families.family(_STARTED, "Start time of the process since unix epoch in seconds.")
-    started.samples[_STARTED, ()] = boot + int(statistics[19]) / ticks
-
-
-def _boot_times() -> Iterator[float]:
-    """When the machine was started, as Unix time."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            yield float(line.split()[1])
-    yield 0.0

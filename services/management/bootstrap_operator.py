@@ -51,19 +51,25 @@ class BootstrapOperator:
 
     async def _try_once(self, digest: str) -> bool:
         try:
-            done = await self._ensure(digest)
+            done = await self._ensured(digest)
         except TemporarilyUnavailable as error:
             if self._logged.is_new(error.detail or error.description):
                 log.warning("bootstrap_operator_postponed", error=error.detail)
             return False
         except Conflict:
-            # Either another instance was faster, which the next attempt finds, or this key belongs to another operator.
             self._missing = "the key of the bootstrap operator is already the key of another operator"
             log.warning("bootstrap_operator_conflict")
             return False
         if done:
             self._missing = ""
         return done
+
+    async def _ensured(self, digest: str) -> bool:
+        """Raises Conflict if the key belongs to another operator."""
+        try:
+            return await self._ensure(digest)
+        except Conflict:
+            return await self._ensure(digest)  # finds it if another instance or worker was faster
 
     async def _ensure(self, digest: str) -> bool:
         ctx = self._event_context()

@@ -301,6 +301,36 @@ async def test_a_hung_worker_is_named_in_the_metrics(tmp_path: Path) -> None:
         assert await service.program.stop() == 0
 
 
+async def test_connections_of_a_hung_worker_are_served_by_another(tmp_path: Path) -> None:
+    """After two pings without a response, another worker takes the connections of the one that hangs, until it
+    responds again.
+    """
+    async with served(tmp_path) as service:
+        hung = service.pids[1]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            waiting = [asyncio.create_task(asked(service.port, ONLY_REQUEST + b"body")) for _ in range(30)]
+            done, late = await asyncio.wait(waiting, timeout=60)
+            assert not late, "those in its queue, too"
+            assert {task.result().strip() for task in done} == {"4"}
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        await eventually(lambda: service.are_up(2))
+        assert service.pids[1] == hung, "it was not killed"
+        assert await service.program.stop() == 0
+
+
+async def test_a_worker_that_stays_hung_is_replaced(tmp_path: Path) -> None:
+    """A worker that leaves pings unanswered for half a minute is killed, and started again."""
+    async with served(tmp_path) as service:
+        hung = service.pids[1]
+        os.kill(hung, signal.SIGSTOP)
+        await eventually(lambda: service.logged("worker_hung"), within=120)
+        await eventually(lambda: service.pids.get(1, hung) != hung)
+        await eventually(lambda: service.are_up(2))
+        assert await service.program.stop() == 0
+
+
 async def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """If the parent is killed, its workers stop by themselves, and free the port."""
     async with served(tmp_path) as service:
