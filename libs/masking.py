@@ -45,6 +45,11 @@ def masked(document: Any) -> Any:
     return _masked(document, "")
 
 
+def with_secrets_masked(document: Any) -> Any:
+    """The definition as people edit it: shared secrets, passwords and header values masked, URLs as they are."""
+    return _masked(document, "", urls=False)
+
+
 def first_masked(document: Any) -> str | None:
     """The path of the first member whose value is a mask; None if there is none.
 
@@ -54,16 +59,16 @@ def first_masked(document: Any) -> str | None:
     return next((path for path, value in _strings(document, "") if _is_masked(value)), None)
 
 
-def _masked(value: Any, key: str) -> Any:
+def _masked(value: Any, key: str, *, urls: bool = True) -> Any:
     if isinstance(value, dict):
         if key in _HEADERS and all(isinstance(member, str) for member in value.values()):
             return {name: _masked_header(text) for name, text in value.items()}
-        return {name: _masked(member, name) for name, member in value.items()}
+        return {name: _masked(member, name, urls=urls) for name, member in value.items()}
     if isinstance(value, list):
         if key in _LISTED_HEADERS and all(map(_is_listed_header, value)):
             return [{**header, "value": _masked_header(header["value"])} for header in value]
-        return [_masked(item, key) for item in value]
-    return _masked_text(key, value) if isinstance(value, str) else value
+        return [_masked(item, key, urls=urls) for item in value]
+    return _masked_text(key, value, urls=urls) if isinstance(value, str) else value
 
 
 def _is_listed_header(item: Any) -> bool:
@@ -75,10 +80,10 @@ def _masked_header(value: str) -> str:
     return value if _VARIABLES.fullmatch(value) else MASK
 
 
-def _masked_text(key: str, value: str) -> str:
+def _masked_text(key: str, value: str, *, urls: bool) -> str:
     if key in _SECRETS:
         return MASK if value else value
-    if key not in _PUBLIC_URLS and _ADDRESS.fullmatch(value):
+    if urls and key not in _PUBLIC_URLS and _ADDRESS.fullmatch(value):
         return masked_url(value)
     return value
 

@@ -79,6 +79,12 @@ class ChangedByOthers(Taken):
         super().__init__("other requests are changing this record at the same time; read it again and retry")
 
 
+class NotThatVersion(Refusal):
+    """412: the record is not in the version that the request names any more."""
+
+    status = 412
+
+
 class Unprocessable(Refusal):
     """422: a required parameter is missing."""
 

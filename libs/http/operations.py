@@ -32,6 +32,7 @@ ERRORS: Mapping[int, str] = {
     405: "The path does not support this method.",
     408: "The request body did not arrive in time.",
     409: "The id or name is taken, or another request changed the record at the same time.",
+    412: "The record is not in the version that `If-Match` names.",
     413: "The request body is too large.",
     422: "A required parameter is missing.",
     429: "Too many failed authentication attempts; retry after `Retry-After` seconds.",

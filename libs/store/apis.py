@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import orjson
@@ -10,6 +11,7 @@ from pymongo import IndexModel
 
 from contracts.apis import Api, DefinitionFormat, Notifications, SigningSecret
 from contracts.events import ApiCreated, ApiData, ApiDeleted, ApiSigningSecretRotated, ApiUpdated
+from contracts.pages import MOST_SEARCHED, PAGE_SIZE
 from libs.encryption import KeyRing
 from libs.event_encoding import EventContext
 from libs.store.mongo import Document, Mongo, outage_is_unavailability
@@ -142,6 +144,26 @@ class Apis(Records[Api]):
     async def page_of_format(self, form: DefinitionFormat, number: int | None, after: str | None = None) -> Page[Api]:
         """`page` of the APIs that were imported in this format."""
         return await self._page({"format": form}, "living_of_format", number, after)
+
+    async def search(self, text: str, after: str | None = None) -> Page[Api]:
+        """The APIs after the id `after` whose id, name or listen path contains the text, in any letter case.
+
+        Looks among MOST_SEARCHED APIs at most: a page may have fewer than PAGE_SIZE, and still a `next`.
+        """
+        last = await self._last_of(MOST_SEARCHED, after)
+        contains = {"$regex": re.escape(text), "$options": "i"}
+        among = {"$gt": after or ""} | ({} if last is None else {"$lte": last})
+        places = [{name: contains} for name in ("_id", "name", "listen_path")]
+        found = await self._part({"deleted": False, "_id": among, "$or": places}, "living", PAGE_SIZE)
+        return found if found.next or last is None else replace(found, next=last)
+
+    async def _last_of(self, number: int, after: str | None) -> str | None:
+        """The id of the last of this many records after `after`; None if there are not that many."""
+        async with outage_is_unavailability():
+            query = {"deleted": False, "_id": {"$gt": after or ""}}
+            cursor = self._mongo.indexed(self.name).find(query, {"_id": 1}, hint="living").sort("_id", 1)
+            found = await cursor.skip(number - 1).limit(1).to_list(None)
+        return str(found[0]["_id"]) if found else None
 
     async def register(self, api: Api, ctx: EventContext) -> Api:
         """Store a new API. Raises Conflict if its id or listen path is the id or listen path of another API."""

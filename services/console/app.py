@@ -13,6 +13,7 @@ from services.console import (
     api_pages,
     audit_log_page,
     client_pages,
+    designer_pages,
     event_pages,
     grant_pages,
     operator_pages,
@@ -21,7 +22,9 @@ from services.console import (
     reference_page,
     user_pages,
     webhook_pages,
+    webhook_secret_pages,
 )
+from services.console.definition_drafts import Drafts
 from services.console.rendering import set_up
 from services.console.service_calls import ServiceCalls
 from services.console.session_cookies import PATH, SessionCookies
@@ -32,7 +35,9 @@ from services.console.visits import Page, Visits
 
 PAGES: Mapping[str, Page] = {
     **overview.PAGES,
+    **designer_pages.PAGES,
     **api_pages.PAGES,
+    **webhook_secret_pages.PAGES,
     **client_pages.PAGES,
     **grant_pages.PAGES,
     **policy_pages.PAGES,
@@ -56,6 +61,7 @@ def install(
     calls, static = ServiceCalls(settings.services_url), StaticFiles()
     visits, sign_in = Visits(cookies, calls), SignIn(cookies, calls)
     console = routed_application(middlewares=[visits.surround])
+    console[designer_pages.DRAFTS] = Drafts(keys)
     set_up(console, static, {route.removeprefix("GET ") for route in PAGES})
     calls.add_to(app)
     health.register("management", calls.ping, needed=False)

@@ -1,6 +1,5 @@
 """What an API's definition means here, read with the same code that the management service imports it with."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,11 +26,6 @@ class DefinitionView:
     warnings: Sequence[str]
     unsupported: Sequence[str]
     """Protections that would not be enforced; they must be accepted before the import."""
-
-    @property
-    def text(self) -> str:
-        """The definition as indented JSON."""
-        return json.dumps(self.document, indent=2, ensure_ascii=False)
 
     @property
     def has_id(self) -> bool:

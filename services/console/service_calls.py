@@ -128,6 +128,14 @@ class Api:
         """The response to a GET, as JSON."""
         return orjson.loads(await self.send("GET", path, query=query, service=service))
 
+    async def read_version(self, path: str) -> tuple[bytes, str]:
+        """The body of the response to a GET, and the version of the record, for `send` with `version`."""
+        async with self.calls.request("GET", Service.MANAGEMENT, path, self._headers(), WITHIN) as response:
+            text = await response.read()
+            if response.status >= 400:
+                raise _refused(response, text)
+            return text, response.headers.get("ETag", "")
+
     async def change(
         self, method: str, path: str, document: object = None, service: Service = Service.MANAGEMENT
     ) -> Any:
@@ -144,9 +152,11 @@ class Api:
         body: bytes | None = None,
         media_type: str = "application/json",
         service: Service = Service.MANAGEMENT,
+        version: str = "",
     ) -> bytes:
-        """The body of the response."""
+        """The body of the response. With `version`, the record is changed only if it still has this version."""
         headers = self._headers() | ({"Content-Type": media_type} if body is not None else {})
+        headers |= {"If-Match": version} if version else {}
         wanted = {name: value for name, value in (query or {}).items() if value}
         async with self.calls.request(method, service, path, headers, WITHIN, params=wanted, data=body) as response:
             text = await response.read()

@@ -8,15 +8,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from contracts.apis import Api, ApiList, DefinitionFormat, ImportQuery
 from contracts.error_bodies import Envelope
 from contracts.operations import JSON, YAML, Parameters, RequestBody, ResponseSpec
 from contracts.operators import Permission
+from contracts.pages import ApiQuery
 from libs.access import permits
 from libs.event_encoding import EventContext
-from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, Taken
+from libs.http.error_responses import BadRequest, ChangedByOthers, NotFound, NotThatVersion, Taken
 from libs.http.operations import operator_of, operator_operation
 from libs.store.apis import Apis
 from libs.store.mongo import Conflict
@@ -35,12 +36,15 @@ _OAS_DEFINITION = RequestBody(media_types=(JSON, YAML), description="A Tyk OAS d
 _IMPORTED = ResponseSpec(description="API imported.", models=(Envelope,))
 _REPLACED = ResponseSpec(description="API definition replaced.", models=(Envelope,))
 _DELETED = ResponseSpec(description="API deleted.", models=(Envelope,))
-_DEFINITION = ResponseSpec(description="The definition.")
+_DEFINITION = ResponseSpec(
+    description="The definition.", headers={"ETag": "The version of the API, for `If-Match` of a replacement."}
+)
 _IMPORT_RESULT = (
     "`Meta` is the API's id, or an object with `api_id`, `warnings` and the paths of parts of the definition that are "
     "`enforced`, `unused` and `refused`. A definition with protections that are not enforced is refused, unless "
     "`accept_unsupported=true`. With `dry_run=true` the response is the same, and nothing is written."
 )
+_IF_MATCH = "With `If-Match` and the `ETag` of a GET, only that version is replaced: 412 if the API was changed since."
 _MASKED = "Secrets are masked unless the operator has `write`."
 
 
@@ -93,15 +97,15 @@ class ApiEndpoints:
         tag="APIs",
         summary="List APIs",
         description="Every API in the Dashboard's format: Classic definitions in full, OAS definitions as a summary. "
-        f"{_MASKED}",
-        parameters=PAGE,
+        f"`q` selects by id, name and listen path. {_MASKED}",
+        parameters=Parameters(model=ApiQuery),
         response=list_of(ApiList),
         errors=(400,),
     )
     async def list(self, request: web.Request) -> web.Response:
         """GET /api/apis: every API, in the Dashboard's format."""
         with_secrets = _reads_secrets(request)
-        page = await listed(request, self.apis.page)
+        page = await self._listed(request)
         return _shown(page, [dashboard_entry(api, with_secrets=with_secrets) for api in page.records])
 
     @operator_operation(
@@ -136,7 +140,7 @@ class ApiEndpoints:
     async def get(self, request: web.Request) -> web.Response:
         """GET /api/apis/{api_id}: the imported definition, OAS or Classic."""
         with_secrets = _reads_secrets(request)
-        return as_it_is(definition_text(await self._named(request), with_secrets=with_secrets))
+        return _definition(await self._named(request), with_secrets=with_secrets)
 
     @operator_operation(
         "GET",
@@ -155,7 +159,7 @@ class ApiEndpoints:
         api = await self._named(request)
         if api.format is not DefinitionFormat.OAS:
             raise BadRequest("this is a Tyk Classic API; read it at /api/apis/{api_id}")
-        return as_it_is(definition_text(api, with_secrets=with_secrets))
+        return _definition(api, with_secrets=with_secrets)
 
     @operator_operation(
         "PUT",
@@ -164,11 +168,12 @@ class ApiEndpoints:
         Permission.WRITE,
         tag="APIs",
         summary="Replace an API definition",
-        description=f"The body is a Tyk OAS or Tyk Classic definition. Clients and tokens stay. {_IMPORT_RESULT}",
+        description="The body is a Tyk OAS or Tyk Classic definition. Clients and tokens stay. "
+        f"{_IF_MATCH} {_IMPORT_RESULT}",
         parameters=_IMPORT,
         body=_ANY_DEFINITION,
         response=_REPLACED,
-        errors=(404, 409),
+        errors=(404, 409, 412),
     )
     async def replace(self, request: web.Request) -> web.Response:
         """PUT /api/apis/{api_id}: replace the definition, OAS or Classic."""
@@ -181,11 +186,11 @@ class ApiEndpoints:
         Permission.WRITE,
         tag="APIs",
         summary="Replace an API with a Tyk OAS definition",
-        description=f"Clients and tokens stay. {_IMPORT_RESULT}",
+        description=f"Clients and tokens stay. {_IF_MATCH} {_IMPORT_RESULT}",
         parameters=_IMPORT,
         body=_OAS_DEFINITION,
         response=_REPLACED,
-        errors=(404, 409),
+        errors=(404, 409, 412),
     )
     async def replace_oas(self, request: web.Request) -> web.Response:
         """PUT /api/apis/oas/{api_id}: replace the definition, OAS only."""
@@ -222,6 +227,14 @@ class ApiEndpoints:
         await retry_on_conflict(attempt, exhausted=ChangedByOthers)
         return enveloped("API deleted")
 
+    async def _listed(self, request: web.Request) -> Listed[Api]:
+        text = ApiQuery.model_validate({"q": request.query.get("q", "")}).q
+        if not text:
+            return await listed(request, self.apis.page)
+        if "p" in request.query:
+            raise BadRequest("p: it cannot be combined with `q`; continue with `after`, the `next` of the page before")
+        return await listed(request, lambda _, after: self.apis.search(text, after))
+
     async def _named(self, request: web.Request) -> Api:
         api = await self.apis.get(request.match_info["api_id"])
         if api is None:
@@ -242,7 +255,9 @@ class ApiEndpoints:
         return enveloped("API created", _meta(imported), api.api_id)
 
     async def _replace(self, request: web.Request, *, oas_only: bool) -> web.Response:
-        api_id = (await self._named(request)).api_id
+        named = await self._named(request)
+        _require_version(request, named)
+        api_id = named.api_id
         imported = await self._read(request, api_id, oas_only=oas_only)
         after = imported.api
         if after.api_id != api_id:
@@ -253,6 +268,7 @@ class ApiEndpoints:
 
         async def attempt() -> Api | None:
             before, ctx = await self._named(request), self.event_context()
+            _require_version(request, before)
             return await self.apis.replace(before, _still_signing(before, after, ctx.now), ctx)
 
         try:
@@ -297,6 +313,21 @@ def _still_signing(before: Api, after: Api, now: datetime) -> Api:
         return after.model_copy(update={"signing_secrets": before.signing_secrets})
     sends = before.oauth is not None and before.oauth.notifications is not None
     return after if sends else _signing(after, now)
+
+
+def _definition(api: Api, *, with_secrets: bool) -> web.Response:
+    return as_it_is(definition_text(api, with_secrets=with_secrets), {hdrs.ETAG: _etag(api)})
+
+
+def _etag(api: Api) -> str:
+    return f'"{api.version}"'
+
+
+def _require_version(request: web.Request, api: Api) -> None:
+    """Raise NotThatVersion if the request names other versions than the one that is stored (RFC 9110 §13.1.1)."""
+    wanted = {tag.strip() for tag in request.headers.get(hdrs.IF_MATCH, "*").split(",")}
+    if not wanted & {"*", _etag(api)}:
+        raise NotThatVersion("the API was changed since it was read; read it again, and replace that version")
 
 
 def _reads_secrets(request: web.Request) -> bool:

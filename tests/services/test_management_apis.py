@@ -221,6 +221,90 @@ async def test_lists_have_pages(mongodb_url: str) -> None:
             assert await page(f"?p={not_a_page}") == (ids[:100], 2)
 
 
+async def test_the_list_is_searched_by_id_name_and_listen_path(service: Management) -> None:
+    """In any letter case, as text and not as a pattern; an empty text selects all."""
+    word = unique("word")
+    by_name = await make_api(service.deps, api_document(**{"x-tyk-api-gateway__info__name": f"(.*{word.upper()}"}))
+    by_id = await make_api(service.deps, api_document(CLASSIC, api_id=f"{word}-id"))
+    by_path = await make_api(service.deps, api_document(CLASSIC, proxy__listen_path=f"/a/{word}/"))
+    await make_api(service.deps)
+
+    async def found(query: dict[str, str]) -> set[str]:
+        response = await service.reader("GET", "/api/apis", params=query)
+        assert response.status == 200, response.body
+        return {entry["api_definition"]["api_id"] for entry in response.body["apis"]}
+
+    assert await found({"q": word}) == {by_name.api_id, by_id.api_id, by_path.api_id}
+    assert await found({"q": f" (.*{word} "}) == {by_name.api_id}
+    assert await found({"q": f"/a/{word}/"}) == {by_path.api_id}
+    assert await found({"q": ".*"}) == {by_name.api_id}
+    assert await found({"q": unique("nothing")}) == set()
+    assert await found({"q": ""}) == await found({})
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        pytest.param({"q": "x" * 257}, "q", id="too-long"),
+        pytest.param({"q": "a\0b"}, "q", id="nul"),
+        pytest.param({"q": "a", "p": "2"}, "p", id="by-page"),
+        pytest.param({"q": "a", "after": "nonsense"}, "after", id="no-cursor"),
+    ],
+)
+async def test_a_wrong_search_is_refused(service: Management, query: dict[str, str], named: str) -> None:
+    """400 that names the parameter."""
+    response = await service.reader("GET", "/api/apis", params=query)
+    assert (response.status, response.message.partition(":")[0]) == (400, named), response.body
+
+
+async def test_a_search_looks_among_so_many_apis_and_goes_on_with_its_cursor(
+    service: Management, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every match is found once, however far apart they are; no request looks among more than the limit."""
+    monkeypatch.setattr("libs.store.apis.MOST_SEARCHED", 3)
+    word = unique("far")
+    made = [
+        await make_api(service.deps, api_document(CLASSIC, api_id=f"zz{n}-{word if n % 4 == 1 else 'x'}"))
+        for n in range(9)
+    ]
+    found: list[str] = []
+    query = {"q": word}
+    for _ in range(100):
+        body = (await service.reader("GET", "/api/apis", params=query)).body
+        assert len(body["apis"]) <= 3
+        found += [entry["api_definition"]["api_id"] for entry in body["apis"]]
+        if "next" not in body:
+            break
+        query = {"q": word, "after": body["next"]}
+    assert found == [made[1].api_id, made[5].api_id]
+
+
+async def test_a_replacement_names_the_version_that_it_replaces(service: Management) -> None:
+    """With `If-Match`, a definition that was changed since it was read is not replaced: 412; without it, or with `*`,
+    whatever is stored is replaced. The dry run says the same.
+    """
+    document = api_document()
+    path = f"/api/apis/{await imported(service.writer, document)}"
+    first = (await service.writer("GET", path)).headers["ETag"]
+    assert (await service.writer("GET", path.replace("/apis/", "/apis/oas/"))).headers["ETag"] == first
+
+    async def replace(name: str, **headers: str) -> int:
+        changed_document = changed(document, "x-tyk-api-gateway/info/name", name)
+        for query in ({"dry_run": "true"}, {}):
+            response = await service.writer("PUT", path, json=changed_document, headers=headers, params=query)
+        return response.status
+
+    assert await replace("One", **{"If-Match": first}) == 200
+    second = (await service.writer("GET", path)).headers["ETag"]
+    assert second != first
+    assert await replace("Two", **{"If-Match": first}) == 412
+    assert await replace("Two", **{"If-Match": "nonsense"}) == 412
+    assert (await service.writer("GET", path)).headers["ETag"] == second
+    assert await replace("Two", **{"If-Match": f"{first}, {second}"}) == 200
+    assert await replace("Three", **{"If-Match": "*"}) == 200
+    assert await replace("Four") == 200
+
+
 async def test_an_empty_list_has_no_pages(mongodb_url: str) -> None:
     """An empty list has no pages."""
     async with management(mongodb_url) as service:
