@@ -23,6 +23,10 @@ _CHANGED_MEANWHILE = (
     "The definition was changed by somebody else since you opened it. Nothing was replaced. Below is what your draft "
     "changes in the definition that is stored now: lines that are removed may be theirs."
 )
+_NOT_ACCEPTED = (
+    "Nothing was saved: the definition has protections that would not be enforced. Accept that with the box below, or "
+    "go back and remove them."
+)
 _REFUSALS = {400, 409}
 
 
@@ -117,6 +121,8 @@ async def _save(visit: Visit, method: str, done: str) -> web.StreamResponse:
     except CallRefused as refused:
         if refused.status == 412:
             return await _review(visit, draft)
+        if refused.status == 400 and _asks_to_accept(refused):
+            return await _review(visit, draft, _NOT_ACCEPTED)
         if refused.status not in _REFUSALS:
             raise
         return await _designer(visit, draft, refused.message, status=refused.status)
@@ -147,7 +153,7 @@ async def _designer(
     )
 
 
-async def _review(visit: Visit, draft: Draft) -> web.Response:
+async def _review(visit: Visit, draft: Draft, problem: str = "") -> web.Response:
     """What the draft changes, before it is saved. Raises CallRefused if it would be refused, InvalidDefinition."""
     stored, version = b"", ""
     if "api_id" in visit.request.match_info:
@@ -158,14 +164,14 @@ async def _review(visit: Visit, draft: Draft) -> web.Response:
     review = await asyncio.to_thread(_compared, visit.request.match_info.get("api_id", NO_ID), reviewed, stored, report)
     return visit.page(
         "api_review.html",
-        409 if is_outdated else 200,
+        409 if is_outdated else 400 if problem else 200,
         api_id=visit.request.match_info.get("api_id"),
         review=review,
         view=review.view,
         api=review.view.api,
         text=shown_text(review.draft.document),
         draft=_sealed(visit, review.draft),
-        problem_text=_CHANGED_MEANWHILE if is_outdated else "",
+        problem_text=_CHANGED_MEANWHILE if is_outdated else problem,
     )
 
 
@@ -191,10 +197,15 @@ async def _dry_run(visit: Visit, draft: Draft) -> Report:
         meta, accepted = orjson.loads(said)["Meta"], True
     except CallRefused as refused:
         meta, accepted = refused.meta, False
-        if refused.status != 400 or not isinstance(meta, dict) or not meta.get("refused"):
+        if refused.status != 400 or not _asks_to_accept(refused):
             raise
     found = meta if isinstance(meta, dict) else {}
     return Report(found.get("enforced", ()), found.get("refused", ()), accepted)
+
+
+def _asks_to_accept(refused: CallRefused) -> bool:
+    """Whether the import is refused only because of protections that are not enforced."""
+    return isinstance(refused.meta, dict) and bool(refused.meta.get("refused"))
 
 
 def _path(visit: Visit) -> str:

@@ -213,10 +213,11 @@ async def test_protections_that_are_not_enforced_must_be_accepted(admin: Browser
     )
     review = await admin.post(f"{place}/design", form_of(seen) | {"text": shown_text(guarded)})
     assert (review.status, "client certificates" in review.plain) == (200, True), review.plain
+    before = await stored(system, api.api_id)
     refused = await admin.post(f"{place}/replace", {"draft": draft_in(review)})
-    assert (refused.status, "is not supported" in refused.plain) == (400, True), refused.plain
-    review = await admin.post(f"{place}/design", form_of(refused))
-    accepted = await admin.post(f"{place}/replace", {"draft": draft_in(review), "accept_unsupported": "1"})
+    assert (refused.status, "Nothing was saved" in refused.plain) == (400, True), refused.plain
+    assert await stored(system, api.api_id) == before
+    accepted = await admin.post(f"{place}/replace", {"draft": draft_in(refused), "accept_unsupported": "1"})
     assert "The definition was replaced" in accepted.plain, accepted.plain
     assert "clientCertificates: client certificates" in accepted.plain
 
