@@ -59,16 +59,17 @@ def _restored_items(edited: Sequence[Any], original: Sequence[Any], masked: Sequ
     """Items are matched by what they show, wherever they are now, and then those in the same place by their name."""
     left = dict(enumerate(masked))
     matched: dict[int, int] = {}
+    names = [_name(item) for item in masked]
     for at, item in enumerate(edited):
-        if len(edited) != len(masked) and masked.count(item) > 1:
-            continue  # which of them is gone cannot be told
         alike = next((number for number, each in left.items() if each == item), None)
         same = at if at in left and left[at] == item else alike
-        if same is not None:
+        if same is not None and (len(edited) == len(masked) or masked.count(item) == 1):
             matched[at] = same
             del left[same]
     for at, item in enumerate(edited):
-        if at not in matched and at in left and _name(item) == _name(left[at]):
+        if at in matched or at not in left or _name(item) != names[at]:
+            continue
+        if len(edited) == len(masked) or names.count(names[at]) == 1:
             matched[at] = at
     return [
         _restored(item, original[matched[at]], masked[matched[at]]) if at in matched else item
@@ -76,5 +77,5 @@ def _restored_items(edited: Sequence[Any], original: Sequence[Any], masked: Sequ
     ]
 
 
-def _name(item: Any) -> Any:
-    return item.get("name") if isinstance(item, dict) else None
+def _name(item: Any) -> str:
+    return str(item.get("name")) if isinstance(item, dict) else ""
