@@ -288,7 +288,7 @@ class Mongo:
             return str((await self._opened().admin.command("buildInfo"))["version"])
 
     async def may_write(self) -> bool:
-        """Whether the user may insert into a collection of the database. Raises TemporarilyUnavailable."""
+        """Whether the user may write to a collection of the database. Raises TemporarilyUnavailable."""
         async with self._explained():
             status = await self._opened().admin.command("connectionStatus", showPrivileges=True)
         known = status["authInfo"]
@@ -296,7 +296,7 @@ class Mongo:
             return True  # access control is off, or the first operation would have been refused
         databases = {self._database, ""}
         return any(
-            "insert" in privilege["actions"] and privilege["resource"].get("db", "") in databases
+            {"insert", "update"} & {*privilege["actions"]} and privilege["resource"].get("db", "") in databases
             for privilege in known["authenticatedUserPrivileges"]
         )
 

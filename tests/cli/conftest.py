@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -100,6 +101,36 @@ class CommandLine:
         )
         out, err = await process.communicate()
         return Outcome(process.returncode or 0, out.decode(), err.decode())
+
+    async def on_a_terminal(self, *arguments: str, until: str) -> str:
+        """What the command shows on a terminal of 80 columns until this appears, and after Ctrl-C then."""
+        mine, its = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cli",
+            *arguments,
+            cwd=self.home,
+            env=environment({**self._own, **self.settings, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        )
+        os.close(its)
+        shown = ""
+        try:
+            async with asyncio.timeout(60):
+                while until not in shown:
+                    shown += (await asyncio.to_thread(os.read, mine, 4096)).decode(errors="replace")
+                if process.returncode is None:
+                    process.send_signal(signal.SIGINT)
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            os.close(mine)
+        return shown
 
     @contextlib.asynccontextmanager
     async def running(self, *arguments: str, **settings: str) -> AsyncIterator["RunningCommand"]:

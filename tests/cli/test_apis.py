@@ -45,6 +45,18 @@ async def test_e1_a_directory_is_imported_exported_and_imported_again(tokenwire:
     assert (await tokenwire("apis", "delete", ids[0], "--yes")).status == 0
 
 
+async def test_e1_long_work_shows_its_progress_on_a_terminal_only(tokenwire: CommandLine, tmp_path: Path) -> None:
+    """A bar for several definitions; nothing of it in a pipe."""
+    documents = [api_document(), api_document()]
+    (tmp_path / "all.json").write_text(json.dumps(documents))
+    piped = await tokenwire.process("apis", "import", "all.json", "--dry-run")
+    assert (piped.status, piped.err) == (0, "")
+    shown = await tokenwire.on_a_terminal(
+        "apis", "import", "all.json", "--dry-run", until=f"{id_of(documents[1])}: would"
+    )
+    assert "Importing" in shown
+
+
 async def test_e1_an_import_says_what_counts_and_what_is_refused(tokenwire: CommandLine, tmp_path: Path) -> None:
     """Enforced, unused and refused parts by path; some refused is status 4, and accepting them is an option."""
     lists = {"enabled": True, "allow": ["10.0.0.0/8"]}

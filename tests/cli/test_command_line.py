@@ -74,6 +74,17 @@ async def test_e1_commands_of_the_services_keep_their_arguments_and_status(tmp_p
     assert (wrong.status, "--port" in wrong.err) == (2, True), wrong.err
 
 
+async def test_e1_server_commands_have_a_form_of_two_words(tmp_path: Path) -> None:
+    """`config lint`, `dead-letters list` and `dead-letters redrive` are the commands with one word."""
+    tokenwire = CommandLine(tmp_path)
+    linted = await tokenwire.process("config", "lint", "--help")
+    assert (linted.status, "--level" in linted.out) == (0, True), linted.err
+    counted = await tokenwire.process("dead-letters", "list")
+    assert "dead-letters: TOKENWIRE_AMQP_URL is not set" in counted.err
+    redriven = await tokenwire.process("dead-letters", "redrive", "nothing")
+    assert (redriven.status, "nothing" in redriven.err) == (2, True), redriven.err
+
+
 async def test_e1_a_failure_is_one_line(tmp_path: Path) -> None:
     """On the standard error, with the exit status, and without a traceback."""
     outcome = await CommandLine(tmp_path).process("apis", "list")

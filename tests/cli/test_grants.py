@@ -89,6 +89,16 @@ async def test_e1_the_audit_log_is_filtered(tokenwire: CommandLine, system: Syst
     assert (wrong.status, "15m" in wrong.err) == (2, True), wrong.err
 
 
+async def test_e1_watch_redraws_a_list_on_a_terminal(tokenwire: CommandLine, system: System) -> None:
+    """In place, with the time and how to end it."""
+    party = await system.party()
+    await party.tokens()
+    arguments = ("grants", "list", "--client", party.id, "--watch", "0.2")
+    shown = await tokenwire.on_a_terminal(*arguments, until="\x1b[1A")  # the cursor goes up a line
+    assert "every 0.2 s; Ctrl-C ends" in shown
+    assert party.id in shown
+
+
 async def test_e1_watch_repeats_a_list_until_it_is_interrupted(tokenwire: CommandLine, system: System) -> None:
     """Not on a terminal: one list after the other, as one line of JSON each; Ctrl-C ends it with status 130."""
     party = await system.party()
