@@ -1,5 +1,6 @@
 """The checks of `doctor`. Each returns what it found and, if something is wrong, what to do."""
 
+import asyncio
 import errno
 import os
 import shutil
@@ -50,7 +51,7 @@ async def check_all(data: Path) -> Sequence[Check]:
     checks = [*check_names(), check_keys(settings, data), *check_notifier_keys(settings, data)]
     checks += [check async for check in check_mongodb(settings)]
     checks += [check async for check in check_rabbitmq(settings)]
-    return [*checks, check_port(settings.host, settings.port), check_disk(data)]
+    return [*checks, await asyncio.to_thread(check_port, settings.host, settings.port), check_disk(data)]
 
 
 def check_names() -> Iterator[Check]:
