@@ -186,6 +186,7 @@ class Api(Record):
     listen_path: ListenPath
     strip_listen_path: bool = True
     upstream_url: Text
+    """Empty: calls cannot be forwarded (for example to another API of a Tyk gateway); tokens and /verify work."""
     further_upstream_urls: tuple[Text, ...] = ()
     """Calls go to these and `upstream_url` in turn; one occurs as often as its weight."""
     strip_authorization_data: bool = False
@@ -233,6 +234,20 @@ class ImportReport(Contract):
     refused: tuple[NamedPart, ...] = ()
     """Protections that are not enforced. They refuse the import unless it has `accept_unsupported=true`, or the
     definition lists them in `acceptedUnsupported`."""
+
+
+class ApiReport(Response):
+    """What the stored definition of an API comes to, in the same words as its import."""
+
+    api_id: str
+    warnings: tuple[str, ...]
+    """One sentence for each part that has no effect, or another one than in Tyk; begins with its path."""
+    enforced: tuple[str, ...]
+    """Paths of the protections, besides the token, that the gateway enforces."""
+    unused: tuple[NamedPart, ...]
+    """Parts without effect."""
+    refused: tuple[NamedPart, ...]
+    """Protections that are not enforced, which the importing operator accepted."""
 
 
 class ApiList(Response):

@@ -104,16 +104,28 @@ def _show(steps: list[Step], export: TykExport, report: Path, *, applied: bool) 
         {
             "kind": step.kind,
             "id": step.key,
-            "api": step.api_id,
+            "name": f"of {step.api_id}" if step.api_id else step.name,
             "action": named(step.action, applied=applied),
-            "remarks": step.reason or (f"{len(step.warnings)} warnings" if step.warnings else ""),
+            "remarks": _remark(step),
         }
         for step in steps
     ]
-    show_table(rows, ("kind", "id", "api", "action", "remarks"))
+    show_table(rows, ("id", "kind", "name", "action", "remarks"))
     out = console()
+    for step in steps:
+        if not step.moves:
+            out.print(f"{step.kind} {step.key} {named(step.action, applied=applied)}: {step.reason}", markup=False)
     for note in export.notes:
         out.print(note, markup=False)
-    out.print(f"The {'report' if applied else 'plan'} is in {report}.", markup=False)
+    warned = " with all warnings" if any(step.warnings for step in steps) else ""
+    out.print(f"The {'report' if applied else 'plan'}{warned} is in {report}.", markup=False)
     if not applied and any(step.action in {Action.CREATE, Action.UPDATE} for step in steps):
         out.print("Nothing has been written; repeat the command with --apply to carry the plan out.")
+
+
+def _remark(step: Step) -> str:
+    """What the table says of the record; the reason of one that does not move is a sentence below it."""
+    if not step.moves:
+        return "see below"
+    count = len(step.warnings)
+    return f"{count} warning{'s' if count > 1 else ''}" if count else ""

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from cli.api_client import ApiClient, segment
 from cli.failures import Refused
-from cli.migrate.tyk_export import TykExport, api_id_of
-from contracts.apis import Api
+from cli.migrate.tyk_export import EXTENSION, TykExport, api_id_of
 from contracts.clients import ClientRegistration
 from contracts.policies import PolicyDocument
 from libs.http.error_responses import first_fault
@@ -20,6 +19,7 @@ from libs.tyk.classic import read_classic
 from libs.tyk.import_notes import ACCEPT, ImportNotes
 from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.oas import read_oas
+from libs.tyk.policy_notes import policy_notes
 
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)
 """Only to read definitions with; nothing of it is kept."""
@@ -50,6 +50,8 @@ class Step:
 
     kind: Kind
     key: str
+    name: str = ""
+    """What people call it; empty if it has no name."""
     action: Action = Action.CREATE
     warnings: list[str] = field(default_factory=list)
     reason: str = ""
@@ -113,19 +115,19 @@ def _refuse_repeated(steps: Iterable[Step]) -> None:
 
 
 async def _api_step(document: dict[str, Any], target: Target, options: Options) -> Step:
-    name = document.get("info", {}).get("title") or document.get("name") or "an API without id"
-    step = Step(Kind.API, api_id_of(document) or str(name), body=document)
+    name = _name_of(document) or "an API without id"
+    step = Step(Kind.API, api_id_of(document) or str(name), str(name), body=document)
     if not api_id_of(document):
         return step.cannot("the definition has no id, so that importing it again would create another API; give it one")
     notes = ImportNotes()
-    reader = read_oas if "x-tyk-api-gateway" in document else read_classic
+    reader = read_oas if EXTENSION in document else read_classic
     try:
         api = reader(document, api_id=step.key, now=_NOW, accept_unsupported=options.accept_unsupported, notes=notes)
     except (InvalidDefinition, ValidationError) as error:
         step.warnings = notes.warnings
         reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
         return step.cannot(reason.replace(f"?{ACCEPT}", "--accept-unsupported"))
-    step.warnings = [*notes.warnings, *_scopes_missing(api)]
+    step.warnings = [*notes.warnings]
     step.warnings += [f"{part.path}: NOT ENFORCED: {part.reason}" for part in api.unsupported]
     there = await target.get(f"/api/apis/{segment(step.key)}")
     if there is not None:
@@ -133,15 +135,19 @@ async def _api_step(document: dict[str, Any], target: Target, options: Options) 
     return step
 
 
-def _scopes_missing(api: Api) -> list[str]:
-    if api.oauth is None or api.oauth.scopes:
-        return []
-    return ["the definition declares no scopes, so requests with a `scope` are refused; Tyk grants any"]
+def _name_of(document: Mapping[str, Any]) -> object:
+    """The name of the API, as both of Tyk's formats have it."""
+    extension, title = document.get(EXTENSION), document.get("info")
+    info = extension.get("info") if isinstance(extension, dict) else None
+    bare = document.get("api_definition", document)
+    places = ((info, "name"), (title, "title"), (bare, "name"))
+    return next((place[key] for place, key in places if isinstance(place, dict) and place.get(key)), None)
 
 
 async def _policy_step(document: dict[str, Any], target: Target, apis: set[str]) -> Step:
     key = str(document.get("id") or document.get("_id") or "")
-    step = Step(Kind.POLICY, key or str(document.get("name") or "a policy without id"))
+    name = str(document.get("name") or "")
+    step = Step(Kind.POLICY, key or name or "a policy without id", name)
     if not key:
         return step.cannot("the policy has no id, so that clients cannot name it; give it one")
     said = {name: value for name, value in document.items() if value is not None and name != "_id"} | {"id": key}
@@ -156,7 +162,7 @@ async def _policy_step(document: dict[str, Any], target: Target, apis: set[str])
             step.warnings.append(f"access_rights.{api_id}: there is no such API, so nothing is granted on it")
     said.pop("access_rights_array", None)
     step.body = {name: said[name] for name in PolicyDocument.model_fields if name in said}
-    step.warnings += _unused(said)
+    step.warnings += policy_notes(said)
     try:
         wanted = PolicyDocument.model_validate(step.body)
     except ValidationError as error:
@@ -165,20 +171,6 @@ async def _policy_step(document: dict[str, Any], target: Target, apis: set[str])
     if there is not None:
         step.action = Action.UNCHANGED if PolicyDocument.model_validate(there) == wanted else Action.UPDATE
     return step
-
-
-_UNUSED = {
-    "throttle_interval": "calls over the limit are refused at once, not held back",
-    "throttle_retry_limit": "calls over the limit are refused at once, not held back",
-    "max_query_depth": "the depth of GraphQL queries is not limited",
-    "key_expires_in": "has no effect on OAuth tokens, as in Tyk; their lifetime belongs to the API",
-    "hmac_enabled": "HMAC signatures are not checked",
-}
-
-
-def _unused(said: Mapping[str, Any]) -> list[str]:
-    """What the policy says and nothing enforces here; -1 means "not set" at Tyk."""
-    return [f"{name}: {reason}" for name, reason in _UNUSED.items() if said.get(name) not in (None, False, 0, -1)]
 
 
 def _without_nulls(right: Any) -> dict[str, Any]:

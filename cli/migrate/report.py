@@ -37,6 +37,7 @@ def as_json(steps: Sequence[Step], notes: Sequence[str], *, applied: bool) -> di
         {
             "kind": step.kind,
             "id": step.key,
+            **({"name": step.name} if step.name else {}),
             **({"api_id": step.api_id} if step.api_id else {}),
             "action": step.action,
             "warnings": step.warnings,
@@ -85,7 +86,8 @@ def _section(title: str, steps: Sequence[Step], *, reasons: bool) -> Iterator[st
 
 def _label(step: Step) -> str:
     about = f" of `{_plain(step.api_id)}`" if step.api_id else ""
-    return f"{step.kind} `{_plain(step.key)}`{about}"
+    name = f" ({_plain(step.name)})" if step.name and step.name != step.key else ""
+    return f"{step.kind} `{_plain(step.key)}`{name}{about}"
 
 
 def _plain(text: str) -> str:

@@ -1,5 +1,7 @@
 """What a Tyk gateway has: read from its API, or from files that were exported from it or that it reads itself."""
 
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from cli.failures import Failure, Refused
 
 EXTENSION = "x-tyk-api-gateway"
 _SUFFIXES = {".json", ".yaml", ".yml"}
+_VARIABLE = "env://"
 _MANIFEST = ".tyk.json"
 """Written by tyk-sync beside the definitions; it has no records itself."""
 
@@ -34,9 +37,7 @@ async def from_gateway(call: ApiClient) -> TykExport:
     """Everything that the gateway's API shows. Raises Failure."""
     export = TykExport()
     classic, oas = await _list(call, "/tyk/apis", export), await _list(call, "/tyk/apis/oas", export)
-    with_oas = {api_id_of(document) for document in oas}
-    # The first list has the APIs of the second, too, in Tyk's internal form.
-    export.apis = [document for document in classic if api_id_of(document) not in with_oas] + oas
+    export.apis = _without_internal_forms([*classic, *oas])
     export.policies = await _list(call, "/tyk/policies", export)
     for document in export.apis:
         api_id = api_id_of(document)
@@ -46,7 +47,7 @@ async def from_gateway(call: ApiClient) -> TykExport:
     keys = await call.get("/tyk/keys")
     if isinstance(keys, dict) and keys.get("keys"):
         export.notes.append(
-            f"{len(keys['keys'])} keys (tokens, and users of the password grant) stay in Tyk: tokens are issued anew, "
+            f"keys ({len(keys['keys'])} tokens, and users of the password grant) stay in Tyk: tokens are issued anew, "
             "and the gateway's API does not tell whose hash a password has; create the users with new passwords"
         )
     return export
@@ -74,13 +75,39 @@ def from_files(paths: Sequence[Path]) -> TykExport:
     export = TykExport()
     for path in _files(paths):
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+            document = _with_environment(_content(path))
         except (OSError, ValueError, yaml.YAMLError) as error:
             line = str(error).splitlines()[0]
             raise Failure(f"{path} cannot be read: {line}") from None
         if not _take(export, document, path.stem):
             export.notes.append(f"{path} has no API definition, policy or client app, and was left out")
+    export.apis = _without_internal_forms(export.apis)
     return export
+
+
+def _content(path: Path) -> Any:
+    """The JSON or YAML value in the file. Raises OSError, ValueError, YAMLError."""
+    text = path.read_text(encoding="utf-8-sig")
+    # JSON may be indented with tabs, which YAML does not allow.
+    return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+
+
+def _without_internal_forms(apis: Sequence[Document]) -> list[Document]:
+    """The definitions without those that Tyk makes of an OAS definition, and has in its lists and directories, too."""
+    with_oas = {api_id_of(document) for document in apis if EXTENSION in document}
+    return [document for document in apis if EXTENSION in document or api_id_of(document) not in with_oas]
+
+
+def _with_environment(value: Any) -> Any:
+    """The value with `env://NAME` replaced by the environment variable of that name, as Tyk does; others stay."""
+    if isinstance(value, dict):
+        return {key: _with_environment(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(item) for item in value]
+    if isinstance(value, str) and _VARIABLE in value:
+        before, _, name = value.partition(_VARIABLE)
+        return before + os.environ[name] if os.environ.get(name) else value
+    return value
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -30,6 +30,11 @@ def _sources(prefix: str) -> dict[str, str]:
     }
 
 
+_UPSTREAM = (
+    "where calls go (`http`, `https`, `ws`, `wss`). Without an upstream, or with one that only Tyk can call (`tyk://`, "
+    "`h2c://`, references such as `env://`), calls get 502; tokens and `/verify` work"
+)
+_SESSIONS = "the lifetime of access tokens, if it is under an hour and `accessTokenLifetime` is not set"
 _LISTS = "a call of another path or method is refused with 403, as soon as one operation has it"
 OAS: Mapping[str, str] = {
     "openapi": "text | required | begins with `3.`",
@@ -77,6 +82,10 @@ OAS: Mapping[str, str] = {
     f"{_GATEWAY}server.authentication.securityProcessingMode": "`legacy`, `compliant` | `legacy` | `compliant`: the "
     "entries of `security` are alternatives",
     **_each(f"{_GATEWAY}server.authentication.", "baseIdentityProvider security", NOTHING),
+    f"{_GATEWAY}server.authentication.customKeyLifetime.enabled": "true, false | `false` | it counts",
+    f"{_GATEWAY}server.authentication.customKeyLifetime.value": f"duration, such as `10m` | none | {_SESSIONS}",
+    f"{_GATEWAY}server.authentication.customKeyLifetime.respectValidity": "true, false | `false` | `true`: it does not "
+    "count",
     f"{_SCHEME}enabled": "true, false | `false` | the scheme counts",
     f"{_SCHEME}allowedAuthorizeTypes": "array of `code`, `token` | `code` | a list without `code` takes the grant "
     "`authorization_code` away; `token` (implicit) is not offered",
@@ -97,7 +106,7 @@ OAS: Mapping[str, str] = {
     f"{_GATEWAY}server.customDomain.enabled": "true, false | `false` | the API has a host of its own",
     f"{_GATEWAY}server.customDomain.name": "host, with `{name}` or `{name:regex}` | none | other hosts get 404",
     **_each(f"{_GATEWAY}server.", "gatewayTags slug detailedTracing", NOTHING),
-    f"{_GATEWAY}upstream.url": "URL | required | where calls go",
+    f"{_GATEWAY}upstream.url": f"URL | required; may be empty | {_UPSTREAM}",
     f"{_GATEWAY}upstream.loadBalancing.enabled": "true, false | `false` | calls go to the targets",
     f"{_GATEWAY}upstream.loadBalancing.targets": "objects `url`, `weight` | none | get the calls in turn, by weight",
     f"{_GATEWAY}upstream.rateLimit.enabled": "true, false | `false` | the limit counts",
@@ -185,7 +194,7 @@ CLASSIC: Mapping[str, str] = {
     "global_rate_limit": "`{rate, per}` | none | so many calls of all callers together, in so many seconds; then 429",
     "disable_rate_limit": "true, false | `false` | the API's own rate limits do not count",
     "proxy.listen_path": "text | required | the path of the API on the edge, such as `/orders/`",
-    "proxy.target_url": "URL | required | where calls go",
+    "proxy.target_url": f"URL | none | {_UPSTREAM}",
     "proxy.target_list": "URLs | none | with `enable_load_balancing`, get the calls in turn",
     "proxy.strip_listen_path": "true, false | `false` | the upstream gets the path without it",
     **_each("proxy.", "enable_load_balancing disable_strip_slash check_host_against_uptime_tests", NOTHING),
@@ -215,11 +224,13 @@ CLASSIC: Mapping[str, str] = {
     f"{_VERSION}global_size_limit_disabled": "true, false | `false` | `global_size_limit` does not count",
     f"{_VERSION}ignore_endpoint_case": "true, false | `false` | paths match in any letter case",
     **_each(_VERSION, "global_response_headers_disabled global_enforce_timeout_disabled", NOTHING),
+    "session_lifetime": f"seconds | none | {_SESSIONS}",
+    "session_lifetime_respects_key_expiration": "true, false | `false` | `true`: `session_lifetime` does not count",
     **_each("custom_middleware.", "driver id_extractor", NOTHING),
     **_each(
         "",
         "custom_middleware_bundle_disabled upstream_certificates_disabled certificate_pinning_disabled "
-        "session_lifetime_respects_key_expiration session_lifetime_disabled config_data_disabled do_not_track "
+        "session_lifetime_disabled config_data_disabled do_not_track "
         "detailed_tracing error_overrides_disabled basic_auth openid_options client_certificates scopes "
         "jwt_signing_method jwt_source jwt_jwks_uris jwt_identity_base_field jwt_client_base_field "
         "jwt_identit_base_field jwt_policy_field_name jwt_default_policies jwt_skip_kid jwt_issued_at_validation_skew "

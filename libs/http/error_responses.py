@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from contracts.apis import MANAGEMENT_PATHS
 from libs.http.error_page import PAGE_HEADERS, error_page, prefers_html
 from libs.http.responses import NO_STORE, json_bytes
+from libs.http.tyk_not_offered import instead_of
 from libs.oauth.errors import (
     BodyTooSlow,
     CannotRedirect,
@@ -194,7 +195,10 @@ class ErrorRenderer:
             return error
         allowed = {"Allow": _methods(error.headers["Allow"])} if "Allow" in error.headers else None
         message = {404: "there is nothing at this path", 405: "this method is not allowed here"}
-        return self._plain(request, error.status, message.get(error.status, error.reason), allowed)
+        said = message.get(error.status, error.reason)
+        if request.path.startswith(_GATEWAY_API) and error.status in message:
+            said = f"{said}; {instead_of(request.path)}"
+        return self._plain(request, error.status, said, allowed)
 
     def _plain(
         self, request: web.Request, status: int, message: str, headers: dict[str, str] | None = None

@@ -21,6 +21,8 @@ from libs.http.pages import link_to_next
 from libs.http.responses import NO_STORE, json_bytes
 
 TAG = "Tyk gateway API"
+KEY_OF_TOKEN = r"tw_(?:at|rt)_[A-Za-z0-9_-]+|ey[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+|[A-Za-z0-9_-]{22}\.[0-9]+"  # noqa: S105
+"""A token, or the public id of one. Any other key is the name of a user."""
 MOST_LISTED = 10_000
 """Records in one response of a list; the gateway's lists have no pages. `Link` leads to the rest."""
 _ONLY_IF = "Available if `TOKENWIRE_TYK_GATEWAY_API` is true."

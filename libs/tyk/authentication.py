@@ -20,8 +20,10 @@ from pydantic.alias_generators import to_camel
 from contracts.apis import GrantType, Notifications, OAuthSettings, RefreshReuse, TokenLocation
 from contracts.base import AdminRequest, Text
 from contracts.guards import Unsupported
+from libs.tyk.import_notes import ImportNotes
 from libs.tyk.invalid_definition import InvalidDefinition
 from libs.tyk.part import Part
+from libs.tyk.references import NOTHING_REPLACES, is_reference
 
 AUTHORIZE_TYPES = ("code", "token")
 """The response types of Tyk; `token` (the implicit grant) is not supported here (RFC 9700 §2.1.2)."""
@@ -29,6 +31,12 @@ AUTHORIZE_TYPES = ("code", "token")
 _ACCEPTED = "acceptedUnsupported"
 NO_SCOPES = "so tokens have none and a request for one is refused; declare those that clients may ask for"
 """The second half of the warning about a definition without scopes."""
+NO_GRANTS = (
+    "no grant type is offered, so the API issues no tokens; calls need a token of another API that a policy opens both "
+    "with"
+)
+"""The warning about an API with OAuth that cannot issue any token."""
+ISSUER_SAYS_LIFETIME = "not used; the API that issues a token says how long it lives"
 _HOUR = int(timedelta(hours=1).total_seconds())
 _DAY = 24 * _HOUR
 
@@ -105,6 +113,7 @@ class TokenwireSettings(AdminRequest):
         return not self.model_fields_set - {"accepted_unsupported", "scopes"}
 
 
+_DEFAULT_LIFETIME: timedelta = OAuthSettings.model_fields["access_token_lifetime"].default
 _ELSEWHERE = {"accepted_unsupported", "method_override", "scopes", "shared_secret_header", "anonymous_grants"}
 """Settings that are not fields of OAuthSettings by the same name."""
 
@@ -150,9 +159,20 @@ def declared_scopes(flow: Part) -> tuple[str, ...]:
     return tuple(scopes.members)
 
 
+def known_words(part: Part, key: str, known: Collection[str], notes: ImportNotes) -> tuple[str, ...]:
+    """The strings in the array of this member, with a warning for each that is not `known`; empty if it is absent."""
+    words = part.texts(key)
+    for index, word in enumerate(words):
+        if word not in known:
+            notes.unused(part.path_of(f"{key}[{index}]"), f"not used: one of {', '.join(known)} is expected")
+    return words
+
+
 def notifications(part: Part, url: str, secret: str, tokenwire: TokenwireSettings) -> Notifications | None:
     """The webhook settings from these members; None if there is no URL."""
     shared_secret = SecretStr(part.field_value(secret))
+    if is_reference(shared_secret.get_secret_value()):
+        raise part.wrong(secret, NOTHING_REPLACES)
     on_key_change_url = part.url(url)
     if not on_key_change_url:
         return None
@@ -172,8 +192,10 @@ def oauth_settings(
     login_url: str,
     notifications: Notifications | None,
     tokenwire: TokenwireSettings,
-) -> OAuthSettings | None:
-    """How the API issues tokens; None if it cannot issue any.
+    access_token_lifetime: timedelta | None = None,
+) -> OAuthSettings:
+    """How the API issues tokens. Without any grant type it issues none, and calls need a token of another API that a
+    policy opens both with.
 
     The code grant and response type `code` come and go together: a list of authorize types without `code` takes
     the grant away, an empty list means `code`. The login URL may be missing: an identity server can ask for codes
@@ -181,16 +203,29 @@ def oauth_settings(
     """
     codes = GrantType.AUTHORIZATION_CODE in flows and (not authorize_types or "code" in authorize_types)
     starting = set(flows) - {GrantType.REFRESH_TOKEN} - (set() if codes else {GrantType.AUTHORIZATION_CODE})
-    if not starting:
-        return None
-    offered = starting | ({GrantType.REFRESH_TOKEN} if refresh_token else set())
+    offered = starting | ({GrantType.REFRESH_TOKEN} if refresh_token and starting else set())
+    lifetime = {"access_token_lifetime": access_token_lifetime} if access_token_lifetime else {}
     return OAuthSettings(
         grant_types=tuple(grant_type for grant_type in GrantType if grant_type in offered),
         response_types=("code",) if codes else (),
-        refresh_token=refresh_token,
+        refresh_token=refresh_token and bool(starting),
         login_url=login_url or None,
         notifications=notifications,
         scopes=tuple(dict.fromkeys([*scopes, *(tokenwire.scopes or ())])),
         anonymous_grants=tokenwire.allows_anonymous_grants,
-        **tokenwire.model_dump(exclude_none=True, exclude=_ELSEWHERE),
+        **{**lifetime, **tokenwire.model_dump(exclude_none=True, exclude=_ELSEWHERE)},
     )
+
+
+def session_lifetime(
+    part: Part, key: str, seconds: float, tokenwire: TokenwireSettings, notes: ImportNotes
+) -> timedelta | None:
+    """The lifetime of access tokens that follows from Tyk's lifetime of a session, where that ends earlier than a
+    token; None where it does not, or where the definition sets `accessTokenLifetime`.
+    """
+    if seconds > 0 and tokenwire.access_token_lifetime is not None:
+        notes.unused(part.path_of(key), "not used, since accessTokenLifetime says how long a token lives")
+    elif 0 < seconds < _DEFAULT_LIFETIME.total_seconds():
+        notes.enforce(part.path_of(key))
+        return timedelta(seconds=max(1, int(seconds)))
+    return None

@@ -1,7 +1,7 @@
 """Reads a Tyk Classic definition, bare or as `api_definition` in the Dashboard's wrapper."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
@@ -11,11 +11,15 @@ from contracts.guards import Unsupported
 from libs.tyk import cors_members
 from libs.tyk.authentication import (
     AUTHORIZE_TYPES,
+    ISSUER_SAYS_LIFETIME,
+    NO_GRANTS,
     NO_SCOPES,
     Authentication,
     TokenwireSettings,
+    known_words,
     notifications,
     oauth_settings,
+    session_lifetime,
     tokenwire_settings,
     with_accepted,
 )
@@ -32,6 +36,7 @@ _WRAPPER = "api_definition"
 _OWN = "tokenwire"
 _ACCESS_TYPES = (*GrantType, "assertion", "__implicit")
 """The access types of Tyk; the last two are not supported here."""
+_NOT_HTTP = frozenset({"tcp", "tls"})
 _OTHER_METHODS = (
     "use_basic_auth",
     "use_openid",
@@ -63,6 +68,8 @@ def read_classic(
     notes = ImportNotes() if notes is None else notes
     whole = Part.whole(document)
     definition = whole.part(_WRAPPER) if whole.has(_WRAPPER) else whole
+    if definition.text("protocol") in _NOT_HTTP:
+        raise definition.wrong("protocol", "only APIs over HTTP are offered")
     tokenwire = tokenwire_settings(definition, _OWN)
     access = _access(definition, tokenwire, notes)
     proxy = definition.part("proxy")
@@ -70,7 +77,7 @@ def read_classic(
     own_id = definition.public_id("api_id", api_id)
     added, removed = classic_headers(definition, notes)
     versioning = classic_versioning(definition)
-    upstreams = classic_upstreams(proxy)
+    upstreams = classic_upstreams(proxy, notes)
     guards = classic_guards(definition, listen_path, notes)
     report(definition.members, CLASSIC, definition.path, notes)
     unsupported = notes.accepted(everything=accept_unsupported, paths=tokenwire.accepted_unsupported)
@@ -90,7 +97,7 @@ def read_classic(
         request_headers=added,
         removed_request_headers=removed,
         method_override=tokenwire_settings(definition, "tokenwire").method_override,
-        cors=cors_members.cors(definition.part("CORS"), cors_members.CLASSIC),
+        cors=cors_members.cors(definition.part("CORS"), cors_members.CLASSIC, notes),
         oauth=access.oauth,
         auth_token=access.auth_token,
         guards=guards,
@@ -123,6 +130,8 @@ def _access(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) 
             )
         return Authentication(_oauth(definition, tokenwire, notes), auth_token, location)
     _require_auth_token(definition)
+    if _session_seconds(definition):
+        notes.unused(definition.path_of("session_lifetime"), ISSUER_SAYS_LIFETIME)
     return Authentication(None, True, _token_location(_auth_token_config(definition, configs)))
 
 
@@ -142,10 +151,10 @@ def _auth_token_config(definition: Part, configs: Part) -> Part:
 
 def _oauth(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -> OAuthSettings:
     meta = definition.part("oauth_meta")
-    access_types = meta.choices("allowed_access_types", _ACCESS_TYPES)
+    access_types = known_words(meta, "allowed_access_types", _ACCESS_TYPES, notes)
     settings = oauth_settings(
         flows={grant_type for grant_type in GrantType if grant_type in access_types},
-        authorize_types=meta.choices("allowed_authorize_types", AUTHORIZE_TYPES),
+        authorize_types=known_words(meta, "allowed_authorize_types", AUTHORIZE_TYPES, notes),
         refresh_token=GrantType.REFRESH_TOKEN in access_types,
         scopes=(),
         login_url=meta.url("auth_login_redirect", fragment=True),
@@ -153,15 +162,26 @@ def _oauth(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -
             definition.part("notifications"), "oauth_on_keychange_url", "shared_secret", tokenwire
         ),
         tokenwire=tokenwire,
+        access_token_lifetime=_session_lifetime(definition, tokenwire, notes),
     )
-    if settings is None:
-        raise meta.wrong(
-            "allowed_access_types",
-            "authorization_code (with authorize type code), client_credentials or password is expected",
-        )
-    if not settings.scopes:
+    if not settings.grant_types:
+        notes.warn(meta.path_of("allowed_access_types"), NO_GRANTS)
+    elif not settings.scopes:
         notes.warn(f"{definition.path_of(_OWN)}.scopes", f"no scopes are declared, {NO_SCOPES}")
     return settings
+
+
+def _session_lifetime(definition: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -> timedelta | None:
+    seconds = _session_seconds(definition)
+    return session_lifetime(definition, "session_lifetime", seconds, tokenwire, notes)
+
+
+def _session_seconds(definition: Part) -> float:
+    """Seconds after which Tyk ends every session; 0 if a token lives as long as it says itself."""
+    if definition.flag("session_lifetime_disabled") or definition.flag("session_lifetime_respects_key_expiration"):
+        return 0
+    seconds = definition.members.get("session_lifetime")
+    return max(0, seconds) if isinstance(seconds, int | float) else 0
 
 
 def _token_location(config: Part) -> TokenLocation:

@@ -6,7 +6,7 @@ _OTHER_METHOD = Refused("a second authentication method, which a call would have
 _CODE = Refused("code that may check or change calls; nothing runs it here")
 _VALIDATION = Refused("request validation")
 _CERTIFICATES = Refused("client certificates (mutual TLS)")
-_UPSTREAM = Refused("authentication towards the upstream")
+_UPSTREAM = Unused("not used; the upstream gets calls without it, and has to refuse or admit them itself")
 _REPLY = Unused("mock responses are not offered; such calls go to the upstream")
 _HEADERS = Unused(f"headers of single endpoints are not set, only those of global_headers; {FORGEABLE}")
 _ANALYTICS = Unused("not used; the gateway counts calls by itself (docs/management.md, Usage)")
@@ -168,7 +168,7 @@ CLASSIC = Members(
         "request_signing": Members({"is_enabled": _UPSTREAM}, rest=True),
         # Switches and settings of what Tyk does besides.
         "disable_quota": Unused("quotas of policies still apply"),
-        "session_lifetime": Unused("not used; tokenwire.accessTokenLifetime says how long a token lives"),
+        "session_lifetime": KNOWN,
         "session_lifetime_respects_key_expiration": KNOWN,
         "session_lifetime_disabled": KNOWN,
         "enable_batch_request_support": Unused("batches are not offered"),

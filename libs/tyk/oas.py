@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,12 +12,16 @@ from contracts.guards import Unsupported
 from libs.tyk import cors_members
 from libs.tyk.authentication import (
     AUTHORIZE_TYPES,
+    ISSUER_SAYS_LIFETIME,
+    NO_GRANTS,
     NO_SCOPES,
     Authentication,
     TokenwireSettings,
     declared_scopes,
+    known_words,
     notifications,
     oauth_settings,
+    session_lifetime,
     tokenwire_settings,
     with_accepted,
 )
@@ -38,6 +42,8 @@ _DECLARING = (*FLOWS, "implicit", "deviceAuthorization")
 """OpenAPI flows whose scopes count as declared, whether Tokenwire supports the flow or not."""
 _ISSUED_ELSEWHERE = ("providers", "scopeCheck", "tokenExchange", "protectedResourceMetadata")
 """Settings with which Tyk accepts tokens of another server."""
+_OTHER_METHODS = ("hmac", "oidc", "custom")
+"""Methods that Tyk's settings enable without a scheme in the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def read_oas(
     tokenwire = tokenwire_settings(whole, _OWN)
     access = _access(whole, server, tokenwire, notes)
     name, listen_path = info.required_name("name"), server.part("listenPath").listen_path("value")
-    own_id, upstreams = info.public_id("id", api_id), oas_upstreams(upstream)
+    own_id, upstreams = info.public_id("id", api_id), oas_upstreams(upstream, notes)
     added, removed = oas_headers(extension, notes)
     guards = oas_guards(whole, extension, listen_path, notes)
     report(whole.members, DOCUMENT, "", notes)
@@ -123,7 +129,7 @@ def read_oas(
         request_headers=added,
         removed_request_headers=removed,
         method_override=tokenwire_settings(whole, "x-tokenwire").method_override,
-        cors=cors_members.cors(extension.part("middleware").part("global").part("cors"), cors_members.OAS),
+        cors=cors_members.cors(extension.part("middleware").part("global").part("cors"), cors_members.OAS, notes),
         oauth=access.oauth,
         auth_token=access.auth_token,
         guards=guards,
@@ -164,7 +170,7 @@ def _access(whole: Part, server: Part, tokenwire: TokenwireSettings, notes: Impo
     requirements = list(_requirements(whole, authentication, notes))
     _note_operations(whole, notes)
     compliant = authentication.text("securityProcessingMode") == "compliant"
-    return _protected(requirements, authentication, tokenwire, notes, compliant=compliant)
+    return _protected(whole, requirements, authentication, tokenwire, notes, compliant=compliant)
 
 
 def _requirements(whole: Part, authentication: Part, notes: ImportNotes) -> Iterator[_Requirement]:
@@ -182,6 +188,7 @@ def _requirements(whole: Part, authentication: Part, notes: ImportNotes) -> Iter
 
 
 def _protected(
+    whole: Part,
     requirements: list[_Requirement],
     authentication: Part,
     tokenwire: TokenwireSettings,
@@ -194,14 +201,47 @@ def _protected(
     auth_token = next((scheme for scheme in schemes if scheme.is_auth_token), None)
     first = oauth or auth_token
     if first is None:
-        raise _unprotected(authentication)
+        if schemes or any(authentication.part(key).flag("enabled") for key in _OTHER_METHODS):
+            raise _unprotected(authentication)
+        return _any_token(whole, authentication, notes)
     location = _auth_token_location(first) if oauth is None else _token_location(oauth.settings)
     _note_others(requirements, first, location, notes, compliant=compliant)
     for scheme, members in ((oauth, ISSUING_SCHEME), (auth_token, AUTH_TOKEN_SCHEME)):
         if scheme is not None:
             report(scheme.settings.members, members, scheme.settings.path, notes)
             report(scheme.declared.members, DECLARED_SCHEME, scheme.declared.path, notes)
-    return Authentication(_oauth(oauth, tokenwire, notes) if oauth else None, auth_token is not None, location)
+    if oauth is None:
+        if _session_seconds(authentication):
+            notes.unused(authentication.path_of("customKeyLifetime"), ISSUER_SAYS_LIFETIME)
+        return Authentication(None, True, location)
+    lifetime = _session_lifetime(authentication, tokenwire, notes)
+    return Authentication(_oauth(oauth, tokenwire, notes, lifetime), auth_token is not None, location)
+
+
+def _any_token(whole: Part, authentication: Part, notes: ImportNotes) -> Authentication:
+    """The Auth Token method, which Tyk takes where no scheme is enabled: in the place of the first apiKey scheme that
+    `security` names, or else in the header Authorization.
+    """
+    notes.warn(
+        authentication.path_of("securitySchemes"),
+        "no scheme is enabled, so calls need a token of another API that a policy opens both with, as in Tyk",
+    )
+    declared, settings = whole.part("components").part("securitySchemes"), authentication.part("securitySchemes")
+    named = (name for requirement in whole.parts("security")[:1] for name in requirement.members)
+    schemes = (_Scheme(declared.part(name), settings.part(name)) for name in named)
+    key = next((scheme for scheme in schemes if scheme.is_auth_token), None)
+    return Authentication(None, True, _auth_token_location(key) if key else TokenLocation())
+
+
+def _session_lifetime(authentication: Part, tokenwire: TokenwireSettings, notes: ImportNotes) -> timedelta | None:
+    seconds = _session_seconds(authentication)
+    return session_lifetime(authentication, "customKeyLifetime", seconds, tokenwire, notes)
+
+
+def _session_seconds(authentication: Part) -> float:
+    """Seconds after which Tyk ends every session; 0 if a token lives as long as it says itself."""
+    custom = authentication.part("customKeyLifetime")
+    return custom.duration("value") if custom.flag("enabled") and not custom.flag("respectValidity") else 0
 
 
 def _note_others(
@@ -265,22 +305,23 @@ def _unprotected(authentication: Part) -> InvalidDefinition:
     )
 
 
-def _oauth(scheme: _Scheme, tokenwire: TokenwireSettings, notes: ImportNotes) -> OAuthSettings:
+def _oauth(
+    scheme: _Scheme, tokenwire: TokenwireSettings, notes: ImportNotes, lifetime: timedelta | None
+) -> OAuthSettings:
     flows = scheme.declared.part("flows")
     settings = oauth_settings(
         flows={grant_type for flow, grant_type in FLOWS.items() if flows.has(flow)},
-        authorize_types=scheme.settings.choices("allowedAuthorizeTypes", AUTHORIZE_TYPES),
+        authorize_types=known_words(scheme.settings, "allowedAuthorizeTypes", AUTHORIZE_TYPES, notes),
         refresh_token=scheme.settings.flag("refreshToken"),
         scopes=[scope for flow in _DECLARING for scope in declared_scopes(flows.part(flow))],
         login_url=scheme.settings.url("authLoginRedirect", fragment=True),
         notifications=notifications(scheme.settings.part("notifications"), "onKeyChangeUrl", "sharedSecret", tokenwire),
         tokenwire=tokenwire,
+        access_token_lifetime=lifetime,
     )
-    if settings is None:
-        raise scheme.declared.wrong(
-            "flows", "authorizationCode (with authorize type code), clientCredentials or password is expected"
-        )
-    if not settings.scopes:
+    if not settings.grant_types:
+        notes.warn(flows.path, NO_GRANTS)
+    elif not settings.scopes:
         notes.warn(flows.path, f"no flow declares scopes, {NO_SCOPES}")
     return settings
 

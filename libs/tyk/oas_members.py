@@ -7,7 +7,7 @@ _all = dict.fromkeys
 _OTHER_METHOD = Refused("a second authentication method, which a call would have to pass besides the token")
 _CODE = Refused("code that may check or change calls; nothing runs it here")
 _CERTIFICATES = Refused("client certificates (mutual TLS)")
-_UPSTREAM = Refused("authentication towards the upstream")
+_UPSTREAM = Unused("not used; the upstream gets calls without it, and has to refuse or admit them itself")
 _CACHE = Unused("responses are not cached")
 _BODIES = Unused("bodies are not transformed")
 _ANALYTICS = Unused("not used; the gateway counts calls by itself (docs/management.md, Usage)")
@@ -118,7 +118,7 @@ _SERVER = Members(
                 "oidc": _OTHER_METHOD,
                 "custom": _OTHER_METHOD,
                 "certificateAuth": _CERTIFICATES,
-                "customKeyLifetime": Unused("not used; x-tokenwire.accessTokenLifetime says how long a token lives"),
+                "customKeyLifetime": Members(_all(("enabled", "value", "respectValidity"), KNOWN)),
                 "protectedResourceMetadata": Unused("the metadata of RFC 9728 is not offered"),
             }
         ),

@@ -1,7 +1,6 @@
 """An object within a definition, with its path, so that errors can name the field."""
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Self, TypeVar
@@ -20,7 +19,8 @@ _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 _PUBLIC_ID: TypeAdapter[str] = TypeAdapter(PublicId)
 _LISTEN_PATH: TypeAdapter[str] = TypeAdapter(ListenPath)
 
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+"""The name of a header or cookie (RFC 9110 §5.6.2)."""
 _FIELD_VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?)?")
 _WEBSOCKET = re.compile(r"(?i:ws)((?i:s?)):")
 _LARGEST = 2**53
@@ -75,19 +75,11 @@ class Part:
         value = self._typed(key, bool, "true or false")
         return default if value is None else value
 
-    def choices(self, key: str, known: Collection[str]) -> tuple[str, ...]:
-        """The strings in the array of this member, all of them `known`; empty if it is absent."""
-        words = self._typed(key, list, "an array") or []
-        for index, word in enumerate(words):
-            if word not in known:
-                raise self.wrong(f"{key}[{index}]", f"one of {', '.join(known)} is expected")
-        return tuple(words)
-
     def field_names(self, key: str) -> tuple[str, ...]:
         """The header names in the array of this member; empty if it is absent."""
         names = self._typed(key, list, "an array") or []
         for index, name in enumerate(names):
-            if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name):
+            if not isinstance(name, str) or not FIELD_NAME.fullmatch(name):
                 raise self.wrong(f"{key}[{index}]", "the name of a header is expected")
         return tuple(names)
 
@@ -155,7 +147,7 @@ class Part:
     def field_name(self, key: str, default: str) -> str:
         """The name of a header or cookie (RFC 9110 §5.6.2); the default if it is absent or empty."""
         name = self.name(key) or default
-        if not _FIELD_NAME.fullmatch(name):
+        if not FIELD_NAME.fullmatch(name):
             raise self.wrong(key, "the name of a header or cookie holds letters, digits and !#$%&'*+-.^_`|~ only")
         return name
 

@@ -19,7 +19,7 @@ from services.gateway.rate_limit_result import UNLIMITED, rate_limit_headers
 from services.gateway.refusals import LEADS_OUT, Denial
 from services.gateway.relay import UpstreamResponse, drop_default_content_type, relay
 from services.gateway.tunnels import Tunnels
-from services.gateway.upstream import LOOP, NOT_HTTP, Failure, Upstream
+from services.gateway.upstream import LOOP, NO_UPSTREAM, NOT_HTTP, Failure, Upstream
 from services.gateway.upstream_headers import UPGRADE, VIA, UpstreamHeaders, response_headers
 from services.gateway.upstream_urls import log_path, upstream_url
 
@@ -77,6 +77,8 @@ class ProxyEndpoint:
         if isinstance(outcome, Denial):
             return _without_body(request, outcome.response())
         current().shown_path = log_path(outcome.api)
+        if not outcome.api.upstream_url:
+            return _failed(request, outcome, NO_UPSTREAM)
         url = upstream_url(call, outcome)
         if url is None:
             return _without_body(request, LEADS_OUT.response())

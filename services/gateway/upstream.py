@@ -41,6 +41,7 @@ class Failure:
 
 
 DENIED = Failure("denied_address", 502, "The upstream's address is not allowed")
+NO_UPSTREAM = Failure("no_upstream", 502, "The API has no upstream that the gateway can call")
 UNREACHABLE = Failure("unreachable", 502, "The upstream cannot be reached")
 BROKE_OFF = Failure("broke_off", 502, "The upstream closed the connection before it responded")
 NOT_HTTP = Failure("not_http", 502, "The upstream's response is not HTTP")

@@ -9,6 +9,7 @@ from libs.passwords import PasswordHasher
 from libs.runtime import Deps
 from libs.settings import Environment
 from services.management.analytics import Analytics
+from services.management.api_reports import ApiReports
 from services.management.apis import ApiEndpoints
 from services.management.audit_log import AuditLogEndpoint
 from services.management.bootstrap_operator import BootstrapOperator
@@ -42,6 +43,7 @@ OPERATIONS = operations_of(
     Analytics,
     AuditLogEndpoint,
     SigningSecrets,
+    ApiReports,
     GrantSearch,
     TimelineEndpoint,
     ConfigLintEndpoint,
@@ -94,6 +96,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         Analytics(store.usage, deps.now),
         AuditLogEndpoint(store.audit_log),
         SigningSecrets(store.apis, event_context),
+        ApiReports(store.apis),
         search,
         TimelineEndpoint(search, store),
         ConfigLintEndpoint(store, deps.keys, settings.environment is Environment.PRODUCTION, deps.now),

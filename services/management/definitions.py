@@ -54,8 +54,7 @@ def read_api(
         raise BadRequest(str(error)) from error
     if api.api_id in _RESERVED_IDS:
         raise BadRequest(f"the API id '{api.api_id}' is reserved")
-    for field in api.unsupported:
-        notes.warn(field.path, f"NOT ENFORCED (accepted by accept_unsupported): {field.reason}")
+    _note_not_enforced(api, notes)
     return Imported(api, notes.warnings, notes.report)
 
 
@@ -63,6 +62,24 @@ def _refused(report: ImportReport, error: UnsupportedDefinition) -> dict[str, ob
     """The report, where `refused` has only what the operator has not accepted."""
     missing = [field.model_dump() for field in error.fields]
     return {**report.model_dump(mode="json"), "refused": missing}
+
+
+def stored_report(api: Api) -> tuple[list[str], ImportReport]:
+    """The warnings and the report of an import of the API's stored definition, as it is read today."""
+    notes = ImportNotes()
+    document = json.loads(api.definition.get_secret_value())
+    try:
+        _READERS[api.format](document, api_id=api.api_id, now=api.updated_at, accept_unsupported=True, notes=notes)
+    except InvalidDefinition as error:
+        # Written by an earlier version, which accepted it.
+        return [f"{error}; an import of this definition would be refused today"], notes.report
+    _note_not_enforced(api, notes)
+    return notes.warnings, notes.report
+
+
+def _note_not_enforced(api: Api, notes: ImportNotes) -> None:
+    for field in api.unsupported:
+        notes.warn(field.path, f"NOT ENFORCED (accepted by accept_unsupported): {field.reason}")
 
 
 def own_id(body: bytes, content_type: str | None) -> str:

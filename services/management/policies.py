@@ -20,6 +20,7 @@ from libs.store.apis import Apis
 from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
 from libs.store.policies import Policies
+from libs.tyk.policy_notes import policy_notes
 from services.management.reference_checks import unknown_apis
 from services.management.request_bodies import read_object
 from services.management.success_responses import PAGE, document, enveloped, list_of, listed
@@ -43,17 +44,19 @@ class PolicyEndpoints:
         tag="Policies",
         summary="Create a policy",
         description="The id is generated if the body does not set it; `Message` and `ID` of the response are the id. "
-        "APIs in `access_rights` that do not exist are listed in `Meta.warnings`; until they do, they grant nothing.",
+        "APIs in `access_rights` that do not exist are listed in `Meta.warnings`; until they do, they grant nothing. "
+        "So are restrictions of Tyk's that have no effect, such as limits of single endpoints.",
         body=RequestBody(model=PolicyDocument),
         response=ResponseSpec(description="Policy created.", models=(Envelope,)),
         errors=(409,),
     )
     async def add(self, request: web.Request) -> web.Response:
         """POST /api/portal/policies."""
-        said = await asyncio.to_thread(read_policy, await read_object(request))
+        body = await read_object(request)
+        said = await asyncio.to_thread(read_policy, body)
         ctx = self.event_context()
         policy = _policy(said, said.id or secrets.token_hex(12), ctx)
-        warnings = await unknown_apis(self.apis, policy.access_rights)
+        warnings = [*await unknown_apis(self.apis, policy.access_rights), *_notes(body)]
         try:
             await self.policies.add(policy, ctx)
         except Conflict:
@@ -109,10 +112,11 @@ class PolicyEndpoints:
     async def replace(self, request: web.Request) -> web.Response:
         """PUT /api/portal/policies/{policy_id}: replaces the policy; omitted fields get their defaults."""
         policy_id = (await self._named(request)).policy_id
-        said = await asyncio.to_thread(read_policy, await read_object(request))
+        body = await read_object(request)
+        said = await asyncio.to_thread(read_policy, body)
         if said.id not in {None, policy_id}:
             raise BadRequest(f"id: differs from '{policy_id}' in the path")
-        warnings = await unknown_apis(self.apis, said.access_rights)
+        warnings = [*await unknown_apis(self.apis, said.access_rights), *_notes(body)]
 
         async def attempt() -> Policy | None:
             before, ctx = await self._named(request), self.event_context()
@@ -167,6 +171,11 @@ def read_policy(said: dict[str, Any]) -> PolicyDocument:
         raise BadRequest(fault)
     _require_compatible(policy.partitions)
     return policy
+
+
+def _notes(said: dict[str, Any]) -> Sequence[str]:
+    """What of the policy would restrict calls at Tyk and does not here. The policy must have been read before."""
+    return policy_notes(_with_rights(_without_nulls(said)))
 
 
 def _with_rights(said: dict[str, Any]) -> dict[str, Any]:

@@ -144,6 +144,8 @@ class TykClientEndpoints:
     )
     async def rotate(self, request: web.Request) -> web.Response:
         """PUT /tyk/oauth/clients/{api_id}/{client_id}/rotate; the body is ignored."""
+        if await self.clients.store.apis.get(request.match_info["api_id"]) is None:
+            raise NotFound("API doesn't exist")
         await self._current(request)
         return answer(_shown(body_of(await self.clients.rotate(translated(request, {})))))
 

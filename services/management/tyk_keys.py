@@ -14,12 +14,12 @@ from contracts.operators import Permission
 from contracts.tyk_gateway import GatewayKeys, GatewayListQuery, GatewaySession, GatewaySessionRequest
 from libs.http.error_responses import BadRequest, NotFound, Taken
 from libs.http.operations import operation
-from libs.http.tyk_gateway_api import action, all_of, answer, body_of, gateway_operation, translated
+from libs.http.tyk_gateway_api import KEY_OF_TOKEN, action, all_of, answer, body_of, gateway_operation, translated
 from services.management.request_bodies import read_object
 from services.management.resource_owners import ResourceOwnerEndpoints
 
 _KEYS, _KEY = "/tyk/keys", "/tyk/keys/{username}"
-_PATTERN = {"username": "(?!create/?$)[^{}/]+"}
+_PATTERN = {"username": f"(?!(?:create|preview|{KEY_OF_TOKEN})/?$)[^{{}}/]+"}
 _BODY = RequestBody(model=GatewaySessionRequest, description="`basic_auth_data.password` is required for a new user.")
 _RESTRICTING = ("access_rights", "rate", "per", "quota_max", "quota_renewal_rate", "throttle_retry_limit", "expires")
 """What restricts a session of Tyk's. A user here is restricted by policies, which also outweigh these at Tyk."""

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from aiohttp import web
 
 from contracts.clients import Client
-from contracts.grants import Grant, GrantState, IssuedTokenList, IssuedTokens, RevocationReason
+from contracts.grants import Grant, GrantState, IssuedTokenList, IssuedTokens, Pagination, RevocationReason
 from contracts.operations import FORM, JSON, Parameters, RequestBody, ResponseSpec
 from contracts.operators import Permission
-from contracts.pages import TokenPageQuery
+from contracts.pages import PAGE_SIZE, TokenPageQuery
 from contracts.tyk_gateway import (
     GatewayRevocationRequest,
     GatewaySession,
@@ -22,7 +23,7 @@ from libs.catalog import Catalog
 from libs.http.error_responses import BadRequest, NotFound, Unprocessable
 from libs.http.forms import read_body, read_parameters, replace_body
 from libs.http.operations import operation
-from libs.http.tyk_gateway_api import action, answer, gateway_operation, ok, translated
+from libs.http.tyk_gateway_api import KEY_OF_TOKEN, action, answer, gateway_operation, ok, translated
 from libs.oauth.errors import InvalidRequest
 from libs.oauth.grants import is_revoked_with_client, live_access_token
 from libs.oauth.token_formats import TokenFormat, parse_public_token_id
@@ -31,12 +32,25 @@ from services.revocation.operator_revocation import TokenManagement
 from services.revocation.revoker import Revoker
 from services.revocation.token_list import TokenList
 
-KEY_OF_TOKEN = r"tw_(?:at|rt)_[A-Za-z0-9_-]+|ey[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+|[A-Za-z0-9_-]{22}\.[0-9]+"  # noqa: S105
-"""A token, or the public id of one. Any other key is the name of a user (services/management/tyk_keys.py)."""
 _KEY = "/tyk/keys/{token}"
 _IS_TOKEN = {"token": KEY_OF_TOKEN}
 _FORM = RequestBody(model=GatewayRevocationRequest, media_types=(FORM, JSON))
+_NO_PAGE = IssuedTokens(Pagination=Pagination(page_num=1, page_total=0, page_size=PAGE_SIZE), Tokens=[])
 _DONE = ResponseSpec(description="Done.", models=(GatewayStatus,))
+
+
+class _Missing(BadRequest):
+    """A required parameter is missing."""
+
+
+class _Unidentified(BadRequest):
+    """The gateway's status for a client that does not say who it is."""
+
+    status: ClassVar[int] = 401
+
+
+class _NoClient(BadRequest):
+    """There is no such client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +78,15 @@ class TykTokenEndpoints:
         )
     )
     async def list(self, request: web.Request) -> web.Response:
-        """GET /tyk/oauth/clients/{api_id}/{client_id}/tokens: `code` is the public id of a token."""
-        return await self.tokens.show(request)
+        """GET /tyk/oauth/clients/{api_id}/{client_id}/tokens: `code` is the public id of a token; an unknown client has
+        none.
+        """
+        try:
+            return await self.tokens.show(request)
+        except NotFound:
+            if await self.catalog.api(request.match_info["api_id"]) is None:
+                raise NotFound("OAuth Client ID not found") from None
+            return answer(_NO_PAGE if "page" in request.query else ())
 
     @operation(
         gateway_operation(
@@ -92,12 +113,18 @@ class TykTokenEndpoints:
             summary="Revoke all tokens of a client",
             body=_FORM,
             response=_DONE,
-            errors=(404,),
+            errors=(401, 404),
         )
     )
     async def revoke_all(self, request: web.Request) -> web.Response:
         """POST /tyk/oauth/revoke_all with `client_id`; a wrong `client_secret` is refused."""
-        await self.management.revoke_all(await self._of_client(request))
+        try:
+            of_client = await self._of_client(request)
+        except _Missing as missing:
+            raise _Unidentified(missing.message) from None
+        except _NoClient as unknown:
+            raise NotFound(unknown.message) from None
+        await self.management.revoke_all(of_client)
         return ok("tokens revoked successfully")
 
     @operation(
@@ -199,9 +226,9 @@ class TykTokenEndpoints:
             raise BadRequest(error.description) from error
         for name in (*required, "client_id"):
             if not said.get(name):
-                raise BadRequest(f"{name} is required")
+                raise _Missing(f"{name} is required")
         if await self.management.clients.get(said["client_id"]) is None:
-            raise BadRequest("oauth client doesn't exist")
+            raise _NoClient("oauth client doesn't exist")
         return translated(request, client_id=said["client_id"])
 
     async def _grant_of(self, token: str) -> Grant | None:

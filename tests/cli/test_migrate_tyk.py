@@ -51,8 +51,8 @@ def records() -> dict[str, Any]:
     }
 
 
-async def migrated(tokenwire: CommandLine, tyk: TykGateway, *more: str) -> Outcome:
-    return await tokenwire("migrate", "tyk", "--gateway", tyk.url, *more, TYK_GATEWAY_SECRET=SECRET)
+async def migrated(tokenwire: CommandLine, tyk: TykGateway, *more: str, **environment: str) -> Outcome:
+    return await tokenwire("migrate", "tyk", "--gateway", tyk.url, *more, TYK_GATEWAY_SECRET=SECRET, **environment)
 
 
 def actions(outcome: Outcome) -> dict[str, str]:
@@ -100,10 +100,10 @@ async def test_c6_a_running_gateway_is_moved_with_ids_secrets_and_policies(
 
         report = (tokenwire.home / "done.md").read_text()
         for sentence in (
-            f"api `{guarded_id}`: ",
+            f"api `{guarded_id}` (Orders): ",
             "use_mutual_tls_auth",
             "there is no such API",
-            "1 keys",
+            "1 tokens, and users",
             "Tokens do not",
         ):
             assert sentence in report, report
@@ -152,7 +152,8 @@ async def test_c6_exported_files_and_directories_are_moved(
     oas_id, classic_id = has["oas"][0]["x-tyk-api-gateway"]["info"]["id"], has["classic"][0]["api_id"]
     (tmp_path / "apps").mkdir()
     (tmp_path / "apps" / "orders.json").write_text(json.dumps(has["oas"][0]))
-    (tmp_path / "apps" / "classic.json").write_text(json.dumps(has["classic"][0]))
+    # Editors on Windows write a byte order mark, and many indent with tabs.
+    (tmp_path / "apps" / "classic.json").write_text("\ufeff" + json.dumps(has["classic"][0], indent="\t"))
     (tmp_path / "apps" / "notes.json").write_text('"nothing of Tyk"')
     (tmp_path / "policies.json").write_text(
         json.dumps({policy["id"]: {**policy, "id": "", "_id": ""} for policy in has["policies"]})
@@ -171,6 +172,48 @@ async def test_c6_exported_files_and_directories_are_moved(
         assert shown["secret"] == client["secret"]
     again = await tokenwire("migrate", "tyk", *files, "--apply", "--json")
     assert set(actions(again).values()) == {"unchanged"}, again.out
+
+
+async def test_c6_the_directory_of_a_gateway_has_oas_definitions_twice(tokenwire: CommandLine, tmp_path: Path) -> None:
+    """Beside `x-oas.json` Tyk keeps `x.json` with its internal form, which is not another API."""
+    api = api_document()
+    api_id = api["x-tyk-api-gateway"]["info"]["id"]
+    internal = {"api_id": api_id, "is_oas": True, "name": "Orders", "proxy": {"listen_path": "/other/"}}
+    (tmp_path / f"{api_id}.json").write_text(json.dumps(internal))
+    (tmp_path / f"{api_id}-oas.json").write_text(json.dumps(api))
+    planned = await tokenwire("migrate", "tyk", str(tmp_path), "--json")
+    assert (planned.status, actions(planned), len(planned.json["records"])) == (0, {api_id: "create"}, 1), planned.out
+
+
+async def test_c6_the_table_has_ids_and_names_and_the_reasons_are_below(tokenwire: CommandLine) -> None:
+    """An id begins its line, to be copied; a reason is a line of its own."""
+    has = records()
+    guarded_id, gold = has["classic"][1]["api_id"], has["policies"][0]["id"]
+    async with tyk_gateway(**has) as tyk:
+        planned = await migrated(tokenwire, tyk)
+    lines = [line.split() for line in planned.out.splitlines()]
+    assert [guarded_id, "api", "Orders", "cannot", "move", "see", "below"] in lines
+    assert [gold, "policy", "Gold", "to", "create", "2", "warnings"] in lines
+    (reason,) = [line for line in planned.out.splitlines() if line.startswith(f"api {guarded_id} cannot move: ")]
+    assert "use_mutual_tls_auth" in reason
+    assert "The plan with all warnings is in tyk-migration.md." in planned.out
+
+
+async def test_c2_references_to_the_environment_are_replaced_as_tyk_does(
+    tokenwire: CommandLine, system: System, tmp_path: Path
+) -> None:
+    """In files, `env://NAME` is the variable of the command's environment; without it the plan names the part."""
+    api = changed(api_document("orders-classic.json"), "proxy/target_url", "env://ORDERS_UPSTREAM")
+    api = changed(api, "notifications/shared_secret", "env://ORDERS_SECRET")
+    (tmp_path / "api.json").write_text(json.dumps(api))
+    unset = await tokenwire("migrate", "tyk", str(tmp_path / "api.json"), "--json")
+    assert (unset.status, "nothing replaces this reference" in unset.json["records"][0]["reason"]) == (4, True)
+    values = {"ORDERS_UPSTREAM": "http://orders.example.test/", "ORDERS_SECRET": "a-secret-of-the-environment"}
+    applied = await tokenwire("migrate", "tyk", str(tmp_path / "api.json"), "--apply", "--json", **values)
+    assert (applied.status, actions(applied)) == (0, {api["api_id"]: "create"}), applied.err
+    shown = (await system.operator("GET", f"/api/apis/{api['api_id']}")).body
+    assert shown["proxy"]["target_url"] == values["ORDERS_UPSTREAM"]
+    assert shown["notifications"]["shared_secret"] == values["ORDERS_SECRET"]
 
 
 async def test_c6_a_plan_of_files_needs_no_server(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ from tests.unit.tyk_definitions import changed
 
 URL = "x-tyk-api-gateway/upstream/url"
 NAMES, METHODS = ("a", "b"), ("GET", "POST")
-NOT_THIS_API = "Access to this API has been disallowed"
+NOT_THIS_PATH = {"Access to this resource has been disallowed", "Requested endpoint is forbidden"}
+VERSIONS, VERSION_HEADER = ("v1", "v2"), "X-Api-Version"
+TYK = "x-tyk-api-gateway"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class World:
-    """Three APIs: the issuing one, another with OAuth, and one with Auth Token."""
+    """Four APIs: the issuing one, another with OAuth, one with Auth Token, and one with versions and guards."""
 
     system: System
     parties: tuple[Party, ...]
@@ -41,12 +43,21 @@ def _world(mongodb_url: str) -> Iterator[World]:
         system = runner.run(opened.__aenter__())
 
         async def apis() -> tuple[Party, ...]:
-            definitions = (document(), document(), auth_token())
+            definitions = (document(), document(), auth_token(), guarded())
             return tuple([await system.party(changed(each, URL, served.url)) for each in definitions])
 
         yield World(system, runner.run(apis()), runner.run)
         runner.run(opened.__aexit__(None, None, None))
         runner.run(behind.__aexit__(None, None, None))
+
+
+def guarded() -> dict[str, Any]:
+    """An API with two versions, on which nobody may POST to `b`, and of whose `a` the rate is limited."""
+    versioning = {"enabled": True, "name": "v1", "default": "v1", "location": "header", "key": VERSION_HEADER}
+    made = changed(document(), f"{TYK}/info/versioning", versioning | {"versions": [{"name": "v2", "id": "x"}]})
+    made = changed(made, "paths", {"/a": {"get": {"operationId": "a"}}, "/b": {"post": {"operationId": "b"}}})
+    rate = {"enabled": True, "rate": 1_000_000, "per": "1s"}
+    return changed(made, f"{TYK}/middleware/operations", {"a": {"rateLimit": rate}, "b": {"block": {"enabled": True}}})
 
 
 _urls = st.lists(
@@ -55,7 +66,13 @@ _urls = st.lists(
     ),
     max_size=2,
 )
-_rights = st.dictionaries(st.integers(0, 2), _urls, max_size=3)
+_rights = st.dictionaries(
+    st.integers(0, 3),
+    st.fixed_dictionaries(
+        {"allowed_urls": _urls, "versions": st.lists(st.sampled_from(VERSIONS), min_size=1, max_size=2, unique=True)}
+    ),
+    max_size=4,
+)
 _fields = st.fixed_dictionaries(
     {}, optional={"is_inactive": st.booleans(), "active": st.booleans(), "rate": st.just(10_000), "per": st.just(1)}
 )
@@ -67,9 +84,9 @@ async def made(world: World, policies: list[tuple[Any, Any]] | None) -> tuple[st
     ids = []
     for rights, fields in policies or ():
         granted = {}
-        for index, urls in rights.items():
+        for index, right in rights.items():
             api_id = world.parties[index].api.api_id
-            granted[api_id] = AccessRight.model_validate({"api_id": api_id, "allowed_urls": urls})
+            granted[api_id] = AccessRight.model_validate({"api_id": api_id, **right})
         ids.append((await make_policy(world.system.deps, access_rights=granted, **fields)).policy_id)
     return tuple(ids)
 
@@ -81,21 +98,26 @@ async def require_agreement(world: World, token: str) -> None:
     aud = set(shown.get("aud", ()))
     assert shown["active"] is bool(aud)
     for party in world.parties:
-        refusals = set()
-        for name in NAMES:
-            for method in METHODS:
-                verified = await system.call(
-                    "GET",
-                    "/verify",
-                    headers={**headers, "X-Forwarded-Uri": party.at(name), "X-Forwarded-Method": method},
-                )
-                proxied = await system.call(method, party.at(name), headers=headers)
-                assert verified.status == proxied.status, (method, name)
-                if proxied.status != 200:
-                    assert verified.body == proxied.body
-                    refusals.add(proxied.body["error"])
-        # A token may open an API although none of these calls is among the allowed URLs; then only those refuse it.
-        assert (party.api.api_id in aud) is (refusals <= {"Access to this resource has been disallowed"}), refusals
+        versions = VERSIONS if party.api.versioning else ("",)
+        refusals = [await refused(system, party, headers | {VERSION_HEADER: version}) for version in versions]
+        # A token may open an API although none of these calls is allowed; then only rules about paths refuse them.
+        opens = any(said <= NOT_THIS_PATH for said in refusals)
+        assert (party.api.api_id in aud) is opens, refusals
+
+
+async def refused(system: System, party: Party, headers: dict[str, str]) -> set[str]:
+    """The refusals of some calls, which are the same at both doors."""
+    refusals = set()
+    for name in NAMES:
+        for method in METHODS:
+            about = {"X-Forwarded-Uri": party.at(name), "X-Forwarded-Method": method}
+            verified = await system.call("GET", "/verify", headers=headers | about)
+            proxied = await system.call(method, party.at(name), headers=headers)
+            assert verified.status == proxied.status, (method, name)
+            if proxied.status != 200:
+                assert verified.body == proxied.body
+                refusals.add(proxied.body["error"])
+    return refusals
 
 
 @examples(25)
@@ -111,9 +133,7 @@ def test_c1_proxy_verify_and_introspection_always_agree(
         user = await system.user(policy_ids=await made(world, of_user))
         rules: dict[str, Any] = {"apply_policies": list(await made(world, applied))}
         if rights is not None:
-            rules["access_rights"] = {
-                world.parties[index].api.api_id: {"allowed_urls": urls} for index, urls in rights.items()
-            }
+            rules["access_rights"] = {world.parties[index].api.api_id: right for index, right in rights.items()}
         await require_agreement(world, tokens_of(await party.token({"grant_type": "client_credentials"})).access)
         await require_agreement(world, tokens_of(await party.password(user.username)).access)
         # Rules that would widen are refused before there is a token.

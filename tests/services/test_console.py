@@ -14,7 +14,7 @@ from services.console.app import PAGES
 from services.console.session_cookies import COOKIE, PATH
 from services.console.visits import next_path
 from services.operation_catalog import operations_by
-from tests.builders import make_operator, settle, unique
+from tests.builders import api_document, make_operator, settle, unique
 from tests.services.console_browser import Browser, Consoles, console_of
 from tests.services.system import Clock, System
 
@@ -333,6 +333,18 @@ async def test_policies_users_and_apis_are_managed(admin: Browser, system: Syste
         await admin.get(f"/console/{place}/delete")
         assert "was deleted" in (await admin.post(f"/console/{place}/delete")).plain
         assert (await admin.get(f"/console/{place}")).status == 404
+
+
+async def test_c2_the_page_of_an_api_shows_what_is_not_enforced_and_what_is_unused(
+    admin: Browser, system: System
+) -> None:
+    """Also what was accepted at the import, which the definition itself lists; and that calls go nowhere."""
+    made = api_document("orders-classic.json", use_mutual_tls_auth=True, proxy__target_url="tyk://other")
+    made |= {"cache_options": {"enable_cache": True}}
+    assert (await system.operator("POST", "/api/apis?accept_unsupported=true", json=made)).status == 200
+    seen = await admin.get(f"/console/apis/{made['api_id']}")
+    for said in ("use_mutual_tls_auth: client certificates", "not enforced", "enable_cache: ", "calls through the"):
+        assert said in seen.plain, said
 
 
 async def test_a_grant_is_found_by_its_token_followed_and_revoked(admin: Browser, system: System) -> None:

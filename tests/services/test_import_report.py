@@ -1,9 +1,11 @@
 """C2: the response to an import says what is enforced, unused and refused; a dry run does too, and writes nothing."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tests.builders import Response, api_document, unique
 from tests.services.management import Management, management
@@ -306,3 +308,44 @@ async def test_c2_a_dry_run_notices_what_is_taken(service: Management) -> None:
     assert (dry.status, real.status) == (409, 409)
     refused = await service.writer("POST", "/api/apis?dry_run=perhaps", json=oas({}))
     assert (refused.status, refused.message) == (400, "dry_run: must be true or false")
+
+
+@pytest.mark.parametrize(
+    ("document", "query"),
+    [
+        pytest.param(oas({}), "", id="nothing-to-say"),
+        pytest.param(oas({f"{TYK}/server/eventHandlers": [ON], f"{TYK}/info/state/internal": True}), "", id="unused"),
+        pytest.param(
+            classic({"enable_jwt": True, "domain": "a.test", "cache_options": {"enable_cache": True}}),
+            "?accept_unsupported=true",
+            id="accepted",
+        ),
+    ],
+)
+async def test_c2_get_shows_what_is_unused_and_what_is_not_enforced(
+    service: Management, document: Any, query: str
+) -> None:
+    """The report of a stored definition is that of its import; a reader may see it."""
+    response = await service.writer("POST", f"/api/apis{query}", json=document)
+    meta = response.body["Meta"]
+    report = (
+        meta
+        if isinstance(meta, dict)
+        else {"api_id": meta, "warnings": [], "enforced": [], "unused": [], "refused": []}
+    )
+    shown = await service.reader("GET", f"/api/apis/{report['api_id']}/report")
+    assert (shown.status, shown.body) == (200, report)
+    assert (await service.reader("GET", "/api/apis/nothing/report")).status == 404
+
+
+async def test_c2_a_report_says_that_a_definition_would_be_refused_today(service: Management) -> None:
+    """An API of an earlier version, which read less of its definition, has a report, too."""
+    response = await service.writer("POST", "/api/apis", json=oas({}))
+    api = await service.deps.store.apis.get(response.body["ID"])
+    assert api is not None
+    broken = json.dumps(changed(json.loads(api.definition.get_secret_value()), f"{TYK}/upstream/url", "nonsense"))
+    apis = service.deps.store.apis
+    await apis.replace(api, api.model_copy(update={"definition": SecretStr(broken)}), service.deps.event_context("t"))
+    shown = await service.reader("GET", f"/api/apis/{api.api_id}/report")
+    assert shown.status == 200
+    assert ["would be refused today" in said for said in shown.body["warnings"]] == [True]

@@ -145,6 +145,17 @@ async def test_c9_targets_get_the_calls_in_turn(system: System, language: str) -
         assert two.url not in str(stored)
 
 
+@pytest.mark.parametrize("url", ["", "tyk://other/", "h2c://grpc.example.test:50051"])
+async def test_c2_an_api_without_an_upstream_issues_tokens_and_serves_verify(system: System, url: str) -> None:
+    """Calls through the gateway get 502 once they are admitted, and /verify answers for a proxy of one's own."""
+    party = await system.party(changed(document(), URL, url))
+    token = await token_of(party)
+    assert (await ask(system, "verify", party.at("x"), token)).status == 200
+    proxied = await ask(system, "proxy", party.at("x"), token)
+    assert (proxied.status, proxied.body) == (502, {"error": "The API has no upstream that the gateway can call"})
+    assert (await ask(system, "proxy", party.at("x"), "wrong")).status == 403
+
+
 async def test_c9_a_policy_may_name_apis_that_come_later(system: System) -> None:
     """An unknown API is a warning and grants nothing, until there is one with that id."""
     one, later = await system.party(), unique("later")

@@ -63,6 +63,7 @@ ROUTES = {
     ("GET", "/api/operators/self"): READ,
     ("POST", "/api/operators/{operator_id}/rotate"): ADMIN,
     ("GET", "/api/apis/{api_id}/signing-secret"): WRITE,
+    ("GET", "/api/apis/{api_id}/report"): READ,
     ("POST", "/api/apis/{api_id}/signing-secret/rotate"): WRITE,
     ("GET", "/api/grants"): READ,
     ("GET", "/api/grants/{grant_id}"): READ,

@@ -145,7 +145,9 @@ async def test_a8_a_guard_that_is_not_supported_is_refused_unless_accepted(
 
     mine = (await service.writer("GET", f"/api/apis/{api_id}")).body
     assert (await service.writer("PUT", f"/api/apis/{api_id}", json=mine)).status == 200
-    more = changed(mine, "enable_jwt" if own == "tokenwire" else "x-tyk-api-gateway/upstream/mutualTLS/enabled", True)
+    more = changed(
+        mine, "enable_jwt" if own == "tokenwire" else "x-tyk-api-gateway/upstream/certificatePinning/enabled", True
+    )
     assert (await service.writer("PUT", f"/api/apis/{api_id}", json=more)).status == 400
     del mine[own]
     assert (await service.writer("PUT", f"/api/apis/{api_id}", json=mine)).status == 400

@@ -164,6 +164,7 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("replaceApi", API, json=orders)
     await record("replaceOasApi", API, json=orders)
     await record("getSigningSecret", API)
+    await record("getApiReport", API)
     await record("rotateSigningSecret", API, json={"overlap": 3600})
     right = {"api_id": "orders", "versions": ["Default"], "allowed_urls": [{"url": "^/orders", "methods": ["GET"]}]}
     policy = {"name": "Read orders", "access_rights": {"orders": right}, "rate": 100, "per": 60}

@@ -340,6 +340,7 @@ async def test_c6_refusals_about_clients_are_tyk_s(system: System, tyk: Caller) 
             (400, "Policy access rights doesn't contain API this OAuth client belongs to"),
         ),
         ("PUT", f"/tyk/oauth/clients/{api_id}/nothing/rotate", None, (404, "OAuth Client ID not found")),
+        ("PUT", f"/tyk/oauth/clients/nothing/{client['client_id']}/rotate", None, (404, "API doesn't exist")),
         ("DELETE", "/tyk/oauth/clients/nothing/x", None, (404, "OAuth Client ID not found")),
     ):
         response = await tyk(method, path, **({} if body is None else {"json": body}))
@@ -393,11 +394,17 @@ async def test_c6_refusals_about_tokens_are_tyk_s(tyk: Caller) -> None:
         ("/tyk/oauth/revoke", {}, (400, "token is required")),
         ("/tyk/oauth/revoke", {"token": "x"}, (400, "client_id is required")),
         ("/tyk/oauth/revoke", {"token": "x", "client_id": "nothing"}, (400, "oauth client doesn't exist")),
-        ("/tyk/oauth/revoke_all", {}, (400, "client_id is required")),
+        ("/tyk/oauth/revoke_all", {}, (401, "client_id is required")),
+        ("/tyk/oauth/revoke_all", {"client_id": "nothing"}, (404, "oauth client doesn't exist")),
     ):
         assert refusal(await tyk("POST", path, data=form)) == refused, (path, form)
     wrong = {"client_id": client["client_id"], "client_secret": "wrong"}
     assert refusal(await tyk("POST", "/tyk/oauth/revoke_all", data=wrong))[0] == 400
+    nobody = f"/tyk/oauth/clients/{api_id}/nothing/tokens"
+    assert ok(await tyk("GET", nobody)) == []
+    none = {"page_num": 1, "page_total": 0, "page_size": 100}
+    assert ok(await tyk("GET", f"{nobody}?page=1")) == {"Pagination": none, "Tokens": []}
+    assert refusal(await tyk("GET", "/tyk/oauth/clients/nothing/x/tokens")) == (404, "OAuth Client ID not found")
     assert ok(await tyk("DELETE", "/tyk/oauth/tokens?scope=lapsed"))["message"] == "lapsed tokens purged"
     assert refusal(await tyk("DELETE", "/tyk/oauth/tokens")) == (422, "scope parameter is required")
     assert refusal(await tyk("DELETE", "/tyk/oauth/tokens?scope=all")) == (400, "unknown scope")
@@ -439,6 +446,52 @@ async def test_c6_a_token_in_a_path_is_not_logged(mongodb_url: str) -> None:
     assert sum("/tyk/keys/a-user" in line for line in logged) == 2  # so the log has paths
     assert sum("/tyk/oauth/refresh/{token}" in line for line in logged) == 2
     assert not any("not-to-be-logged" in line for line in logged)
+
+
+@pytest.mark.parametrize("query", ["?hashed=true", "?api_id=x&hashed=1&org_id=5e9d", "?username=false"])
+async def test_c6_a_token_is_found_and_deleted_by_what_the_list_shows(system: System, tyk: Caller, query: str) -> None:
+    """Tyk's automation lists tokens by hash and asks for each with `hashed`: `code` is the public id here."""
+    api_id, path = await api_of(tyk)
+    client = await client_of(tyk, api_id)
+    token = (await token_of(system, path, client))["access_token"]
+    (listed,) = ok(await tyk("GET", f"/tyk/oauth/clients/{api_id}/{client['client_id']}/tokens"))
+    place = f"/tyk/keys/{listed['code']}{query}"
+    assert ok(await tyk("GET", place))["oauth_client_id"] == client["client_id"]
+    assert ok(await tyk("DELETE", place)) == acted(listed["code"], "deleted")
+    assert not await passes(system, path, token)
+    assert refusal(await tyk("GET", place)) == (404, "Key not found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    [
+        ("POST", "/tyk/keys/create", 404, "POST /tyk/keys/{username}"),
+        ("POST", "/tyk/keys/preview", 404, "POST /tyk/keys/{username}"),
+        ("POST", "/tyk/keys/policy/{token}", 404, "PUT /tyk/policies/{policy_id}"),
+        ("PATCH", "/tyk/keys/alice", 405, "POST /tyk/keys/{username}"),
+        ("PUT", "/tyk/keys/{token}", 405, "in the policies of its client"),
+        ("POST", "/tyk/keys/{token}", 405, "in the policies of its client"),
+        ("GET", "/tyk/org/keys", 404, "limit clients with policies"),
+        ("POST", "/tyk/apis/oas/import", 405, "POST /tyk/apis/oas"),
+        ("GET", "/tyk/apis/oas/x/export", 404, "GET /tyk/apis/oas/{api_id}"),
+        ("PATCH", "/tyk/apis/x", 405, "PUT /tyk/apis/{api_id}"),
+        ("DELETE", "/tyk/cache/x", 404, "nothing to invalidate"),
+        ("GET", "/tyk/certs", 404, "the proxy in front"),
+        ("GET", "/tyk/health", 404, "/readyz"),
+        ("GET", "/tyk/debug", 404, "TOKENWIRE_TYK_GATEWAY_API"),
+    ],
+)
+async def test_c6_what_is_not_offered_says_what_to_do(
+    system: System, tyk: Caller, method: str, path: str, status: int, sentence: str
+) -> None:
+    """In the gateway's envelope; a token is never taken for the name of a new user."""
+    api_id, listen_path = await api_of(tyk)
+    client = await client_of(tyk, api_id)
+    token = (await token_of(system, listen_path, client))["access_token"]
+    response = await tyk(method, path.replace("{token}", token), json={"basic_auth_data": {"password": PASSWORD}})
+    refused = refusal(response)
+    assert (refused[0], sentence in refused[1]) == (status, True), refused
+    assert await passes(system, listen_path, token)
 
 
 # Users

@@ -510,3 +510,110 @@ def test_c1_inactive_rules_make_the_grant_inactive() -> None:
     assert opened(rules={"is_inactive": True}).inactive
     assert opened(a_policy(ISSUING), rules={"is_inactive": True}).inactive
     assert not opened(a_policy(ISSUING), rules={"is_inactive": False}).inactive
+
+
+# Every part, every holder
+
+VERSIONS = ("v1", "v2")
+VERSIONED = an_api(versioning=Versioning(location="header", key="x-api-version", names=VERSIONS))
+_own_limits = st.none() | _limit
+_full_rights = st.fixed_dictionaries(
+    {"versions": st.lists(st.sampled_from(VERSIONS), max_size=2, unique=True), "limit": _own_limits},
+    optional={"allowed_urls": _rights.map(lambda rights: rights["allowed_urls"])},
+)
+_partitions = st.fixed_dictionaries(
+    {}, optional={part: st.booleans() for part in ("acl", "rate_limit", "quota", "complexity")}
+) | st.fixed_dictionaries({"per_api": st.booleans()})
+_full_policies = st.builds(
+    lambda rights, limit, partitions, inactive: a_policy(
+        rights=rights, partitions=partitions, is_inactive=inactive, **limit
+    ),
+    st.dictionaries(st.sampled_from([ISSUING, OTHER]), _full_rights, max_size=2),
+    _limit,
+    _partitions,
+    st.sampled_from([False, False, False, True]),
+)
+_set = st.lists(_full_policies, min_size=1, max_size=2)
+_others = st.lists(_set, max_size=2)
+_full_rules = st.builds(
+    lambda rights, limit, inactive: {
+        **({"access_rights": rights} if rights is not None else {}),
+        **limit,
+        "is_inactive": inactive,
+    },
+    st.none() | st.dictionaries(st.sampled_from([ISSUING, OTHER]), _full_rights.map(lambda r: {**r, "api_id": "x"})),
+    _limit,
+    st.booleans(),
+)
+
+
+def reach(access: ApiAccess | None) -> set[tuple[str, str, str]]:
+    """Which of some calls of some versions are admitted."""
+    if access is None or access.inactive:
+        return set()
+    return {(*call, version) for call in calls(access) for version in VERSIONS if access.allows_version(version)}
+
+
+def require_within(narrow: ApiAccess | None, wide: ApiAccess | None) -> None:
+    """The first admits no call, no rate and no quota that the second does not."""
+    assert reach(narrow) <= reach(wide)
+    if narrow and wide:
+        slow, fast = narrow.limits, wide.limits
+        assert rate_allowance(slow.rate, slow.per).is_within(rate_allowance(fast.rate, fast.per))
+        assert quota_allowance(slow.quota_max, slow.quota_renewal_rate).is_within(
+            quota_allowance(fast.quota_max, fast.quota_renewal_rate)
+        )
+
+
+def on_versions(client: list[Policy] | None, others: list[list[Policy]], rules: dict[str, Any] | None) -> Any:
+    return may(*(client or ()), api=VERSIONED, others=tuple(others), rules=rules)
+
+
+@given(st.none() | _set, _others, st.none() | _full_rules, st.randoms(use_true_random=False))
+def test_c1_neither_the_order_of_holders_nor_of_their_policies_matters(
+    client: list[Policy] | None, others: list[list[Policy]], rules: dict[str, Any] | None, random: Random
+) -> None:
+    """Client, user and applied policies give the same access however they are ordered."""
+    first = on_versions(client, others, rules)
+    sets = [random.sample(each, len(each)) for each in ([client] if client else []) + others]
+    random.shuffle(sets)
+    # Where the client has a policy, it may change places with the others.
+    second = on_versions(sets[0], sets[1:], rules) if client else on_versions(None, sets, rules)
+    assert reach(first) == reach(second)
+    require_within(first, second)
+    require_within(second, first)
+
+
+@given(st.none() | _set, _others, _set, st.none() | _full_rules)
+def test_c1_a_further_holder_opens_nothing(
+    client: list[Policy] | None, others: list[list[Policy]], further: list[Policy], rules: dict[str, Any] | None
+) -> None:
+    """Policies of the user and applied policies narrow calls, versions and limits of the issuing API."""
+    require_within(on_versions(client, [*others, further], rules), on_versions(client, others, rules))
+
+
+@given(st.none() | _set, _others, _full_rules)
+def test_c1_key_rules_open_no_call_and_no_version(
+    client: list[Policy] | None, others: list[list[Policy]], rules: dict[str, Any]
+) -> None:
+    """Each part of them, alone or together, narrows what all policies allow."""
+    without = on_versions(client, others, None)
+    require_within(on_versions(client, others, rules), without)
+    for name, value in rules.items():
+        require_within(on_versions(client, others, {name: value}), without)
+
+
+@given(_set, st.sampled_from(["allowed_urls", "versions"]), st.data())
+def test_c1_a_right_with_a_narrower_list_opens_nothing(client: list[Policy], part: str, data: Any) -> None:
+    """Of the allowed URLs or versions of a policy, a part of those that are listed opens no more than all of them."""
+    wide = on_versions(client, [], None)
+    index = data.draw(st.integers(0, len(client) - 1))
+    rights = client[index].access_rights
+    if ISSUING not in rights or not getattr(rights[ISSUING], part):
+        return
+    listed = getattr(rights[ISSUING], part)
+    # An empty list of URLs means all of them, so at least one is left.
+    kept = data.draw(st.lists(st.sampled_from(listed), min_size=1, max_size=len(listed)))
+    right = rights[ISSUING].model_copy(update={part: tuple(kept)})
+    narrowed = client[index].model_copy(update={"access_rights": {**rights, ISSUING: right}})
+    require_within(on_versions([*client[:index], narrowed, *client[index + 1 :]], [], None), wide)
