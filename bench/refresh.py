@@ -14,8 +14,8 @@ import uvloop
 from bench.report import Figures, MeasurementFailed, Report, Target
 from bench.testbed import TOKEN, Running, Testbed, token_request
 from bench.wire import HttpConnection
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET, PASSWORD, USERNAME
 from libs.oauth.token_formats import OpaqueTokens, TokenKind, new_grant_id
-from services.demo_data import CLIENT_ID, CLIENT_SECRET, PASSWORD, USERNAME
 
 CLIENTS = (32, 128)
 TARGETS = {32: 0.050, 128: 0.068}

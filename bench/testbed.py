@@ -71,7 +71,9 @@ class System:
         """One of Tokenwire's services, configured for this system."""
         values = {**self.values, "notifier_private_keys": self.notifier_key, **own}
         environment = {f"TOKENWIRE_{name.upper()}": str(value) for name, value in values.items()}
-        return Program(service, [f"services.{service}"], environment, int(str(own.get("workers", 1))))
+        workers = int(str(own.get("workers", 1)))
+        name = service if workers == 1 else f"{service} x {workers}"
+        return Program(name, [f"services.{service}"], environment, workers)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Deps]:

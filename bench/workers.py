@@ -8,7 +8,7 @@ import asyncio
 
 from bench.report import Figures, Report, Target
 from bench.testbed import TOKEN, Testbed, token_request
-from services.demo_data import CLIENT_ID, CLIENT_SECRET
+from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET
 
 CONNECTIONS = 128
 OF_BARE = 0.22
