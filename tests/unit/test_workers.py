@@ -3,18 +3,22 @@
 import asyncio
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
 from libs.logging import _atomic_pieces
+from libs.serving import _Acceptor, listening, listening_for_workers
+from libs.settings import WrongSetting
 from libs.telemetry import ACROSS_WORKERS, families
 from libs.workers.channel import LARGEST, MOST_UNREAD, Channel, Overflow
 from libs.workers.membership import Membership
 from libs.workers.metric_families import Families
 from libs.workers.number import MOST, available_cores, worker_count
 from tests.acceptance.programs import ROOT
+from tests.eventually import eventually
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -192,3 +196,41 @@ async def test_a_process_that_does_not_read_is_noticed() -> None:
             sender.send(text=text)
         sender.close()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
+def test_the_sockets_of_workers_have_one_port_that_no_other_start_joins(host: str) -> None:
+    """All are on the same port; with or without workers, a second start on it is refused."""
+    origin = {"host_from": "--host", "port_from": "--port"}
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(each) for each in listening_for_workers(host, 0, 3, **origin)]
+        (port,) = {each.getsockname()[1] for each in sockets}
+        with pytest.raises(WrongSetting, match=r"--port: cannot listen on .*: Address already in use"):
+            listening_for_workers(host, port, 2, **origin)
+        with pytest.raises(WrongSetting, match=r"--port: cannot listen on .*: Address already in use"):
+            listening(host, port, **origin)
+
+
+async def test_a_socket_is_taken_and_left_without_a_trace() -> None:
+    """A worker that stands in for another one, and stops doing so, keeps no descriptor, and the socket stays open."""
+    listener = listening("127.0.0.1", 0, host_from="--host", port_from="--port")
+    acceptor, descriptors = _Acceptor([listener]), Path("/proc/self/fd")
+    taken: list[asyncio.Protocol] = []
+
+    def connect() -> asyncio.Protocol:
+        taken.append(asyncio.Protocol())
+        return taken[-1]
+
+    await asyncio.sleep(0)
+    before = len(list(descriptors.iterdir()))
+    for _ in range(20):
+        await acceptor.accept_on(connect, {0})  # type: ignore[arg-type]
+        await acceptor.accept_on(connect, set())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+    assert len(list(descriptors.iterdir())) <= before
+    waiting = socket.create_connection(listener.getsockname())
+    assert taken == []
+    await acceptor.accept_on(connect, {0})  # type: ignore[arg-type]
+    await eventually(lambda: len(taken) == 1, within=10)
+    waiting.close()
+    acceptor.close()
