@@ -329,6 +329,37 @@ async def test_apis_are_searched_by_id_name_and_listen_path(admin: Browser, syst
     assert (long.status, "q:" in long.plain) == (400, True)
 
 
+STRANGE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</textarea><script>alert(1)</script>",
+    "{{ 7 * 7 }}",
+    "&lt;b&gt;",
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("name", ["orders-oas.json", CLASSIC])
+async def test_strange_text_of_a_definition_is_text_on_every_page(
+    admin: Browser, system: System, name: str, strange: str
+) -> None:
+    """In the name, in settings and in members that nobody reads: no page has it as markup, and the designer gives it
+    back as it was.
+    """
+    path = "info__title" if name != CLASSIC else "slug"
+    of_name = f"{TYK}__info__name" if name != CLASSIC else "name"
+    api = await make_api(system.deps, api_document(name, **{of_name: strange, path: strange}))
+    place = f"/console/apis/{api.api_id}"
+    seen = await admin.get(f"{place}/design")
+    assert json.loads(text_in(seen)) == json.loads(shown_text(await stored(system, api.api_id)))
+    review = await admin.post(f"{place}/design", form_of(seen, login_url=f"https://l.example/{len(strange)}"))
+    assert review.status == 200, review.plain
+    pages = [seen, review, await admin.get(place), await admin.get("/console/apis"), await admin.get(f"{place}/delete")]
+    for page in pages:
+        assert strange in page.plain, page.url
+        assert not re.search(r"<script>|<img src=x", page.text), page.url
+
+
 async def test_an_operator_who_only_reads_sees_no_action_of_the_designer(reader: Browser, system: System) -> None:
     """No button that would be refused, and 403 where it is tried all the same."""
     api = await make_api(system.deps, api_document(**{f"{SCHEME}refreshToken": True}))

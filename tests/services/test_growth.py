@@ -301,6 +301,14 @@ def following_of(response: Response) -> str | None:
     return str(reference.strip("<>"))
 
 
+async def test_a_search_of_apis_looks_at_no_more_than_its_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names have no index: among so many APIs a request looks, and its `next` continues after them."""
+    monkeypatch.setattr("libs.store.apis.MOST_SEARCHED", 50)
+    async with measured(world, ("apis",), "/api/apis?q=no-such-name") as (profile, response):
+        assert following_of(response) is not None
+    assert profile.examined <= 2 * 50 + SLACK, profile.examined
+
+
 async def test_the_filters_of_grants_return_the_right_ones(world: World) -> None:
     """Filters over several states, clients and APIs return the newest first, complete, and nothing else."""
     client, other = world.client, world.other
