@@ -49,7 +49,8 @@ def _middle(old: Sequence[str], new: Sequence[str]) -> Iterator[Line]:
     if len(old) + len(new) > _LONGEST:
         yield Line("gap", f"{len(old)} lines become {len(new)} other ones: too many to show each")
         return
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    # Without autojunk, brackets as every object has them make it a hundred times slower.
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=True)
     for tag, old_from, old_to, new_from, new_to in matcher.get_opcodes():
         if tag == "equal":
             yield from _equal(old[old_from:old_to])

@@ -9,6 +9,9 @@ from libs.masking import MASK, with_secrets_masked
 CHANGED = f"{MASK} (changed)"
 """What a difference shows in place of a new secret."""
 
+_MOST_MATCHED = 500
+"""Items of a list with secrets that are compared with each other; in a longer one they are matched by their place."""
+
 
 def shown_text(document: Any) -> str:
     """The definition as indented JSON, with secrets masked."""
@@ -43,6 +46,8 @@ def restored(edited: Any, original: Any) -> Any:
 
 
 def _restored(edited: Any, original: Any, masked: Any) -> Any:
+    if masked == original:
+        return edited  # there is no secret in it
     if isinstance(edited, str):
         return original if edited == masked else edited
     if isinstance(edited, dict) and isinstance(masked, dict):
@@ -57,6 +62,8 @@ def _restored(edited: Any, original: Any, masked: Any) -> Any:
 
 def _restored_items(edited: Sequence[Any], original: Sequence[Any], masked: Sequence[Any]) -> list[Any]:
     """Items are matched by what they show, wherever they are now, and then those in the same place by their name."""
+    if max(len(edited), len(masked)) > _MOST_MATCHED:
+        return _restored_in_place(edited, original, masked)
     left = dict(enumerate(masked))
     matched: dict[int, int] = {}
     names = [_name(item) for item in masked]
@@ -75,6 +82,14 @@ def _restored_items(edited: Sequence[Any], original: Sequence[Any], masked: Sequ
         _restored(item, original[matched[at]], masked[matched[at]]) if at in matched else item
         for at, item in enumerate(edited)
     ]
+
+
+def _restored_in_place(edited: Sequence[Any], original: Sequence[Any], masked: Sequence[Any]) -> list[Any]:
+    """For lists that are too long to compare every item with every other one: if none was added or removed."""
+    if len(edited) != len(masked):
+        return list(edited)
+    items = zip(edited, original, masked, strict=True)
+    return [_restored(item, was, shown) if _name(item) == _name(shown) else item for item, was, shown in items]
 
 
 def _name(item: Any) -> str:

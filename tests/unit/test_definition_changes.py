@@ -1,6 +1,7 @@
 """The review of a changed definition: lines, plain words, and secrets that stay secret."""
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_a_difference_of_very_long_texts_is_counted_instead_of_searched() -> Non
     assert line.text == "20000 lines become 20000 other ones: too many to show each"
 
 
+def test_a_difference_of_many_alike_lines_is_found_soon() -> None:
+    """Brackets, which every object has, are no places to start from: with them, this took a minute."""
+    old, new = [
+        [line for number in range(first, first + 660) for line in ("{", str(number), "},")] for first in (0, 660)
+    ]
+    began = time.process_time()
+    lines = line_difference("\n".join(old), "\n".join(new))
+    assert time.process_time() - began < 5
+    assert [line.text for line in lines if line.kind == "removed"].count("- 0") == 1
+
+
 # Plain words
 
 
@@ -162,6 +174,16 @@ def test_which_of_two_headers_of_one_name_was_removed_is_not_guessed() -> None:
     twice = changed(OAS, f"{HEADERS}/add", [{"name": "A", "value": "sec1"}, {"name": "A", "value": "sec2"}])
     once = changed(OAS, f"{HEADERS}/add", [{"name": "A", "value": MASK}])
     assert restored(once, twice) == once
+
+
+def test_a_very_long_list_is_matched_by_place_alone() -> None:
+    """Comparing every item with every other one would take a time that grows with the square of their number."""
+    headers = [{"name": f"H{number}", "value": f"sec{number}"} for number in range(5000)]
+    document = {"add": headers, "numbers": [1] * 100_000}
+    text = json.loads(shown_text(document))
+    assert restored(text, document) == document
+    shorter = {**text, "add": text["add"][1:], "numbers": [1] * 99_999}
+    assert restored(shorter, document) == shorter
 
 
 @given(st.sampled_from([True, False, 0, 1, 1.0, None, "", "x"]))
