@@ -232,7 +232,7 @@ async def test_a_sample_quotes_every_character(body: str, tmp_path: Path, node_c
     value: dict[str, Any] = {AWKWARD: AWKWARD}
     request = awkward(**({} if body == "query" else {body: value}))
     query = {AWKWARD: AWKWARD, "secret": SECRET} if body == "query" else {"q": AWKWARD}
-    expected: dict[str, Any] = {"form": None, "json": None, body: value} | {"query": query}
+    expected: dict[str, Any] = {"form": None, "json": None, body: value, "query": query}
     expected |= {"X-Awkward": AWKWARD.replace("ü", ""), "Authorization": f"Bearer {SECRET}"}
     async with echo() as url:
         for write, node in ((curl, None), (python, None), (javascript, node_clients)):
