@@ -126,8 +126,8 @@ def _what_ends(clients: ClientList, grants: GrantList) -> list[str]:
     apps, more = _number(len(clients.apps), "client app", clients.next), grants.next
     tokens = f"{_number(access, 'access token', more)} and {_number(refresh, 'refresh token', more)}"
     return [
-        f"Client apps that are deleted with it: {apps}.",
-        f"Live grants that end: {_number(len(live), 'grant', more)}, with {tokens}. They stop working at once.",
+        f"Deleted with it: {apps}.",
+        f"Ended at once: {_number(len(live), 'live grant', more)}, with {tokens}.",
     ]
 
 

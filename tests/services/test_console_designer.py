@@ -291,8 +291,8 @@ async def test_the_deletion_says_how_much_it_ends(admin: Browser, system: System
     revoked = await party.tokens(subject="carol")
     await party.revoke(revoked.refresh)
     seen = await admin.get(f"/console/apis/{party.api.api_id}/delete")
-    assert "Client apps that are deleted with it: 2 client apps." in seen.plain
-    assert "Live grants that end: 1 grant, with 1 access token and 1 refresh token." in seen.plain
+    assert "Deleted with it: 2 client apps." in seen.plain
+    assert "Ended at once: 1 live grant, with 1 access token and 1 refresh token." in seen.plain
     assert "was deleted" in (await admin.post(f"/console/apis/{party.api.api_id}/delete")).plain
 
 
