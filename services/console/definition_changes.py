@@ -163,7 +163,7 @@ def _lifetimes(before: OAuthSettings, after: OAuthSettings) -> Iterator[str]:
 
 def _scopes(before: OAuthSettings, after: OAuthSettings) -> Iterator[str]:
     if gone := [scope for scope in before.scopes if scope not in after.scopes]:
-        yield f"Client apps may no longer ask for the scopes: {' '.join(gone)}"
+        yield f"Client apps may no longer ask for the scopes {' '.join(gone)}: tokens lose them at the next refresh."
     if new := [scope for scope in after.scopes if scope not in before.scopes]:
         yield f"Client apps may ask for new scopes: {' '.join(new)}"
 

@@ -121,6 +121,12 @@ def test_a_difference_of_many_alike_lines_is_found_soon() -> None:
         pytest.param("x-tokenwire", {"refreshReuse": "strict"}, "revokes its grant at once", id="reuse"),
         pytest.param("x-tokenwire", {"scopes": ["extra"]}, "may ask for new scopes: extra", id="scope"),
         pytest.param(
+            "components/securitySchemes/tykOAuth/flows",
+            {"password": {"scopes": {"a": "A"}}},
+            "no longer ask for the scopes b c read write orders other: tokens lose them",
+            id="scopes-gone",
+        ),
+        pytest.param(
             "x-tokenwire", {"sharedSecretHeader": False}, "no longer carry X-Tyk-Shared-Secret", id="header-off"
         ),
         pytest.param(f"{TYK}/server/authentication/enabled", False, "Calls need no token any more", id="keyless"),
