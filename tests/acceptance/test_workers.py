@@ -222,10 +222,16 @@ async def test_a_worker_that_does_not_come_back_is_stood_in_for(tmp_path: Path) 
 
 
 async def test_sighup_replaces_every_worker_without_a_failed_request(tmp_path: Path) -> None:
-    """One after the other is replaced, each when its successor is ready. No request under load fails meanwhile."""
-    async with served(tmp_path) as service:
+    """One after the other is replaced, each when its successor is ready. No request under load fails meanwhile.
+
+    The successors have read the files of the settings again.
+    """
+    file = tmp_path / "public-url"
+    file.write_text("https://before.example.test")
+    async with served(tmp_path, settings={"TOKENWIRE_PUBLIC_URL_FILE": str(file)}) as service:
         async with load(service.port) as seen:
             before, pids = await service.metrics(), service.pids
+            file.write_text("https://after.example.test")
             os.kill(service.program.pid, signal.SIGHUP)
             await eventually(lambda: service.logged("workers_restarted"))
             await eventually(lambda: service.are_up(2))
@@ -238,6 +244,8 @@ async def test_sighup_replaces_every_worker_without_a_failed_request(tmp_path: P
         assert await service.program.stop() == 0
     lines = [line for line in service.program.output.splitlines() if re.search(r'"event":"(listening|stopped)"', line)]
     events = [(re.findall(r'"event":"(\w+)"', line)[0], re.findall(r'"worker":(\d)', line)) for line in lines]
+    urls = [re.findall(r"https://(\w+)", line)[0] for line in service.logged("listening")]
+    assert urls == ["before", "before", "after", "after"]
     assert events[2:6] == [("listening", ["1"]), ("stopped", ["1"]), ("listening", ["2"]), ("stopped", ["2"])]
 
 
