@@ -90,7 +90,7 @@ def _reach(before: Api, after: Api) -> Iterator[str]:
             "responds. Client apps have to be changed."
         )
     if before.upstream_url != after.upstream_url:
-        yield f"Calls go to another upstream: {after.upstream_url}"
+        yield f"Calls go to another upstream: {after.upstream_url or 'none, so they get 502'}"
     if before.further_upstream_urls != after.further_upstream_urls:
         yield "The upstreams among which calls are distributed change."
     if before.strip_listen_path != after.strip_listen_path:
