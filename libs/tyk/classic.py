@@ -181,7 +181,8 @@ def _session_seconds(definition: Part) -> float:
     if definition.flag("session_lifetime_disabled") or definition.flag("session_lifetime_respects_key_expiration"):
         return 0
     seconds = definition.members.get("session_lifetime")
-    return max(0, seconds) if isinstance(seconds, int | float) else 0
+    # Negative ones mean the same as 0 to Tyk.
+    return 0 if isinstance(seconds, int | float) and seconds < 0 else definition.number("session_lifetime")
 
 
 def _token_location(config: Part) -> TokenLocation:
