@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
-from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits
+from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits, refuses
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import says_something
 from libs.tyk.part import Part
@@ -105,7 +105,7 @@ class _Version:
             version=name,
             internal=self._closing("internal"),
             ignored=self._opening("ignored") if self._may_open() else (),
-            blocked=self._closing("black_list"),
+            blocked=(*self._closing("black_list"), *self._refusing_mocks()),
             allowed=self._opening("white_list"),
             allowed_only=bool(allowed),
             rates=tuple(self._rates()) if self._counted else (),
@@ -180,6 +180,12 @@ class _Version:
         for endpoint in endpoints:
             self._notes.enforce(endpoint.where)
         return tuple(endpoint.closing(self._listen_path) for endpoint in endpoints)
+
+    def _refusing_mocks(self) -> Iterator[PathRule]:
+        """Rules for endpoints that Tyk does not forward, because it mocks an error."""
+        for entry in self._extended.parts("mock_response") if self._uses_extended else ():
+            if not entry.flag("disabled") and refuses(entry, self._notes):
+                yield self._endpoint(entry, "mock_response").closing(self._listen_path)
 
     def _extended_parts(self, key: str) -> tuple[Part, ...]:
         """The entries of the list in use."""

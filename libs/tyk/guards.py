@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated
 
 from pydantic import StringConstraints, TypeAdapter
@@ -47,6 +48,16 @@ def limits(part: Part, rate: float, per: float, notes: ImportNotes) -> Limits | 
         return None
     notes.enforce(part.path)
     return limits_of(rate_allowance(rate, per), quota_allowance(0, 0))
+
+
+def refuses(mock: Part, notes: ImportNotes) -> bool:
+    """Whether this mock response is an error; calls are then refused, and it is reported as enforced."""
+    code = mock.members.get("code")
+    is_error = isinstance(code, int) and code >= HTTPStatus.BAD_REQUEST
+    if is_error:
+        notes.enforce(mock.path)
+        notes.warn(mock.path, "calls are refused with 403, whatever the status and body of the mock")
+    return is_error
 
 
 def expiry(part: Part, key: str, notes: ImportNotes) -> datetime | None:

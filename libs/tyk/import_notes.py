@@ -49,9 +49,10 @@ class ImportNotes:
         self._warned[Warned(path, sentence)] = None
 
     def unused(self, path: str, sentence: str) -> None:
-        """Warn of a part that has no effect."""
-        self.warn(path, sentence)
-        self._unused.setdefault(path, sentence)
+        """Warn of a part that has no effect, unless it is enforced in a way that is not its kind's."""
+        if path not in self._enforced:
+            self.warn(path, sentence)
+            self._unused.setdefault(path, sentence)
 
     def enforce(self, path: str) -> None:
         """Report a part that protects the API, and is enforced."""

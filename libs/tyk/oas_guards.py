@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
 from contracts.limits import Limits
-from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits
+from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits, refuses
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import is_on, says_something
 from libs.tyk.part import Part
@@ -49,7 +49,7 @@ def oas_guards(whole: Part, extension: Part, listen_path: str, notes: ImportNote
                 PathGuards(
                     internal=reader.closing("internal"),
                     ignored=reader.opening("ignoreAuthentication"),
-                    blocked=reader.closing("block"),
+                    blocked=(*reader.closing("block"), *reader.refusing_mocks()),
                     allowed=reader.opening("allow"),
                     allowed_only=bool(reader.opening("allow")),
                     rates=tuple(reader.rates()) if counted else (),
@@ -107,6 +107,12 @@ class _Paths:
     def closing(self, key: str) -> tuple[PathRule, ...]:
         """Rules that refuse calls of the operations with this setting."""
         return tuple(endpoint.closing(self._listen_path) for endpoint in self._enforced(key))
+
+    def refusing_mocks(self) -> Iterator[PathRule]:
+        """Rules for operations that Tyk does not forward, because it mocks an error."""
+        for settings, endpoint in self._on("mockResponse"):
+            if not settings.part("fromOASExamples").flag("enabled") and refuses(settings, self._notes):
+                yield endpoint.closing(self._listen_path)
 
     def _enforced(self, key: str) -> Iterator[Endpoint]:
         for settings, endpoint in self._on(key):

@@ -313,3 +313,39 @@ def test_c2_a_feature_that_protects_nothing_is_a_warning(members: dict[str, Any]
     assert api.unsupported == ()
     assert notes.report.refused == ()
     assert len(notes.report.unused) >= 1
+
+
+LISTED = {"path": "/things", "method": "GET"}
+MOCKED = "version_data/versions/Default/extended_paths"
+OPERATIONS = f"{TYK}/middleware/operations"
+THINGS = ("paths", {"/things": {"get": {"operationId": "things"}}})
+
+
+@pytest.mark.parametrize(
+    ("document", "refused"),
+    [
+        pytest.param(classic(MOCKED, {"mock_response": [{**LISTED, "code": 403}]}), True, id="classic"),
+        pytest.param(classic(MOCKED, {"mock_response": [{**LISTED, "code": 200}]}), False, id="classic-success"),
+        pytest.param(
+            classic(MOCKED, {"mock_response": [{**LISTED, "code": 403, "disabled": True}]}), False, id="classic-off"
+        ),
+        pytest.param(oas(*THINGS, OPERATIONS, {"things": {"mockResponse": {**ON, "code": 404}}}), True, id="oas"),
+        pytest.param(
+            oas(*THINGS, OPERATIONS, {"things": {"mockResponse": {"enabled": False, "code": 404}}}), False, id="oas-off"
+        ),
+        pytest.param(
+            oas(*THINGS, OPERATIONS, {"things": {"mockResponse": {**ON, "code": 500, "fromOASExamples": ON}}}),
+            False,
+            id="oas-from-examples",
+        ),
+    ],
+)
+def test_c2_a_mock_of_an_error_closes_its_endpoint(document: dict[str, Any], refused: bool) -> None:
+    """Tyk forwards no such call, so none reaches the upstream here; it is enforced, and not also unused."""
+    api, notes = imported(document)
+    blocked = [rule.pattern for paths in (api.guards.paths if api.guards else ()) for rule in paths.blocked]
+    assert blocked == (["/things"] if refused else [])
+    assert len(notes.report.enforced) == (1 if refused else 0)
+    if refused:
+        assert notes.report.unused == ()
+        assert "refused with 403" in notes.warnings[0]
