@@ -11,12 +11,17 @@ import orjson
 import typer
 
 from cli.api_client import ApiClient
-from cli.calls import call
+from cli.calls import call, moment
 from cli.failures import UNREACHABLE, Failure, Refused
-from cli.options import JSON, PROFILE, SOME_API, SOME_CLIENT
+from cli.lists import show_list
+from cli.options import JSON, LIMIT, PROFILE, SINCE, SOME_API, SOME_CLIENT, UNTIL, WATCH, Listing, given
 from cli.output import cell, console, errors, show_json_line
 from cli.profiles import DEFAULT_PROFILE
 
+_TYPES = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="PATTERN", help="Such as token.new or 'grant.*'; may be repeated."),
+]
 app = typer.Typer(help="Events: tokens, grants and records, as they change.", no_args_is_help=True)
 
 QUIET_FOR = 45.0
@@ -26,17 +31,33 @@ AGAIN_AFTER, AT_MOST = 1.0, 30.0
 _SHOWN = ("api_id", "client_id", "resource_owner", "user", "grant_id", "policy_id", "operator_id", "reason")
 
 
-@app.callback()
-def _group() -> None:
-    """Events: tokens, grants and records, as they change."""
+@app.command("list")
+def list_events(
+    types: _TYPES = None,
+    api: SOME_API = "",
+    client: SOME_CLIENT = "",
+    since: SINCE = "",
+    until: UNTIL = "",
+    limit: LIMIT = 50,
+    watch: WATCH = 0,
+    profile: PROFILE = DEFAULT_PROFILE,
+    as_json: JSON = False,
+) -> None:
+    """List the events of the last eight days, the latest first: types and ids, without their data."""
+    query = given(types=",".join(types or ()), api_id=api, client_id=client)
+    query |= given(**{"from": moment(since), "to": moment(until)})
+    columns = ("at", "type", "subject", "api_id", "client_id", "remarks")
+    show_list(Listing(profile, as_json, watch, limit), "/api/events", "events", columns, _row, query)
+
+
+def _row(event: dict[str, Any]) -> dict[str, Any]:
+    actor = (event.get("actor") or {}).get("name")
+    return {**event, "remarks": [each for each in (event.get("reason"), actor and f"by {actor}") if each]}
 
 
 @app.command("tail")
 def tail(
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--type", metavar="PATTERN", help="Such as token.new or 'grant.*'; may be repeated."),
-    ] = None,
+    types: _TYPES = None,
     api: SOME_API = "",
     client: SOME_CLIENT = "",
     profile: PROFILE = DEFAULT_PROFILE,

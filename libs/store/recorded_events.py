@@ -6,11 +6,12 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from contracts.event_list import EventQuery
 from contracts.reconciliation import RecordedEvent
 from libs.event_encoding import first_event_id
-from libs.store.mongo import Conflict, Mongo, outage_is_unavailability
+from libs.store.mongo import Conflict, Document, Mongo, outage_is_unavailability
 from libs.store.usage import Usage
 from libs.store.usage_batcher import UsageBatcher
 
@@ -72,6 +73,24 @@ class RecordedEvents:
             found = await cursor.sort("sequence", ASCENDING).to_list(None)
         return [RecordedEvent.model_validate({**document, "id": document["_id"]}) for document in found]
 
+    async def page(self, query: EventQuery, types: Sequence[str] | None) -> tuple[Sequence[RecordedEvent], str | None]:
+        """At most `query.limit` events of these types (None: all), the latest first, and the id after which to go on.
+
+        Looks at SCANNED events at most, in the order of their ids, which sort by time: filters have no index.
+        """
+        wanted: list[RecordedEvent] = []
+        seen = None
+        async with outage_is_unavailability():
+            cursor = self._mongo[self.name].find({"_id": _bounds(query)}, {"batch": 0}, hint="_id_")
+            found = await cursor.sort("_id", DESCENDING).limit(_most(query, types)).to_list(None)
+        for seen in found:
+            if _is_wanted(seen, query, types):
+                wanted.append(RecordedEvent.model_validate({**seen, "id": seen["_id"]}))
+            if len(wanted) == query.limit:
+                break
+        more = seen is not None and (seen is not found[-1] or len(found) == _most(query, types))
+        return wanted, seen["_id"] if more else None
+
     async def firsts(self, collections: Sequence[str], since: datetime, until: datetime) -> Counter[tuple[str, str]]:
         """How many records had their first event recorded in that time, by collection and SLICE of the event id."""
         moments = {"$gte": first_event_id(since), "$lt": first_event_id(until)}
@@ -91,6 +110,29 @@ class RecordedEvents:
         async with outage_is_unavailability():
             found = await self._mongo.majority(self.name).find(query, {"subject": 1}).to_list(None)
         return [document["subject"] for document in found]
+
+
+SCANNED = 2000
+"""The most events that one request for a filtered list looks at."""
+
+
+def _most(query: EventQuery, types: Sequence[str] | None) -> int:
+    filtered = types is not None or query.api_id is not None or query.client_id is not None
+    return SCANNED if filtered else query.limit + 1
+
+
+def _bounds(query: EventQuery) -> Document:
+    since = first_event_id(query.since) if query.since else "evt_"
+    before = [bound for bound in (query.until and first_event_id(query.until), query.after, "evt_g") if bound]
+    return {"$gte": since, "$lt": min(before)}
+
+
+def _is_wanted(event: Document, query: EventQuery, types: Sequence[str] | None) -> bool:
+    return (
+        (types is None or event["type"] in types)
+        and query.api_id in {None, event.get("api_id")}
+        and query.client_id in {None, event.get("client_id")}
+    )
 
 
 SLICE = slice(4, 13)

@@ -6,10 +6,11 @@ from libs.access import OperatorAuthenticator
 from libs.http.operations import operations_of
 from libs.runtime import Deps
 from services.reconciliation.endpoint import ReconciliationEndpoint
+from services.reconciliation.event_list import EventListEndpoint
 from services.reconciliation.reconciler import Reconciler
 from services.reconciliation.recorder import Recorder
 
-OPERATIONS = operations_of(ReconciliationEndpoint)
+OPERATIONS = (*operations_of(ReconciliationEndpoint), *operations_of(EventListEndpoint))
 
 
 def install(app: web.Application, deps: Deps) -> None:
@@ -17,6 +18,7 @@ def install(app: web.Application, deps: Deps) -> None:
     access, store = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now), deps.store
     reconciler = Reconciler(store, deps.bus, deps.now)
     ReconciliationEndpoint(access, reconciler, store.reconciliation_results, deps.now).add_to(app, deps.supervisor)
+    EventListEndpoint(access, store.events).add_to(app)
     recorder = Recorder(store.events, store.audit_log)
     deps.bus.subscribe(recorder.subscription())
     recorder.add_to(app, deps.supervisor)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from tests.builders import settle
 from tests.cli.conftest import CommandLine
 from tests.ports import free_port
 from tests.services.system import System
@@ -40,6 +41,19 @@ async def test_e1_an_event_for_people_is_one_line_with_its_ids(tokenwire: Comman
             await asyncio.sleep(0.2)
         line = await printed
         assert f"api={party.api.api_id} client={party.id} resource_owner=alice" in line, line
+
+
+async def test_e1_past_events_are_listed(tokenwire: CommandLine, system: System) -> None:
+    """By type, API and client app, as a table or JSON."""
+    party = await system.party()
+    await party.tokens()
+    await settle(system.deps)
+    listed = await tokenwire("events", "list", "--client", party.id, "--type", "token.*", "--type", "code.*", "--json")
+    assert sorted(event["type"] for event in listed.json) == ["code.issued", "token.new"], listed.err
+    table = await tokenwire("events", "list", "--api", party.api.api_id)
+    assert ("client.created" in table.out, party.id in table.out) == (True, True)
+    wrong = await tokenwire("events", "list", "--type", "tokens.*")
+    assert (wrong.status, "no event type matches" in wrong.err) == (1, True), wrong.err
 
 
 @asynccontextmanager

@@ -253,6 +253,7 @@ def test_b8_every_list_of_the_contracts_is_checked() -> None:
 OTHERS = {
     "getClientUsage",
     "getUsage",
+    "listEvents",
     "reconcileEvents",
     "getGrantTimeline",
     "findClient",
@@ -260,7 +261,8 @@ OTHERS = {
     "lintConfig",
     "getPolicyUsage",
 }
-"""What they read is checked in tests/store/test_usage.py, at the end of this file, or is about one grant or client."""
+"""What they read is checked in tests/store/test_usage.py, tests/services/test_event_list.py, at the end of this file, or
+is about one grant or client."""
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))

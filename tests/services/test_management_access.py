@@ -60,6 +60,7 @@ ROUTES = {
     ("DELETE", "/api/operators/{operator_id}"): ADMIN,
     ("GET", "/api/events/stream"): READ,
     ("GET", "/api/events/audit"): READ,
+    ("GET", "/api/events"): READ,
     ("GET", "/api/operators/self"): READ,
     ("POST", "/api/operators/{operator_id}/rotate"): ADMIN,
     ("GET", "/api/apis/{api_id}/signing-secret"): WRITE,
