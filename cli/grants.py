@@ -6,6 +6,7 @@ import typer
 
 from cli.api_client import ApiClient, segment
 from cli.calls import confirm, request, show_envelope
+from cli.id_arguments import IdCommand
 from cli.lists import show_list, show_records
 from cli.options import JSON, LIMIT, PROFILE, SOME_API, SOME_CLIENT, WATCH, YES, Listing, given
 from cli.output import console, show_json, show_record
@@ -39,7 +40,7 @@ def _row(grant: dict[str, Any]) -> dict[str, Any]:
     return {**grant, "state": "expired" if lapsed else grant["state"]}
 
 
-@app.command("show")
+@app.command("show", cls=IdCommand)
 def show_grant(grant_id: str, profile: PROFILE = DEFAULT_PROFILE) -> None:
     """Show a grant as JSON."""
     show_json(request(profile, "GET", f"{_PATH}/{segment(grant_id)}"))
@@ -61,7 +62,7 @@ def _token() -> str:
     return str(typer.prompt("Token", hide_input=True)) if piped.isatty() else piped.readline().strip()
 
 
-@app.command("timeline")
+@app.command("timeline", cls=IdCommand)
 def timeline(grant_id: str, watch: WATCH = 0, profile: PROFILE = DEFAULT_PROFILE, as_json: JSON = False) -> None:
     """Show what happened to a grant, the oldest first, with its webhooks."""
     path = f"{_PATH}/{segment(grant_id)}/timeline"
@@ -88,7 +89,7 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@app.command("revoke")
+@app.command("revoke", cls=IdCommand)
 def revoke(grant_id: str, yes: YES = False, profile: PROFILE = DEFAULT_PROFILE, as_json: JSON = False) -> None:
     """End a grant, with all its tokens."""
     confirm(f"End the grant '{grant_id}'", yes)

@@ -7,6 +7,7 @@ import typer
 
 from cli.api_client import ApiClient, segment
 from cli.calls import confirm, request, show_envelope
+from cli.id_arguments import IdCommand
 from cli.lists import show_records
 from cli.options import JSON, PROFILE, WATCH, YES, Listing
 from cli.profiles import DEFAULT_PROFILE
@@ -28,7 +29,7 @@ def _row(token: dict[str, Any]) -> dict[str, Any]:
     return {**token, "expires": f"{datetime.fromtimestamp(token['expires'], UTC):%Y-%m-%dT%H:%M:%SZ}"}
 
 
-@app.command("revoke")
+@app.command("revoke", cls=IdCommand)
 def revoke_token(
     client_id: str,
     token: Annotated[str, typer.Argument(help="The token, or its `code` in the list.")],

@@ -60,6 +60,18 @@ async def test_e1_a_grant_is_found_by_its_token_shown_and_ended(tokenwire: Comma
     assert (gone.status, "HTTP 404" in gone.err) == (1, True), gone.err
 
 
+async def test_e1_an_id_that_begins_with_a_dash_is_no_option(tokenwire: CommandLine, system: System) -> None:
+    """One id of 64 does; no letter of it is taken for an option, such as `y` for --yes."""
+    grant_id, party = "-pYwuaR-zHEoDbA5a026qy", await system.party()
+    for arguments in (("show", grant_id), ("timeline", grant_id, "--json"), ("revoke", grant_id, "--yes")):
+        missing = await tokenwire("grants", *arguments)
+        assert (missing.status, "HTTP 404" in missing.err) == (1, True), missing.err
+    asked = await tokenwire("grants", "revoke", grant_id, given="n\n")
+    assert f"End the grant '{grant_id}'?" in asked.out
+    revoked = await tokenwire("tokens", "revoke", party.id, f"{grant_id}.1")
+    assert revoked.status == 0, revoked.err
+
+
 async def test_e2_a_user_is_off_boarded_with_one_command(tokenwire: CommandLine, system: System) -> None:
     """Every grant of the user ends, on all APIs; the name may have any characters; others keep their tokens."""
     party, other = await system.party(), await system.party()

@@ -261,8 +261,8 @@ OTHERS = {
     "lintConfig",
     "getPolicyUsage",
 }
-"""What they read is checked in tests/store/test_usage.py, tests/services/test_event_list.py, at the end of this file, or
-is about one grant or client."""
+"""What they read is checked in tests/store/test_usage.py, in tests/services/test_event_list.py or at the end of this
+file, or is about one grant or client."""
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))
