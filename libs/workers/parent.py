@@ -282,8 +282,8 @@ class Workers:
             worker.current = None
         if expected and status not in _IN_ORDER:
             log.error("worker_failed_to_stop", worker=worker.number, pid=process.process.pid, how=how_it_ended(status))
-            self._status = self._status or _exit_status(status)
         if self._stopping:
+            self._status = self._status or (_exit_status(status) if status not in _IN_ORDER else 0)
             self._finish_if_all_ended()
             return
         self._assign()
