@@ -88,8 +88,9 @@ class RecordedEvents:
                 wanted.append(RecordedEvent.model_validate({**seen, "id": seen["_id"]}))
             if len(wanted) == query.limit:
                 break
-        more = seen is not None and (seen is not found[-1] or len(found) == _most(query, types))
-        return wanted, seen["_id"] if more else None
+        if seen is None or (seen is found[-1] and len(found) < _most(query, types)):
+            return wanted, None
+        return wanted, seen["_id"]
 
     async def firsts(self, collections: Sequence[str], since: datetime, until: datetime) -> Counter[tuple[str, str]]:
         """How many records had their first event recorded in that time, by collection and SLICE of the event id."""
