@@ -54,7 +54,7 @@ from services.console import app as console
 from services.console.session_cookies import PATH as CONSOLE
 from services.console.settings import ConsoleSettings
 from services.demo_data import PER, RATE, load_demo_data
-from services.doctor import command as doctor
+from services.doctor import doctor_command as doctor
 from services.embedded import DELETE_IT, EmbeddedMongo, EmbeddedMongoFailed, EmbeddedMongoMissing
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
