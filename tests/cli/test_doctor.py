@@ -146,8 +146,14 @@ async def test_e1_a_mongodb_that_is_away_or_standalone_is_found(tmp_path: Path) 
     assert "hush-hush" not in str(found)
     (tmp_path / "db").mkdir()
     async with mongod(tmp_path / "db") as port:
-        found = (await examined(tmp_path, TOKENWIRE_MONGODB_URL=f"mongodb://127.0.0.1:{port}/"))["MongoDB"]
-    assert (found["state"], "not a replica set" in found["says"]) == ("wrong", True), found
+        await eventually(lambda: says_that_it_is_standalone(tmp_path, f"mongodb://127.0.0.1:{port}/"))
+
+
+async def says_that_it_is_standalone(tmp_path: Path, url: str) -> bool:
+    """Whether that is what is wrong; False while the server does not listen yet."""
+    found = (await examined(tmp_path, TOKENWIRE_MONGODB_URL=url))["MongoDB"]
+    assert found["state"] == "wrong"
+    return "not a replica set" in found["says"]
 
 
 def test_e1_old_servers_and_clocks_that_disagree_are_found() -> None:
