@@ -55,6 +55,26 @@ def _row(delivery: dict[str, Any]) -> dict[str, Any]:
     return {**delivery, "attempts": delivery["attempt_count"], "last": outcome}
 
 
+@app.command("endpoints")
+def list_endpoints(
+    api: SOME_API = "", watch: WATCH = 0, profile: PROFILE = DEFAULT_PROFILE, as_json: JSON = False
+) -> None:
+    """List the webhook endpoints: how many attempts of the last day they accepted, and what waits for them."""
+    columns = ("api_id", "accepted", "median", "backlog", "circuit", "url")
+    query = given(api_id=api)
+    show_list(Listing(profile, as_json, watch), "/api/notifications/endpoints", "endpoints", columns, _endpoint, query)
+
+
+def _endpoint(found: dict[str, Any]) -> dict[str, Any]:
+    latency = found.get("latency_median_ms")
+    return {
+        **found,
+        "accepted": f"{found['accepted']} of {found['attempts']}",
+        "median": f"{latency} ms" if latency is not None else None,
+        "circuit": (found.get("circuit") or {}).get("state"),
+    }
+
+
 @app.command("show")
 def show_delivery(delivery_id: str, profile: PROFILE = DEFAULT_PROFILE) -> None:
     """Show a delivery with its latest attempts as JSON."""

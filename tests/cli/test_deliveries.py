@@ -67,6 +67,21 @@ async def test_e8_deliveries_are_listed_shown_and_sent_again(
     assert (unknown.status, "HTTP 404" in unknown.err) == (1, True), unknown.err
 
 
+async def test_e1_endpoints_are_listed_with_what_waits_for_them(
+    tokenwire: CommandLine, sender: Notifier, received: Receiver
+) -> None:
+    """How many attempts were accepted, as a table or JSON."""
+    received.behave(answering(204))
+    api = await api_to(sender.deps, received.url())
+    event = token_event(api)
+    await sender.publish(event)
+    await sender.reached(event.id, DeliveryState.DELIVERED)
+    (listed,) = (await tokenwire("deliveries", "endpoints", "--api", api.api_id, "--json")).json
+    assert (listed["accepted"], listed["backlog"]) == (1, 0)
+    table = await tokenwire("deliveries", "endpoints", "--api", api.api_id)
+    assert ("1 of 1" in table.out, received.url() in table.out) == (True, True), table.out
+
+
 async def test_e8_all_failed_deliveries_of_an_api_are_sent_again(
     tokenwire: CommandLine, sender: Notifier, received: Receiver
 ) -> None:
