@@ -78,7 +78,7 @@ faults-compose: $(VENV)/.test images ## Break the containers of compose.yaml und
 fuzz: $(VENV)/.test ## Fuzz requests, definitions, events and responses; fails on any 5xx or unhandled exception (MINUTES=60; SEED=… repeats a run)
 	@exec $(PYTHON) -m tests.fuzz --minutes "$(MINUTES)" $(if $(SEED),--seed "$(SEED)")
 
-check: $(VENV)/.test ## Lint, types, import rules, generated contracts, private attributes of libraries, Kubernetes manifests
+check: $(VENV)/.test ## Lint, types, import rules, generated contracts, private attributes of libraries, the console's templates, Kubernetes manifests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
@@ -86,6 +86,8 @@ check: $(VENV)/.test ## Lint, types, import rules, generated contracts, private 
 	$(PYTHON) -m contracts.generate --check
 	$(PYTHON) -m deploy.reference --check
 	$(PYTHON) -m deploy.check_private_attributes
+	$(PYTHON) -m djlint --lint --quiet services/console/templates
+	$(PYTHON) -m deploy.check_templates
 	$(PYTHON) -m deploy.check_manifests
 
 contracts: $(VENV)/.test ## Regenerate contracts/generated/ and docs/reference/ from the code

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import abuse, arrival, check, growth, options, publish, refresh, tokens, webhooks, workers
+from bench import abuse, arrival, check, console, growth, options, publish, refresh, tokens, webhooks, workers
 from bench.report import MeasurementFailed, Report
 from bench.testbed import Testbed
 from libs import logging
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[Testbed], Report]] = {
     "arrival": arrival.measure,
     "check": check.measure,
     "growth": growth.measure,
+    "console": console.measure,
     "publish": publish.measure,
     "abuse": abuse.measure,
     "workers": workers.measure,

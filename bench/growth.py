@@ -50,11 +50,12 @@ RARE = 100
 
 @dataclass(frozen=True)
 class Seeded:
-    """The operator key for reading, the time, and the number of records of each kind."""
+    """The operator key for reading, the time, the number of records of each kind but grants, and of grants."""
 
     key: str
     now: datetime
     size: int
+    grants: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def measure(testbed: Testbed) -> Report:
     """Insert the records, then time each read. Raises MeasurementFailed if a response is not 200."""
     system = asyncio.run(testbed.new_system())
     began = time.monotonic()
-    seeded = asyncio.run(_seeded(testbed, system))
+    seeded = asyncio.run(seeded_system(testbed, system, testbed.size, testbed.size))
     testbed.print_progress(f"  seeded in {time.monotonic() - began:.0f} s")
     report = Report(f"Reads with {testbed.size} of each: median of {ASKED}, and the slowest")
     report.lines += ["", f"  {'':<58}{'ms':>8}{'slowest':>9}{'entries':>9}"]
@@ -161,9 +162,10 @@ def _client_id(number: int) -> str:
     return f"c{number:08}"
 
 
-async def _seeded(testbed: Testbed, system: System) -> Seeded:
+async def seeded_system(testbed: Testbed, system: System, size: int, grants: int) -> Seeded:
+    """Insert this many records of each kind, and build the indexes."""
     async with system.opened() as deps:
-        seeded = Seeded(await make_operator(deps, Permission.ADMIN), deps.now(), testbed.size)
+        seeded = Seeded(await make_operator(deps, Permission.ADMIN), deps.now(), size, grants)
         for name, documents in (await _documents(deps, seeded)).items():
             began = time.monotonic()
             await deps.store.mongo[name].drop_indexes()
@@ -181,10 +183,10 @@ async def _seeded(testbed: Testbed, system: System) -> Seeded:
 
 
 async def _documents(deps: Deps, seeded: Seeded) -> Mapping[str, Iterable[Document]]:
-    store, size, now = deps.store, seeded.size, seeded.now
+    store, size, grants, now = deps.store, seeded.size, seeded.grants, seeded.now
     client = required(await store.clients.get(CLIENT_ID))
     return {
-        "grants": seed.grant_documents(client, size, now - HOUR / 2, HOUR / 2 / size),
+        "grants": seed.grant_documents(client, grants, now - HOUR / 2, HOUR / 2 / grants),
         "clients": _clients(deps, client, size),
         "deliveries": _deliveries(size, now),
         "audit_log": _changes(size, now),

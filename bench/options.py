@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-MEASUREMENTS = ("tokens", "refresh", "webhooks", "arrival", "check", "growth", "publish", "abuse", "workers")
+MEASUREMENTS = ("tokens", "refresh", "webhooks", "arrival", "check", "growth", "console", "publish", "abuse", "workers")
 """The modules of the benchmarks, in the order in which they run."""
-BY_NAME = ("growth", "publish", "abuse", "workers")
-"""Measured only by name: growth and abuse take minutes, publish justifies the publish encoder, and workers needs more
+BY_NAME = ("growth", "console", "publish", "abuse", "workers")
+"""Measured only by name: growth, console and abuse take minutes, publish justifies the publish encoder, and workers needs more
 than one core.
 """
 
@@ -20,7 +20,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("name", nargs="*", help=f"{', '.join(MEASUREMENTS)}; default: all but {', '.join(BY_NAME)}")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4.0, help="of load for each server in a round")
-    parser.add_argument("--size", type=int, default=1_000_000, help="records of each kind inserted by growth")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=1_000_000,
+        help="records of each kind inserted by growth; for console, grants, and a tenth of the others",
+    )
     options = parser.parse_args(arguments)
     if options.size < 1000:
         parser.error("--size must be at least 1000")

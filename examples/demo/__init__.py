@@ -9,7 +9,10 @@ The demo uses the Tokenwire at `TOKENWIRE_URL` (default `http://127.0.0.1:8080`)
 responds, it starts one on a free port with temporary data and stops it at the end. The identity server, the webhook
 receiver, the resource server and the subscriber are the examples next to this package, on free ports of this machine.
 The stack of `make up` reaches them at this machine's address on Docker's network, and sends webhooks there only with
-`TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS=true`. The demo deletes what it creates.
+`TOKENWIRE_ALLOW_PRIVATE_DESTINATIONS=true`.
+
+The demo deletes what it creates, and ends with a link to the page of its grant in the console. A Tokenwire that was
+started for the demo then waits for Enter.
 
 Every response is compared with the expected one. The first mismatch ends the demo: it prints what was expected and what
 came, and exits with status 1.

@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import sys
 
 from aiohttp import ClientSession, ClientTimeout
 
-from examples.demo.environment import CannotStart, address_for, free_ports, tokenwire
+from examples.demo.environment import CannotStart, Target, address_for, free_ports, tokenwire
 from examples.demo.story import Story
 from examples.demo.transcript import Caller, Mismatch, Transcript
 
@@ -26,8 +27,35 @@ async def run_demo(host_address: str | None) -> int:
                 return 1
             finally:
                 await clean_up(story)
-    print(f"\ndemo passed: {transcript.steps} steps")
+        print(f"\ndemo passed: {transcript.steps} steps")
+        await show_link(target, story.console_page)
     return 0
+
+
+async def show_link(target: Target, page: str) -> None:
+    """Print where the console shows the grant. A temporary Tokenwire is kept until the person at the terminal has
+    looked; without a terminal nobody could.
+    """
+    person = sys.stdin.isatty() and sys.stdout.isatty()
+    if target.temporary and not person:
+        print("\nWith `make run` in another terminal, the demo ends with a link to its grant in the console.")
+        return
+    key_is_in = f"the operator key in {target.key_kept_in}"
+    print(f"\nThe life of the grant, in the console; sign in with {key_is_in}:\n\n  {page}", flush=True)
+    if target.temporary:
+        print("\nEnter ends the demo, and the Tokenwire that it started.", flush=True)
+        await pressed_enter()
+
+
+async def pressed_enter() -> None:
+    """Wait for a line, or the end, of standard input; or for Ctrl-C."""
+    loop, pressed = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, pressed.set)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await pressed.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
 
 
 async def clean_up(story: Story) -> None:

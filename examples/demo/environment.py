@@ -36,8 +36,12 @@ class Target:
 
     url: str
     operator_key: str
+    key_kept_in: str
+    """Where a person finds the operator key."""
     in_containers: bool = False
     """Whether it is the stack of `make up`, which reaches this machine by another address than 127.0.0.1."""
+    temporary: bool = False
+    """Whether it was started for the demo, and ends with it."""
 
 
 @contextlib.asynccontextmanager
@@ -67,13 +71,13 @@ async def responses(http: ClientSession, url: str) -> bool:
 async def known(http: ClientSession, url: str) -> Target:
     """A Tokenwire that was already running, with the key from the environment, or the key in a file that it accepts."""
     if key := os.environ.get("TOKENWIRE_OPERATOR_KEY"):
-        return Target(url, key, in_containers=key == _content(KEY_FILES[1]))
+        return Target(url, key, "TOKENWIRE_OPERATOR_KEY", in_containers=key == _content(KEY_FILES[1]))
     for file in KEY_FILES:
         if not (key := _content(file)):
             continue
         async with http.get(f"{url}/api/apis", headers={"Authorization": key}) as response:
             if response.status == 200:
-                return Target(url, key, in_containers=file == KEY_FILES[1])
+                return Target(url, key, str(file), in_containers=file == KEY_FILES[1])
     raise CannotStart(f"set TOKENWIRE_OPERATOR_KEY to an operator key of the Tokenwire at {url}")
 
 
@@ -113,7 +117,7 @@ async def start_tokenwire(http: ClientSession) -> AsyncIterator[Target]:
         process = own.start(port)
         try:
             await own.ready(http, process)
-            yield Target(own.url, own.operator_key())
+            yield Target(own.url, own.operator_key(), str(own.operator_key_file), temporary=True)
         finally:
             await stop(process)
 
@@ -153,8 +157,12 @@ class OwnTokenwire:
                 )
             await asyncio.sleep(0.1)
 
+    @property
+    def operator_key_file(self) -> Path:
+        return self.data / "operator-key"
+
     def operator_key(self) -> str:
-        return (self.data / "operator-key").read_text().strip()
+        return self.operator_key_file.read_text().strip()
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])

@@ -102,6 +102,8 @@ class Story:
     """Calls of the API that the gateway admitted."""
     created: list[tuple[str, str]] = field(default_factory=list)
     """What to delete at the end: its kind and its path, in the order of creation."""
+    grant_id: str = ""
+    """The grant that the user authorized; known from its events."""
 
     async def run(self) -> None:
         """Run every step. Raises Mismatch at the first unexpected response."""
@@ -128,6 +130,7 @@ class Story:
             await self.revoke(client, second)
             await self.check_all_refused(client, second)
             await self.check_events(seen, client)
+            await self.find_in_console()
             await self.delete_all()
 
     @contextlib.asynccontextmanager
@@ -428,6 +431,18 @@ class Story:
         expect("the events of the grant", [stem(event) for event in actual], GRANT_EVENTS)
         expect("their sequence", [int(event["sequence"]) for event in actual], [1, 2, 3, 4])
         expect("tokens in the events", re.findall(r"tw_[a-z]{2}_", json.dumps(actual)), [])
+        (self.grant_id,) = {str(event["data"]["grant_id"]) for event in actual}
+
+    async def find_in_console(self) -> None:
+        self.transcript.step("The console has a page with the life of the grant, for operators who have signed in")
+        response = (await self.call("GET", self.console_page)).has(303)
+        wanted = f"{self.target.url}/console/sign-in?next=/console/grants/{self.grant_id}"
+        expect("where the browser is sent", urljoin(self.console_page, response.location), wanted)
+
+    @property
+    def console_page(self) -> str:
+        """The URL of the grant's page in the console. The page outlives the API and the client app by a day."""
+        return f"{self.target.url}/console/grants/{self.grant_id}"
 
     # Clean-up
 

@@ -1,5 +1,6 @@
 """Wires up the console: its pages under /console/."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -49,6 +50,8 @@ PAGES: Mapping[str, Page] = {
     **reference_page.PAGES,
 }
 """Method and path of every page and action, below /console."""
+_PART = re.compile(r"\{(\w+)\}")
+"""A part of a path. Unlike the router's own, it may have braces, as client ids and the names of users may."""
 
 
 def install(
@@ -71,7 +74,7 @@ def install(
     console.router.add_post("/sign-out", visits.page(sign_in.sign_out))
     for route, page in PAGES.items():
         method, _, path = route.partition(" ")
-        console.router.add_route(method, path, visits.page(page))
+        console.router.add_route(method, _PART.sub(r"{\1:[^/]+}", path), visits.page(page))
     app.router.add_get(PATH, _to_the_overview)
     app.add_subapp(PATH, console)
 

@@ -40,7 +40,13 @@ async def look_up(visit: Visit) -> web.StreamResponse:
 async def show_grant(visit: Visit) -> web.StreamResponse:
     """GET /grants/{grant_id}: its life, oldest first."""
     timeline = await visit.api.get(GrantTimeline, f"/api/grants/{segment(visit.named('grant_id'))}/timeline")
-    return visit.page("grant_show.html", grant=timeline.grant, entries=timeline.entries, complete=timeline.complete)
+    return visit.page(
+        "grant_show.html",
+        grant=timeline.grant,
+        entries=timeline.entries,
+        complete=timeline.complete,
+        refused=timeline.refused,
+    )
 
 
 async def confirm_revocation(visit: Visit) -> web.StreamResponse:

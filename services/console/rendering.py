@@ -40,6 +40,11 @@ def pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def shell(text: str) -> str:
+    """The text as one word of a shell, for commands to copy: text of others must not become a command."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
 def count(number: float) -> str:
     """A number with separated thousands."""
     return f"{number:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
@@ -57,7 +62,13 @@ def set_up(app: web.Application, static: StaticFiles, places: Collection[str]) -
         default_helpers=False,
     )
     environment.filters.update(
-        moment=moment, duration=duration, pretty=pretty, count=count, from_seconds=from_seconds, segment=segment
+        moment=moment,
+        duration=duration,
+        pretty=pretty,
+        count=count,
+        from_seconds=from_seconds,
+        segment=segment,
+        shell=shell,
     )
     environment.globals.update(
         root=PATH, places_there=places, static=lambda name: PATH + static.url(name), version=VERSION

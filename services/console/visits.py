@@ -35,6 +35,8 @@ HEADERS: Mapping[str, str] = {
 }
 """Of every page. Any page may show something that only this operator may see, so none is ever stored."""
 _OWN_PATH = re.compile(r"/console(?:/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?(?:\?[^\\\s#]*)?")
+_UPWARDS = re.compile(r"[^?]*/(?:\.|%2e){1,2}(?:[/?]|$)", re.IGNORECASE)
+"""A path that browsers shorten, so that it may lead out of the console."""
 
 log = structlog.get_logger("console")
 
@@ -132,7 +134,8 @@ class Visits:
             try:
                 operator = await api.get(OperatorView, SELF)
             except CallRefused as refused:
-                if refused.status != 401:
+                # 403: without the permission `read` the console shows nothing, not even a way to sign out.
+                if refused.status not in {401, 403}:
                     raise
                 ended = _to_sign_in(request)
                 self.cookies.end(ended, session)
@@ -179,7 +182,8 @@ _VISIT: web.RequestKey[Visit] = web.RequestKey("visit", Visit)
 
 def next_path(text: str) -> str:
     """The page to go to after the sign-in; only ever one of the console."""
-    return text if len(text) <= 2048 and _OWN_PATH.fullmatch(text) else f"{PATH}/"
+    own = len(text) <= 2048 and _OWN_PATH.fullmatch(text) and not _UPWARDS.match(text)
+    return text if own else f"{PATH}/"
 
 
 def require_same_origin(request: web.Request) -> None:

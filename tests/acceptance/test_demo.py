@@ -8,16 +8,27 @@ from tests.acceptance.stack import Stack
 from tests.eventually import eventually
 from tests.ports import free_port
 from tests.processes import started_with
+from tests.services.console_browser import Consoles
 
 
 async def test_the_demo_passes_twice_against_one_stack(stack: Stack) -> None:
-    """The demo can be repeated: it creates no conflicts and deletes all it created."""
+    """The demo can be repeated: it creates no conflicts and deletes all it created. It ends with a link to the page of
+    its grant in the console, which an operator who has signed in sees.
+    """
     before = await stack.operator("GET", "/api/apis")
     for _ in range(2):
         told = await run_python("examples.demo", TOKENWIRE_URL=stack.url, TOKENWIRE_OPERATOR_KEY=stack.operator_key)
         assert told.status == 0, told.out
-        assert re.fullmatch(r"demo passed: \d+ steps", told.out.splitlines()[-1])
+        assert re.search(r"^demo passed: \d+ steps$", told.out, re.MULTILINE)
+        assert "the operator key in TOKENWIRE_OPERATOR_KEY" in told.out
         assert not stack.secrets.found_in(told.out)
+        link = told.out.splitlines()[-1].strip()
+        assert link.startswith(f"{stack.url}/console/grants/")
+        async with Consoles(stack.url).browser() as browser:
+            page = await browser.sign_in(stack.operator_key, link.removeprefix(stack.url))
+        assert page.status == 200
+        assert "grant.revoked" in page.plain
+        assert not stack.secrets.found_in(page.text)
     assert (await stack.operator("GET", "/api/apis")).body == before.body
 
 
@@ -31,7 +42,9 @@ async def test_the_demo_brings_its_own_tokenwire_where_none_answers(tmp_path: Pa
         TMPDIR=str(tmp_path),
     )
     assert told.status == 0, told.out + told.complaints
-    assert re.fullmatch(r"demo passed: \d+ steps", told.out.splitlines()[-1])
+    assert re.search(r"^demo passed: \d+ steps$", told.out, re.MULTILINE)
+    assert "/console/grants/" not in told.out.partition("demo passed")[2], "a link to what has stopped"
+    assert "With `make run` in another terminal" in told.out.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
     assert started_with(f"TMPDIR={tmp_path}") == set()
 

@@ -27,6 +27,7 @@ from tests.builders import Response, api_document
 from tests.eventually import eventually
 from tests.ports import free_port
 from tests.processes import pids_of, started_with
+from tests.services.console_browser import Consoles
 from tests.services.system import basic
 
 READY_WITHIN = 180.0
@@ -96,6 +97,9 @@ async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
         base = f"http://127.0.0.1:{own.port}"
         assert own.banner.startswith(f"{base}\n")
         assert own.processes() >= {"mongod"}
+        assert f"\n  console        {base}/console/\n  operator key   {own.operator_key}\n" in own.banner
+        async with Consoles(base).browser() as browser:
+            assert "Overview" in (await browser.sign_in(own.operator_key)).plain
         ask, use, look = own.commands
         token, listed = await pasted(ask), await pasted(look)
         assert_issued(token)
@@ -117,7 +121,7 @@ async def test_the_whole_life_of_make_run(tmp_path: Path) -> None:
         await own.start()
         assert own.operator_key == key
         assert own.program.output.count(key) == 1, "a17: shown at the first start, and only there"
-        assert f"operator key   kept in {kept}" in own.banner
+        assert f"\n  console        {base}/console/\n  operator key   kept in {kept}\n" in own.banner
         await assert_still_there(operator, api_id, client_id, secret)
         assert_issued(await pasted(own.commands[0]))
 

@@ -1,177 +1,133 @@
-"""Every page of the console in Chromium: no error, no violation of the policy, no failed rule of accessibility; narrow,
-dark and without scripts. Screenshots are in .cache/console, to look at.
+"""Every page of the console in Chromium: no error, no violation of the policy, no failed rule of accessibility; wide,
+narrow, dark, without scripts, with and without records. Screenshots are in .cache/console, to look at.
 """
 
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
 from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, async_playwright, expect
 
 from contracts.operators import Permission
-from tests.builders import make_operator, settle
-from tests.provision.chromium import chromium
-from tests.services.console_browser import Consoles, console_of
-from tests.services.system import Party, System, open_system
+from services.console.app import PAGES
+from tests.browser.stage import NARROW, WIDE, Stage, Visitor, visiting
+from tests.builders import make_operator
+from tests.services.console_browser import console_of, page_paths
+from tests.services.system import open_system
 
-SCREENSHOTS = Path(__file__).parents[2] / ".cache" / "console"
-RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
-PATIENCE = 60_000
-"""Milliseconds; a machine may be slow."""
-
-
-@dataclass
-class Visitor:
-    """A signed-in page, with what went wrong in it."""
-
-    page: Page
-    base: str
-    complaints: list[str] = field(default_factory=list)
-
-    async def open(self, path: str) -> None:
-        """Go to a page of the console."""
-        response = await self.page.goto(f"{self.base}/console{path}")
-        assert response is not None
-        assert response.status == 200, path
-
-    async def overflow(self) -> int:
-        """Pixels by which the page is wider than the window."""
-        return int(await self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
+CONTEXTS = [
+    pytest.param("wide", {"viewport": WIDE}, id="wide"),
+    pytest.param("dark", {"viewport": WIDE, "color_scheme": "dark"}, id="dark"),
+    pytest.param("narrow", {"viewport": NARROW, "has_touch": True, "is_mobile": True}, id="narrow"),
+]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A browser, a console with something in it, and a key."""
-
-    browser: Browser
-    consoles: Consoles
-    system: System
-    party: Party
-    key: str
-    grant_id: str
-
-    @property
-    def paths(self) -> list[str]:
-        """A path of every page that shows something."""
-        api = f"/apis/{self.party.api.api_id}"
-        client = f"{api}/clients/{self.party.id}"
-        return [
-            *("/", "/?span=30d", "/apis", "/apis/import", api, f"{api}/delete", "/clients", f"{api}/clients/new"),
-            *(client, f"{client}/edit", f"{client}/rotate", f"{client}/revoke", f"{client}/delete"),
-            *("/grants", f"/grants/{self.grant_id}", "/policies", "/policies/new", "/users", "/users/new", "/events"),
-            *("/audit", "/operators", "/operators/new", "/reference"),
-        ]
-
-    @asynccontextmanager
-    async def visitor(self, **context: Any) -> AsyncIterator[Visitor]:
-        """A new session in a browser context of its own."""
-        opened = await self.browser.new_context(**context)
-        opened.set_default_timeout(PATIENCE)
-        page = await opened.new_page()
-        visitor = Visitor(page, self.consoles.base)
-        page.on("console", lambda said: visitor.complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
-        await page.goto(f"{visitor.base}/console/sign-in")
-        await page.fill("#f-key", self.key)
-        await page.click("button.primary")
-        await page.wait_for_selector("h1:has-text('Overview')")
-        yield visitor
-        assert visitor.complaints == []
-        await opened.close()
+async def _faults(visitor: Visitor) -> list[Any]:
+    """The rules that the page breaks, and how much wider than the window it is."""
+    found = await Axe().run(visitor.page, options=RULES)
+    broken: list[Any] = [
+        (rule["id"], [node["html"][:160] for node in rule["nodes"][:3]]) for rule in found.response["violations"]
+    ]
+    wider = await visitor.overflow()
+    return broken + ([f"{wider} px wider than the window"] if wider > 0 else [])
 
 
-@pytest.fixture(name="stage", scope="module")
-async def _stage(mongodb_url: str) -> AsyncIterator[Stage]:
-    async with (
-        open_system(mongodb_url) as system,
-        console_of(system.call) as consoles,
-        async_playwright() as playwright,
-    ):
-        party = await system.party(name="Shop", description="The shop of the tests", meta_data={"tier": "gold"})
-        grant = await system.grant_of((await party.tokens(subject="bob")).access)
-        await settle(system.deps)
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield Stage(
-            browser, consoles, system, party, await make_operator(system.deps, Permission.ADMIN), grant.grant_id
-        )
-        await browser.close()
+def _name(path: str, ids: dict[str, str]) -> str:
+    """A file name for the page."""
+    for part, value in ids.items():
+        path = path.replace(value, part)
+    return re.sub(r"\W+", "-", path).strip("-") or "overview"
 
 
-@pytest.mark.parametrize(
-    ("name", "context"),
-    [
-        pytest.param("wide", {"viewport": {"width": 1280, "height": 800}}, id="wide"),
-        pytest.param("dark", {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"}, id="dark"),
-        pytest.param("narrow", {"viewport": {"width": 360, "height": 740}}, id="narrow"),
-    ],
-)
+@pytest.mark.parametrize(("name", "context"), CONTEXTS)
 async def test_every_page_is_without_errors_and_follows_the_rules_of_accessibility(
     stage: Stage, name: str, context: dict[str, Any]
 ) -> None:
     """No error and no violation of the policy in the browser's console, no failed rule, and no page that is wider than
     the window.
     """
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     failed: dict[str, Any] = {}
     async with stage.visitor(**context) as visitor:
-        for number, path in enumerate(stage.paths):
+        for path in page_paths(stage.ids):
             await visitor.open(path)
-            found = await Axe().run(visitor.page, options=RULES)
-            rules = [
-                (rule["id"], [node["html"][:120] for node in rule["nodes"][:3]])
-                for rule in found.response["violations"]
-            ]
-            if rules or await visitor.overflow() > 0:
-                failed[path] = rules, await visitor.overflow()
-            await visitor.page.screenshot(path=SCREENSHOTS / f"{name}-{number:02}.png", full_page=True)
+            if faults := await _faults(visitor):
+                failed[path] = faults
+            await visitor.photograph(f"{name}-{_name(path, dict(stage.ids))}")
     assert failed == {}
 
 
-async def test_a_client_app_is_registered_and_its_tokens_are_revoked_with_the_keyboard_alone(stage: Stage) -> None:
-    """Register, see the secret with ready requests, and confirm the revocation in a dialog, without a mouse."""
-    async with stage.visitor() as visitor:
+@pytest.mark.parametrize(("name", "context"), CONTEXTS)
+async def test_every_list_says_what_to_do_first(
+    mongodb_url: str, stage: Stage, name: str, context: dict[str, Any]
+) -> None:
+    """Without any record, each page is as good, and those with lists explain what would be there."""
+    failed: dict[str, Any] = {}
+    async with (
+        open_system(mongodb_url, delivering=True) as system,
+        console_of(system.call) as consoles,
+        visiting(stage.browser, consoles.base, **context) as visitor,
+    ):
+        await visitor.sign_in(await make_operator(system.deps, Permission.ADMIN))
+        for path in page_paths({}, [route for route in PAGES if "{" not in route]):
+            await visitor.open(path)
+            if faults := await _faults(visitor):
+                failed[path] = faults
+            if path in {"/apis", "/clients", "/grants", "/policies", "/users", "/webhooks"}:
+                assert await visitor.page.locator(".empty").count() == 1, path
+            await visitor.photograph(f"empty-{name}-{_name(path, {})}")
+    assert failed == {}
+
+
+@pytest.mark.parametrize(("name", "context"), CONTEXTS)
+async def test_forms_errors_and_secrets_are_as_good_as_pages(stage: Stage, name: str, context: dict[str, Any]) -> None:
+    """What a POST shows: the secret, a checked import, a refused form, a record that does not exist."""
+    failed: dict[str, Any] = {}
+    async with stage.visitor(**context) as visitor:
+        visitor.refusals_expected = True
         page = visitor.page
-        await visitor.open(f"/apis/{stage.party.api.api_id}/clients/new")
-        name = f"App {secrets.token_hex(3)}"
-        await page.focus("#f-client_name")
-        await page.keyboard.type(name)
-        await page.keyboard.press("Enter")
-        await expect(page.get_by_text("The client app was registered.")).to_be_visible(timeout=PATIENCE)
-        await expect(page.locator("pre").first).to_contain_text("oauth/token")
-        await page.focus("text=Continue to the client app")
-        await page.keyboard.press("Enter")
-        await page.focus("text=Revoke all tokens")
-        await page.keyboard.press("Enter")
-        await expect(page.locator("dialog")).to_be_visible(timeout=PATIENCE)
-        await page.keyboard.press("Escape")
-        await expect(page.locator("dialog")).to_have_count(0, timeout=PATIENCE)
-        await page.keyboard.press("Enter")
-        await page.focus("dialog button.danger")
-        await page.keyboard.press("Enter")
-        await expect(page.get_by_text("All tokens of this client app were revoked.")).to_be_visible(timeout=PATIENCE)
+
+        async def judge(what: str) -> None:
+            if faults := await _faults(visitor):
+                failed[what] = faults
+            await visitor.photograph(f"{name}-after-{what}")
+
+        await visitor.open(stage.client)
+        await page.click("text=Show, with ready requests")
+        await judge("secret")
+        await visitor.open("/users/new")
+        await page.fill("#f-username", "somebody")
+        await page.fill("#f-password", "short")
+        await page.click("button.primary")
+        await judge("refused-user")
+        await visitor.open("/apis/import")
+        await page.fill("#f-text", '{"openapi": "3.0.3"')
+        await page.click("button.primary")
+        await judge("refused-import")
+        await visitor.open("/grants/unknown", 404)
+        await judge("unknown-grant")
+        await visitor.open("/nothing", 404)
+        await judge("unknown-page")
+        await visitor.open(f"/clients/find?client_id={'x' * 100}", 404)
+        await judge("unknown-client")
+        await visitor.open("/grants?state=nonsense", 400)
+        await judge("refused-filter")
+        await page.goto(f"{stage.base}/console/")
+        await page.click("text=Sign out")
+        await judge("signed-out")
+        await page.fill("#f-key", "tw_ok_wrong")
+        await page.click("button.primary")
+        await judge("wrong-key")
+    assert failed == {}
 
 
-async def test_events_arrive_as_they_happen(stage: Stage) -> None:
-    """A token that is issued now is on the page without loading it again."""
-    async with stage.visitor() as visitor:
-        await visitor.open("/events?types=token.*")
-        await expect(visitor.page.locator("#stream-state")).to_have_text("connected", timeout=PATIENCE)
-        await stage.party.tokens(subject="carol")
-        await expect(visitor.page.locator("#stream summary").first).to_contain_text("token.new", timeout=PATIENCE)
-
-
-async def test_everything_works_without_scripts(stage: Stage) -> None:
-    """A deletion asks on a page of its own, and happens."""
-    other = await stage.system.client_of(stage.party.api)
+async def test_every_page_works_without_scripts(stage: Stage) -> None:
+    """Nothing that a script would have to show or hide: buttons that need one are not there."""
     async with stage.visitor(java_script_enabled=False) as visitor:
-        page = visitor.page
-        await visitor.open(f"/apis/{stage.party.api.api_id}/clients/{other.id}")
-        await page.click("text=Delete")
-        await expect(page.locator("h1")).to_contain_text("Delete the client app", timeout=PATIENCE)
-        await page.click("button.danger")
-        await expect(page.get_by_text(f"The client app {other.id} was deleted.")).to_be_visible(timeout=PATIENCE)
+        for path in page_paths(stage.ids):
+            await visitor.open(path)
+            shown = visitor.page.locator("button[data-copy]:visible, #pause:visible, .row-filter:visible")
+            assert await shown.count() == 0, path
+        await visitor.open("/events")
+        assert await visitor.page.get_by_text("This page needs scripts").is_visible()
+        await visitor.photograph("without-scripts-events")

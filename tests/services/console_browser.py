@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from yarl import URL
 
 from libs.runtime import application_without_records, utc_now
 from libs.settings import load
-from services.console.app import install
+from services.console.app import PAGES, install
 from services.console.settings import ConsoleSettings
 from tests.builders import KEYS, Caller, Served
 
@@ -93,6 +93,12 @@ class Consoles:
         """A browser of its own."""
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
             yield Browser(http, self.base)
+
+
+def page_paths(ids: Mapping[str, str], routes: Iterable[str] = PAGES) -> Sequence[str]:
+    """The path of each page in the table, below /console, with these ids in it. Raises KeyError for a part without."""
+    pages = [route.partition(" ")[2] for route in routes if route.startswith("GET ")]
+    return [path.format_map(ids) for path in pages if not path.endswith(("/stream", "/find"))]
 
 
 @asynccontextmanager

@@ -31,6 +31,8 @@ from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
 from services.management import app as management
 from services.management.settings import ManagementSettings
+from services.notifier import app as notifier_app
+from services.notifier.settings import NotifierSettings
 from services.reconciliation import app as reconciliation
 from services.revocation import app as revocation
 from services.revocation.settings import RevocationSettings
@@ -281,11 +283,13 @@ async def open_system(
     without: str = "",
     wait: bool = True,
     notifier: bool = True,
+    delivering: bool = False,
     **own: Any,
 ) -> AsyncIterator[System]:
     """Five services on one application, with an in-process bus unless one is given.
 
-    Waits until ready, unless told not to. Without `notifier` nothing consumes the notification queue.
+    Waits until ready, unless told not to. Without `notifier` nothing consumes the notification queue; with `delivering`
+    the real notifier does, as a sixth service.
     """
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
     database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", clock or Clock()
@@ -296,10 +300,14 @@ async def open_system(
 
     deps = new_deps(load(Settings), "all", bus=bus or LocalBus(), now=clock)
     app = new_application(load(Settings), deps, own.get("oauth_error_status"))
+    if delivering:
+        private = {"notifier_private_keys": base64.b64encode(NOTIFIER_KEY).decode(), "allow_private_destinations": True}
+        values |= private
+        notifier_app.install(app, load(NotifierSettings), deps)
     for name, install in INSTALLED.items():
         if name != without:
             install(app, load, deps)
-    heard, notified = Heard(deps), Notified(deps.bus if notifier else None)
+    heard, notified = Heard(deps), Notified(deps.bus if notifier and not delivering else None)
     async with running(app) if wait else TestClient(Served(app)) as caller:
         call = caller if isinstance(caller, Caller) else Caller(caller)
         key = await make_operator(deps, Permission.ADMIN)
