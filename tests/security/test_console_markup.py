@@ -19,6 +19,7 @@ from pymongo import ReplaceOne
 from contracts.operators import Permission
 from contracts.policies import Policy
 from contracts.webhooks import Attempt, DeliveryState
+from libs import client_secrets
 from libs.precis import prepare_username
 from libs.tyk.oas import read_oas
 from services.console.app import PAGES
@@ -26,7 +27,7 @@ from services.console.session_cookies import PATH
 from tests import seed
 from tests.builders import make_operator, make_policy, settle
 from tests.notifications import stored
-from tests.services.console_browser import Browser, console_of
+from tests.services.console_browser import DOCUMENTED, Browser, console_of
 from tests.services.system import Party, System, document, open_system
 
 NASTY = (
@@ -118,6 +119,7 @@ class Exhibit:
     def named(self) -> Mapping[str, str]:
         """The parts of paths."""
         return {
+            **DOCUMENTED,
             "api_id": self.party.api.api_id,
             "client_id": self.client_id or self.party.id,
             "policy_id": self.policy.policy_id,
@@ -337,10 +339,10 @@ async def test_a_command_to_copy_is_one_command_whatever_is_in_it(plain: Plain) 
     client_id, uri = "it's $(touch a) `touch b`; touch c", "https://app.example/'$(touch d);\"touch e"
     party, browser = plain.exhibit.party, plain.exhibit.browser
     api_id = party.api.api_id
-    mongo, name = plain.exhibit.system.deps.store.mongo["clients"], (await plain.exhibit.system.client_of(party.api)).id
-    registered = await mongo.find_one({"_id": name})
-    assert registered is not None
-    await mongo.insert_one({**registered, "_id": client_id, "redirect_uris": [uri]})
+    deps, now = plain.exhibit.system.deps, party.client.created_at
+    kept = client_secrets.protect(deps.keys, client_id, "the-secret-of-this-client", now, retrievable=True)
+    client = party.client.model_copy(update={"client_id": client_id, "redirect_uris": (uri,), "secrets": (kept,)})
+    await deps.store.clients.register(client, deps.event_context("tests"))
     seen = await browser.get(f"{PATH}/apis/{api_id}/clients/{quote(client_id, safe='')}")
     secret = await browser.post(f"{PATH}/apis/{api_id}/clients/{quote(client_id, safe='')}/secret")
     assert (seen.status, secret.status) == (200, 200)

@@ -368,10 +368,14 @@ async def test_the_reference_shows_every_operation_of_every_service(admin: Brows
 # Speed
 
 
+OVERVIEW = 5
+"""Requests of the overview, all at once: it shows as many things that do not belong together."""
+
+
 async def test_no_page_needs_more_than_three_requests(
     admin: Browser, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Besides the one that asks whose key it is, for every page of the table."""
+    """Besides the one that asks whose key it is, for every page of the table but the overview."""
     party = await system.party()
     grant = await system.grant_of((await party.tokens(subject="carol")).access)
     policy, user = await make_policy(system.deps, party.api.api_id), await system.user()
@@ -397,4 +401,4 @@ async def test_no_page_needs_more_than_three_requests(
         asked.clear()
         await admin.get(f"{PATH}{path}")
         assert asked.count(SELF) == 1, path
-        assert len(asked) <= 4, (path, asked)
+        assert len(asked) - 1 <= (OVERVIEW if path == "/" else 3), (path, asked)
