@@ -16,7 +16,8 @@ from playwright.async_api import CDPSession, Page, async_playwright
 from bench.growth import Seeded, seeded_system
 from bench.report import MeasurementFailed, Report, Target, required
 from bench.testbed import Program, System, Testbed
-from services.demo_data import API_ID, CLIENT_ID, POLICY_ID
+from libs.demo_credentials import CLIENT_ID
+from services.demo_data import API_ID, POLICY_ID
 from tests.builders import make_resource_owner
 from tests.provision.chromium import chromium
 from tests.services.console_browser import Browser, Consoles, page_paths

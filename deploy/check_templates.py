@@ -86,7 +86,10 @@ def _forbidden(name: str, source: str) -> Iterator[Finding]:
 def _imports(made: jinja2.Environment, name: str, template: nodes.Template) -> Iterator[Finding]:
     """Templates that do not exist, and macros that do not exist or are not used."""
     used = {each.name for each in template.find_all(nodes.Name) if each.ctx == "load"}
-    for other in template.find_all((nodes.Extends, nodes.Include, nodes.FromImport, nodes.Import)):
+    others: Iterator[nodes.Extends | nodes.Include | nodes.FromImport | nodes.Import] = template.find_all(
+        (nodes.Extends, nodes.Include, nodes.FromImport, nodes.Import)  # type: ignore[arg-type]
+    )
+    for other in others:
         wanted = other.template.value if isinstance(other.template, nodes.Const) else None
         if wanted not in made.list_templates():
             yield Finding(name, other.lineno, f"there is no template {wanted}")

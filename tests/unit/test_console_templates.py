@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.check_templates import CODE, TEMPLATES, findings_in_code, findings_in_templates
+from deploy.check_templates import CODE, findings_in_code, findings_in_templates
+from services.console.rendering import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 
