@@ -5,19 +5,21 @@ of accessibility. Screenshots are in .cache/console/designer, to look at.
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from contracts.operators import Permission
-from tests.browser.test_console_pages import PATIENCE, RULES, SCREENSHOTS, Stage, Visitor
+from tests.browser.stage import PATIENCE, SCREENSHOTS, Visitor, chrome, visiting
+from tests.browser.test_console_pages import RULES
 from tests.builders import api_document, make_api, make_operator, settle, unique
-from tests.provision.chromium import chromium
 from tests.services.console_browser import console_of
-from tests.services.system import open_system
+from tests.services.system import Party, System, open_system
 from tests.unit.tyk_definitions import GUARDED_OAS
 
 SHOTS = SCREENSHOTS / "designer"
@@ -25,12 +27,30 @@ SECRET = "a-shared-secret-of-the-story"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A browser, and a console in front of services in this process."""
+
+    browser: Browser
+    base: str
+    system: System
+    party: Party
+    key: str
+
+    @asynccontextmanager
+    async def visitor(self, **context: Any) -> AsyncIterator[Visitor]:
+        """A new session in a browser context of its own."""
+        async with visiting(self.browser, self.base, **context) as visitor:
+            await visitor.sign_in(self.key)
+            yield visitor
+
+
 @pytest.fixture(name="stage", scope="module")
 async def _stage(mongodb_url: str) -> AsyncIterator[Stage]:
     async with (
         open_system(mongodb_url) as system,
         console_of(system.call) as consoles,
-        async_playwright() as playwright,
+        chrome() as browser,
     ):
         SHOTS.mkdir(parents=True, exist_ok=True)
         guarded = api_document(**{path.replace("/", "__"): value for path, value in GUARDED_OAS.items()})
@@ -41,9 +61,7 @@ async def _stage(mongodb_url: str) -> AsyncIterator[Stage]:
         party = await system.client_of(api, name="Shop", description="The shop of the tests")
         await make_api(system.deps, api_document("orders-classic.json"))
         await settle(system.deps)
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield Stage(browser, consoles, system, party, await make_operator(system.deps, Permission.ADMIN), "")
-        await browser.close()
+        yield Stage(browser, consoles.base, system, party, await make_operator(system.deps, Permission.ADMIN))
 
 
 async def looked_at(visitor: Visitor, name: str) -> list[Any]:

@@ -8,7 +8,7 @@ from playwright.async_api import expect
 
 from services.console.app import PAGES
 from tests.browser.stage import PATIENCE, Stage, Visitor
-from tests.services.console_browser import Consoles, page_paths
+from tests.services.console_browser import NO_PAGE, Consoles, page_paths
 
 LACKS = re.compile(r"Your key lacks the permission (\w+)\. Nothing was changed\.")
 _PART = re.compile(r"\{\w+\}")
@@ -23,7 +23,7 @@ async def _needed(stage: Stage) -> Mapping[str, str]:
         await browser.sign_in(await stage.new_operator("read"))
         for route in PAGES:
             method, _, path = route.partition(" ")
-            if path.endswith("/stream"):
+            if path.endswith(NO_PAGE):
                 continue
             await browser.get("/console/apis")
             target = f"/console{_PART.sub('unknown', path)}"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
-import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
@@ -343,17 +342,14 @@ async def test_webhooks_are_tested_and_sent_again(stage: Stage) -> None:
         await expect(page.locator(".note.good")).to_be_visible(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("path", ["/apis", "/clients"])
-async def test_rows_are_filtered_as_one_types(stage: Stage, path: str) -> None:
+async def test_rows_are_filtered_as_one_types(stage: Stage) -> None:
     """Where a list has eight rows and more, those that do not match are hidden."""
     for _ in range(8):
         name = unique("filtered")
         made = await stage.operator("POST", f"/api/apis/oauth/{stage.tenant.api_id}", json={"client_name": name})
         assert made.status == 200
-        made = await stage.operator("POST", "/api/apis", json=api_document(**{"x-tyk-api-gateway__info__name": name}))
-        assert made.status == 200
     async with stage.visitor() as visitor:
-        await visitor.open(path)
+        await visitor.open("/clients")
         rows = visitor.page.locator("tbody tr:visible")
         number = await rows.count()
         await visitor.page.get_by_label("Filter this page").fill("FILTERED-")

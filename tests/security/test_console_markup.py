@@ -27,7 +27,7 @@ from services.console.session_cookies import PATH
 from tests import seed
 from tests.builders import make_operator, make_policy, settle
 from tests.notifications import stored
-from tests.services.console_browser import DOCUMENTED, Browser, console_of
+from tests.services.console_browser import DOCUMENTED, NO_PAGE, Browser, console_of
 from tests.services.system import Party, System, document, open_system
 
 NASTY = (
@@ -135,7 +135,7 @@ class Exhibit:
         parts = {name: quote(value, safe="") for name, value in self.named.items()}
         for route in PAGES:
             method, _, path = route.partition(" ")
-            if method == "GET" and not path.endswith("/stream"):
+            if method == "GET" and not path.endswith(NO_PAGE):
                 yield path, PATH + path.format_map(parts)
         yield "/clients of an API", f"{PATH}/clients?api_id={parts['api_id']}"
         yield "/clients/find", f"{PATH}/clients/find?client_id={parts['client_id']}"

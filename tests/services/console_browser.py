@@ -97,12 +97,14 @@ class Consoles:
 
 DOCUMENTED = {"service": "management", "operation": "listApis", "event": "CodeIssued"}
 """Parts of the paths of pages about our own documents."""
+NO_PAGE = ("/stream", "/export")
+"""How paths end that lead to something other than a page."""
 
 
 def page_paths(ids: Mapping[str, str], routes: Iterable[str] = PAGES) -> Sequence[str]:
     """The path of each page in the table, below /console, with these ids in it. Raises KeyError for a part without."""
     pages = [route.partition(" ")[2] for route in routes if route.startswith("GET ")]
-    return [path.format_map({**DOCUMENTED, **ids}) for path in pages if not path.endswith(("/stream", "/find"))]
+    return [path.format_map({**DOCUMENTED, **ids}) for path in pages if not path.endswith((*NO_PAGE, "/find"))]
 
 
 @asynccontextmanager
