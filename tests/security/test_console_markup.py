@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from justhtml import JustHTML
 from pymongo import ReplaceOne
@@ -304,7 +304,13 @@ async def _plain(mongodb_url: str) -> AsyncIterator[Plain]:
         yield Plain(exhibit, await exhibit.shapes(), await exhibit.typed("plain"))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Without shrinking: an example takes a second, and the failure names the pages.
+@settings(
+    max_examples=20,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(texts=st.builds(Texts, **_FIELDS))
 async def test_text_in_any_field_brings_no_element_and_no_attribute_to_any_page(plain: Plain, texts: Texts) -> None:
     """Whatever others write, each page has the elements and attributes that it has with plain text, and its links stay
