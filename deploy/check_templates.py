@@ -87,7 +87,7 @@ def _imports(made: jinja2.Environment, name: str, template: nodes.Template) -> I
     """Templates that do not exist, and macros that do not exist or are not used."""
     used = {each.name for each in template.find_all(nodes.Name) if each.ctx == "load"}
     others: Iterator[nodes.Extends | nodes.Include | nodes.FromImport | nodes.Import] = template.find_all(
-        (nodes.Extends, nodes.Include, nodes.FromImport, nodes.Import)  # type: ignore[arg-type]
+        (nodes.Extends, nodes.Include, nodes.FromImport, nodes.Import)
     )
     for other in others:
         wanted = other.template.value if isinstance(other.template, nodes.Const) else None
