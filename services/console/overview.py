@@ -14,8 +14,8 @@ from contracts.reconciliation import ReconciliationReport
 from contracts.usage import UsageReport
 from libs.runtime import utc_now
 from services.console.charts import usage_charts
-from services.console.health import look
 from services.console.service_calls import CallRefused, segment
+from services.console.service_health import look
 from services.console.visits import Page, Visit, needs
 
 LINT = "/api/config-lint"

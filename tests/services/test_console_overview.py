@@ -16,11 +16,11 @@ from contracts.operators import Permission
 from contracts.webhooks import Attempt, DeliveryState
 from libs.bus.local import LocalBus
 from libs.runtime import Deps, new_application, new_deps, utc_now
-from services.console.health import WITHIN, look
 from services.console.overview import page_of
 from services.console.reference_documents import events_of_document, operations_of_document
 from services.console.reference_page import LONGEST_BODY
 from services.console.service_calls import ServiceCalls
+from services.console.service_health import WITHIN, look
 from services.management import app as management
 from services.management.settings import ManagementSettings
 from services.notifier import app as notifier
