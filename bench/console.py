@@ -24,6 +24,8 @@ from tests.services.console_browser import Browser, Consoles, page_paths
 
 WITHIN_MS = 100.0
 FIRST_VIEW_KB = 60.0
+MOST_SHIFT = 0.001
+"""Of all pages together: what browsers count for fractions of a pixel."""
 ASKED = 40
 """Requests for each page, after two warm-up requests."""
 _OBSERVE_SHIFTS = """() => new Promise(done => {
@@ -98,7 +100,7 @@ async def _measured(base: str, seeded: Seeded, ids: Mapping[str, str]) -> Report
         report.lines.append(f"  {name:<44}{of_page.p50:>8.1f}{of_page.p95:>8.1f}{size:>8.1f}{shifts[path]:>8.3f}")
         report.targets.append(Target(f"{name}, p95 ms", of_page.p95, WITHIN_MS, at_most=True))
     report.targets.append(Target("first view, KB transferred", first_view / 1000, FIRST_VIEW_KB, at_most=True))
-    report.targets.append(Target("layout shift of all pages together", sum(shifts.values()), 0, at_most=True))
+    report.targets.append(Target("layout shift of all pages together", sum(shifts.values()), MOST_SHIFT, at_most=True))
     return report
 
 
