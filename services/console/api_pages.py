@@ -115,7 +115,10 @@ async def delete_api(visit: Visit) -> web.StreamResponse:
     """POST /apis/{api_id}/delete."""
     api_id = visit.named("api_id")
     await visit.api.change("DELETE", f"/api/apis/{segment(api_id)}")
-    return visit.done(f"The API {api_id} was deleted. Its client apps and their grants are being ended.", "/apis")
+    return visit.done(
+        f"The API {api_id} was deleted. Its client apps and their grants are being ended.",
+        f"/apis/{segment(api_id)}/ending",
+    )
 
 
 def _what_ends(clients: ClientList, grants: GrantList) -> list[str]:

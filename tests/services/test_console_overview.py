@@ -34,6 +34,7 @@ from tests.builders import (
     make_resource_owner,
     running,
     settings,
+    settle,
     unique,
 )
 from tests.notifications import api_to, stored
@@ -300,6 +301,26 @@ async def test_a_policy_says_who_has_it_and_what_it_allows(admin: Browser, syste
     assert "5 in 10 s" in tried.plain
     unknown = await admin.get(f"{path}&policy_ids=nowhere")
     assert (unknown.status, "there is no policy" in unknown.plain) == (400, True)
+
+
+# Deleted APIs
+
+
+async def test_the_progress_of_a_deletion_is_seen(admin: Browser, system: System) -> None:
+    """The grants that are left, and at the end none; before the deletion the page says that the API is still there."""
+    party = await system.party()
+    await party.tokens()
+    place = f"/console/apis/{party.api.api_id}"
+    before = await admin.get(f"{place}/ending")
+    assert "There is an API with this id" in before.plain
+    assert "in progress" in before.plain
+    assert "Active grants 1 left" in before.plain
+    await admin.get(f"{place}/delete")
+    await admin.post(f"{place}/delete")
+    await settle(system.deps)
+    after = await admin.get(f"{place}/ending")
+    assert "done" in after.plain
+    assert "Active grants none" in after.plain
 
 
 # Reference
