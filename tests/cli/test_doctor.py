@@ -48,7 +48,7 @@ async def examined(tmp_path: Path, **settings: str) -> dict[str, dict[str, str]]
     return {check.name: check.model_dump() for check in found}
 
 
-@pytest.mark.parametrize(("keys", "status"), [(KEYS, 0), ("damaged", 1)])
+@pytest.mark.parametrize(("keys", "status"), [(KEYS, 0), ("damaged", 1)], ids=["right-key", "damaged-key"])
 async def test_e1_the_command_of_the_services_has_a_report_and_a_status(tmp_path: Path, keys: str, status: int) -> None:
     """One object with --json; for people, a remedy below what is wrong; status 1 if something is."""
     settings = {"TOKENWIRE_KEYS": keys, "TOKENWIRE_PORT": str(free_port())}
