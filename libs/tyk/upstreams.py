@@ -78,7 +78,7 @@ def _upstream(part: Part, key: str, notes: ImportNotes, consequence: str) -> str
 def _why_not_called(url: str) -> str | None:
     if not url:
         return "there is no upstream"
-    if is_reference(url):
+    if is_reference(url) and not url.lower().startswith("file:"):  # that one is more likely meant as a file's URL
         return NOTHING_REPLACES
     scheme = _SCHEME.match(url)
     return _NOT_CALLED.get(scheme[1].lower()) if scheme else None

@@ -207,7 +207,6 @@ async def test_a_body_that_cannot_be_unpacked_is_400(service: Management, body: 
         pytest.param({"name": ""}, "name", id="no-name"),
         pytest.param({"api_id": "a.b"}, "api_id", id="malformed-id"),
         pytest.param({"use_oauth2": "yes"}, "use_oauth2", id="string-for-flag"),
-        pytest.param({"oauth_meta__allowed_access_types": ["magic"]}, "allowed_access_types", id="unknown-grant"),
     ],
 )
 async def test_a_faulty_definition_is_refused(service: Management, change: dict[str, Any], complaint: str) -> None:
