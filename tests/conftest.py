@@ -103,12 +103,28 @@ class _EndOfRun:
                 pytest.exit(str(reason), CANNOT_PROVIDE)
 
 
+SHARING = frozenset({"acceptance", "browser", "clients", "deployment", "fuzz"})
+"""Directories in which modules share databases."""
+_running: list[mongodb.Database] = []
+
+
 @pytest.fixture(scope="session", name="mongodb")
 async def _mongodb() -> AsyncIterator[mongodb.Database]:
     """The MongoDB of this run. A test that stops or kills it must start it again."""
     server = await mongodb.provide()
+    _running.append(server)
     yield server
+    _running.remove(server)
     await server.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _dropped_databases(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Drop the databases of a module after it: MongoDB keeps a file open for each collection and each index."""
+    yield
+    if request.path.parent.name not in SHARING:
+        for server in _running:
+            server.drop_all()
 
 
 @pytest.fixture(scope="session")
@@ -119,8 +135,8 @@ def mongodb_url(mongodb: mongodb.Database) -> str:
 
 @pytest.fixture
 def database_name() -> str:
-    """A database name that no other test uses. The database is removed with the server."""
-    return f"tokenwire_test_{secrets.token_hex(6)}"
+    """A database name that no other test uses. The database is dropped after the module, or with the server."""
+    return f"{mongodb.PREFIX}{secrets.token_hex(6)}"
 
 
 @pytest.fixture(scope="session", name="rabbitmq")

@@ -233,7 +233,7 @@ POINTS = {
     "reacted": Point(
         "15",
         "every grant of a client ended, before revoke_all's event is acknowledged",
-        _after(Revoker, "revoke_grants"),
+        _after(Revoker, "revoke_grants", _anything),  # the process before may have ended all of them in one write
         1,
     ),
 }

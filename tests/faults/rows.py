@@ -301,7 +301,7 @@ async def leader_died(scene: Scene) -> None:
 
 
 async def all_revoked(scene: Scene) -> None:
-    """revoke_all: the process that revokes the grants dies half-way, and again when all are revoked."""
+    """revoke_all: the process dies when it has revoked a first group of grants, and again when all are revoked."""
     stack = scene.world.stack
     await stack.have(USUAL, (_arming("revocation-1", "committed", scene),))
     for tenant in scene.tenants:
@@ -411,7 +411,7 @@ CRASHES: tuple[Row, ...] = (
     _crash_row("revocation-1", "committed"),
     Row(
         "revocation reacted",
-        f"revocation dies: some grants of a client ended after revoke_all; and again: {POINTS['reacted'].what}",
+        f"revocation dies: a first group of grants ended after revoke_all; and again: {POINTS['reacted'].what}",
         after=all_revoked,
         all_end=True,
     ),

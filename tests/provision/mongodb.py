@@ -3,10 +3,12 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from libs.store import replica_set
@@ -14,6 +16,8 @@ from services.embedded import EmbeddedMongo, EmbeddedMongoMissing
 from tests.ports import free_port
 from tests.provision import CannotProvide, containers
 
+PREFIX = "tokenwire_test_"
+"""The names of the tests' databases begin with this."""
 INSTEAD = "set TOKENWIRE_TEST_MONGODB_URL to a MongoDB replica set the tests may use"
 
 
@@ -35,6 +39,9 @@ class Database(Protocol):
 
     async def step_down(self) -> None:
         """Step down as primary; as the only member it is elected again after a second or more."""
+
+    def drop_all(self) -> None:
+        """Drop the databases of all tests. Nothing happens if it does not respond, or is external."""
 
     async def close(self) -> None:
         """Stop it and delete its files."""
@@ -77,6 +84,13 @@ async def _step_down(url: str) -> None:
         client.close()
 
 
+def _drop_all(url: str) -> None:
+    with suppress(PyMongoError), MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=2_000) as client:
+        for name in client.list_database_names():
+            if name.startswith(PREFIX):
+                client.drop_database(name)
+
+
 class TemporaryMongo(EmbeddedMongo):
     """The embedded MongoDB with temporary data, and without a password, which the tests' proxies do not support."""
 
@@ -88,6 +102,9 @@ class TemporaryMongo(EmbeddedMongo):
 
     async def step_down(self) -> None:
         await _step_down(self.url)
+
+    def drop_all(self) -> None:
+        _drop_all(self.url)
 
     async def close(self) -> None:
         if self.running:
@@ -126,6 +143,9 @@ class ExternalDatabase:
     async def step_down(self) -> None:
         raise self._refusal("step down the primary of")
 
+    def drop_all(self) -> None:
+        """Nothing: other runs may use it, too."""
+
     async def close(self) -> None:
         """Nothing to do."""
 
@@ -162,6 +182,9 @@ class MongoContainer:
 
     async def step_down(self) -> None:
         await _step_down(self.url)
+
+    def drop_all(self) -> None:
+        _drop_all(self.url)
 
     async def close(self) -> None:
         self._container.remove(force=True, v=True)
