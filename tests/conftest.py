@@ -103,8 +103,8 @@ class _EndOfRun:
                 pytest.exit(str(reason), CANNOT_PROVIDE)
 
 
-SHARING = frozenset({"acceptance", "browser", "clients", "deployment", "fuzz"})
-"""Directories in which modules share databases."""
+OWN_DATABASES = frozenset({"cli", "services", "store", "unit"})
+"""Directories in which no two modules share a database."""
 _running: list[mongodb.Database] = []
 
 
@@ -122,7 +122,7 @@ async def _mongodb() -> AsyncIterator[mongodb.Database]:
 def _dropped_databases(request: pytest.FixtureRequest) -> Iterator[None]:
     """Drop the databases of a module after it: MongoDB keeps a file open for each collection and each index."""
     yield
-    if request.path.parent.name not in SHARING:
+    if request.path.parent.name in OWN_DATABASES:
         for server in _running:
             server.drop_all()
 
