@@ -34,8 +34,16 @@ async def list_clients(visit: Visit) -> web.StreamResponse:
 
 async def find_client(visit: Visit) -> web.StreamResponse:
     """GET /clients/find?client_id=…: to the client app with this id, or the list of its APIs if there are several."""
-    client_id = visit.query.get("client_id", "").strip()
-    found = await visit.api.get(ClientList, f"/api/clients/{segment(client_id)}")
+    client_id = visit.query.get("client_id", "")
+    if not client_id.strip("./"):  # such a path would name the list
+        return go_to(visit.link("/clients"))
+    try:
+        found = await visit.api.get(ClientList, f"/api/clients/{segment(client_id)}")
+    except CallRefused as refused:
+        # Pasted with blanks around it; but a client id may also begin or end with one.
+        if refused.status != 404 or client_id == client_id.strip():
+            raise
+        found = await visit.api.get(ClientList, f"/api/clients/{segment(client_id.strip())}")
     if len(found.apps) > 1:
         return visit.page("client_list.html", rows=found.apps, next=None, api_id="")
     (only,) = found.apps
