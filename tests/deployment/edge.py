@@ -79,11 +79,11 @@ class Nginx:
 
 
 class Edge(Nginx):
-    """The files of `edge/`, with services on these ports of 127.0.0.1."""
+    """The files of `edge/`, with services on these ports of 127.0.0.1, itself on a free one unless one is given."""
 
-    def __init__(self, ports: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, ports: Mapping[str, Sequence[int]], port: int | None = None) -> None:
         super().__init__("edge")
-        self.port, inside = free_ports(2)
+        self.port, inside = port or free_port(), free_port()
         files = shutil.copytree(EDGE, self._home / "edge")
         (files / "listen.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
         (files / "upstreams.conf").write_text(placed((EDGE / "upstreams.conf").read_text(), ports))
