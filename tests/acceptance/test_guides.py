@@ -105,8 +105,11 @@ async def test_e6_the_operator_guide(tmp_path: Path) -> None:
 
 async def test_e1_the_command_line_guide(tmp_path: Path) -> None:
     """A profile, records, events, grants, definitions and an operator, with the command line of this checkout."""
-    command = f'tokenwire() {{ {shlex.quote(sys.executable)} -m cli "$@"; }}'
-    before = f"export XDG_CONFIG_HOME={shlex.quote(str(tmp_path))}; {command}"
+    command = tmp_path / "bin" / "tokenwire"  # no shell function: `kill $!` would end its subshell, and not the command
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cli "$@"\n')
+    command.chmod(0o755)
+    before = f"export XDG_CONFIG_HOME={shlex.quote(str(tmp_path))}; PATH={shlex.quote(str(command.parent))}:$PATH"
     for said in await pasted_twice("command-line.md", tmp_path, before):
         assert "tokenwire: " not in said, said
         assert "Usage: " not in said, said
