@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
+from libs.cancellation import cancel_and_wait
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.telemetry import BACKGROUND_FAILURES, BACKGROUND_UP
 
@@ -77,8 +78,7 @@ class BackgroundTask:
         """Cancel the task, after it had `within` seconds to end by itself, and wait until it has ended. Idempotent."""
         if within:
             await asyncio.wait((self.task,), timeout=within)
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        await cancel_and_wait(self.task)
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ from libs.bus.port import (
     Subscription,
 )
 from libs.bus.topics import matches
+from libs.cancellation import cancel_and_wait
 from libs.supervision import BackgroundTask, Supervisor, spawn
 
 DELIVERY_LIMIT = 20
@@ -290,9 +291,7 @@ class _Consumer:
         consuming, self._consuming = self._consuming, None
         consuming.task.cancel()
         await asyncio.wait((consuming.task, *self._running), timeout=STOP_TIMEOUT)
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await cancel_and_wait(consuming.task, *self._running)
         for copy in list(self._held):
             self._release(copy)
         if self.subscription.mode is Mode.BROADCAST:

@@ -25,6 +25,7 @@ import structlog
 
 from contracts.events import Event, PendingEvent, RefusedBy
 from libs.bus.port import PROBE_KEY, Bus, Exchange, Message, Outcome
+from libs.cancellation import cancel_and_wait
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.supervision import BackgroundTask, LoggedReasons, Supervisor, error_fields, spawn
 from libs.telemetry import (
@@ -247,9 +248,7 @@ class Outbox:
             log.info("outbox_left_to_sweeper", events=len(self._held))
         except Exception as error:  # noqa: BLE001 - the process stops in any case; a sweeper publishes the rest
             log.error("outbox_not_cleared", events=len(self._unwritten), **error_fields(error))
-        for batch in self._publishing:
-            batch.cancel()
-        await asyncio.gather(*(task.stop() for task in self._tasks), *self._publishing, return_exceptions=True)
+        await cancel_and_wait(*self._publishing, *(task.task for task in self._tasks))
         self._tasks = []
 
     async def drain(self) -> None:

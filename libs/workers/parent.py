@@ -16,6 +16,7 @@ from itertools import count
 
 import structlog
 
+from libs.cancellation import cancel_and_wait
 from libs.processes import ending_with_this_process
 from libs.workers.channel import Channel, Frame, Overflow
 from libs.workers.membership import Membership
@@ -149,9 +150,7 @@ class Workers:
         await asyncio.gather(*map(self._start, self._workers))
         self._spawn(self._ping_forever())
         await self._finished.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         return self._status
 
     def stop(self) -> None:

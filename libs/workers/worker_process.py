@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from libs.cancellation import cancel_and_wait
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.telemetry import families
 from libs.workers.channel import Channel, Frame
@@ -49,8 +50,7 @@ class Worker:
         if self._channel is None or self._listening is None:
             self._end.close()
             return
-        self._listening.cancel()
-        await asyncio.gather(self._listening, return_exceptions=True)
+        await cancel_and_wait(self._listening)
         self._channel.send(kind="report", number=-1, families=families().as_json())
         await self._channel.sent()
         self._channel.close()

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from contracts.limits import Limits, LimitStatus
+from libs.cancellation import cancel_and_wait
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.counters import GRACE, HOLD, WANTED_FOR, Counters, Exchange, Uncountable, has_quota, has_rate
 from libs.supervision import BackgroundTask, Supervisor, spawn
@@ -91,9 +92,7 @@ class RateLimiter:
         self._scopes.clear()
         if self._serving:
             _, late = await asyncio.wait(self._serving, timeout=STOP_TIMEOUT)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await cancel_and_wait(*late)
 
     # The hot path
 

@@ -16,6 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
+from libs.cancellation import cancel_and_wait
 from libs.supervision import error_fields
 from services.gateway.relay import relayed_response
 from services.gateway.upstream_headers import UPGRADE
@@ -130,8 +131,7 @@ class Tunnels:
                 await asyncio.gather(*(direction.stop() for direction in directions), return_exceptions=True)
                 await asyncio.wait(copying, timeout=CLOSE_TIMEOUT)
         finally:
-            for task in (*copying, stopping):
-                task.cancel()
+            await cancel_and_wait(*copying, stopping)
             for outcome in await asyncio.gather(*copying, stopping, return_exceptions=True):
                 if isinstance(outcome, Exception) and not isinstance(outcome, OSError | aiohttp.ClientError):
                     log.warning("tunnel_failed", **error_fields(outcome))

@@ -9,6 +9,7 @@ from datetime import datetime
 import structlog
 
 from contracts.webhooks import Attempt, Delivery
+from libs.cancellation import cancel_and_wait
 from libs.encryption import CannotDecrypt, Opener
 from libs.event_encoding import EventContext
 from libs.oauth.errors import TemporarilyUnavailable
@@ -72,9 +73,7 @@ class DeliveryWorker:
         if not self.in_flight:
             return
         cancelled = dict(self.in_flight)
-        for task in cancelled:
-            task.cancel()
-        await asyncio.gather(*cancelled, return_exceptions=True)
+        await cancel_and_wait(*cancelled)
         try:
             await self.deliveries.release(list(cancelled.values()), self.now())
         except TemporarilyUnavailable:

@@ -8,11 +8,12 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError
 
 from libs.bus.port import TICK, TICK_ID, TICK_INTERVAL, BusUnavailable, Exchange, Message, Mode, Outcome, Subscription
-from libs.bus.rabbit.connection import CLOSE_TIMEOUT, PUBLISHING, ReconnectingConnection, cancel_and_wait, is_blocked
+from libs.bus.rabbit.connection import CLOSE_TIMEOUT, PUBLISHING, ReconnectingConnection, is_blocked
 from libs.bus.rabbit.dead_letters import RabbitPoolQueues
 from libs.bus.rabbit.publisher import Publisher
 from libs.bus.rabbit.queue_consumer import Consumer
 from libs.bus.rabbit.topology import DELIVERY_LIMIT, POOLS, topology
+from libs.cancellation import cancel_and_wait
 from libs.supervision import BackgroundTask, Supervisor
 
 PUBLISH_TIMEOUT = 5.0

@@ -16,6 +16,7 @@ from yarl import URL
 
 from libs.bus.rabbit.malformed import tolerate_malformed_messages
 from libs.bus.rabbit.rabbitmq_diagnosis import explain
+from libs.cancellation import cancel_and_wait
 from libs.supervision import BackgroundTask, Supervisor
 
 log = structlog.get_logger()
@@ -221,13 +222,6 @@ async def run_until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
             working.result()
     finally:
         await cancel_and_wait(working, waiting)
-
-
-async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel the tasks that still run, and wait until all have ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _close(connection: AbstractConnection) -> None:

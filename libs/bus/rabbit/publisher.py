@@ -15,9 +15,10 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 
 from libs.bus.port import LONGEST_KEY, PROBE_KEY, TICK_ID, Exchange, Message, Outcome
 from libs.bus.rabbit import publish_encoder
-from libs.bus.rabbit.connection import ReconnectingConnection, cancel_and_wait, closed_event, run_until, supervise
+from libs.bus.rabbit.connection import ReconnectingConnection, closed_event, run_until, supervise
 from libs.bus.rabbit.declarations import ensure
 from libs.bus.rabbit.topology import Topology
+from libs.cancellation import cancel_and_wait
 
 log = structlog.get_logger()
 

@@ -10,9 +10,10 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from libs.bus.handling import Ending, backoff, handle
 from libs.bus.port import TICK, Delivery, Exchange, Message, Mode, Subscription
 from libs.bus.rabbit.acknowledger import Acknowledger
-from libs.bus.rabbit.connection import ReconnectingConnection, cancel_and_wait, closed_event, supervise
+from libs.bus.rabbit.connection import ReconnectingConnection, closed_event, supervise
 from libs.bus.rabbit.declarations import ensure
 from libs.bus.rabbit.topology import BROADCASTS, Pool, topology
+from libs.cancellation import cancel_and_wait
 from libs.supervision import spawn
 
 log = structlog.get_logger()
