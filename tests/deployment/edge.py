@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from libs.processes import end, ending_with_this_process
-from tests.ports import free_port, free_ports
+from tests.ports import free_port
 from tests.provision.nginx import nginx
 
 EDGE = Path(__file__).parents[2] / "edge"
