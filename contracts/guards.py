@@ -20,7 +20,7 @@ class PathRule(Contract):
 
 
 class RateRule(PathRule):
-    """A rate limit for one endpoint, shared by all callers."""
+    """A rate limit for one endpoint."""
 
     name: Name
     """Names the counter of this endpoint; depends only on path and method, so that edits keep the count."""
@@ -48,7 +48,7 @@ class PathGuards(Contract):
     allowed_only: bool = False
     """True: paths that are not in `allowed` are refused."""
     rates: tuple[RateRule, ...] = ()
-    """The first match applies, instead of the API's rate limit."""
+    """Shared by all callers. The first match applies, instead of the API's rate limit."""
     sizes: tuple[SizeRule, ...] = ()
     """The first match applies, in addition to the version's limit."""
     size: Annotated[int, Field(ge=0)] = 0

@@ -32,6 +32,33 @@ class ApiLimit(Contract):
     quota_renewal_rate: Quota = 0
 
 
+class EndpointRate(Contract):
+    """The rate limit of one endpoint, which counts apart; additional Tyk fields are kept unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rate: Rate = 0
+    """Requests in any `per` seconds; 0 or -1: the endpoint has no rate limit, as in Tyk."""
+    per: Rate = 0
+
+
+class EndpointMethod(Contract):
+    """A method of an endpoint and its rate limit."""
+
+    name: Name
+    limit: EndpointRate = EndpointRate()
+
+
+class EndpointLimits(Contract):
+    """Rate limits of one endpoint. They replace the policy's rate for its calls; the quota stays as it is."""
+
+    path: Text
+    """As in Tyk: `{parameter}` matches one segment, the rest is a regular expression (RE2), which matches anywhere in
+    the path below the listen path."""
+    methods: tuple[EndpointMethod, ...] = ()
+    """Other methods have no limit of their own."""
+
+
 class AccessRight(Contract):
     """What a policy grants on one API; additional Tyk fields are kept unchanged."""
 
@@ -44,6 +71,8 @@ class AccessRight(Contract):
     allowed_urls: tuple[AllowedUrl, ...] = ()
     """Empty: the whole API."""
     limit: ApiLimit | None = None
+    endpoints: tuple[EndpointLimits, ...] = ()
+    """The first entry that matches a call counts."""
 
 
 class Partitions(Contract):

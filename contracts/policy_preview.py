@@ -38,6 +38,16 @@ class PreviewOutcome(enum.StrEnum):
     """A policy names an API that does not exist."""
 
 
+class PreviewedEndpoint(Response):
+    """The rate limit of calls of one endpoint, which count apart from those of others."""
+
+    pattern: str
+    """A regular expression, searched for in the path below the listen path."""
+    methods: list[str]
+    limits: Limits
+    """A `rate` of 0: such calls have no rate limit by the policies that say so."""
+
+
 class PreviewedApi(Response):
     """What tokens may do on one API."""
 
@@ -48,6 +58,8 @@ class PreviewedApi(Response):
     versions: list[list[str]] = []
     """The version of a call must be in each of these lists; none: the API has no versions."""
     limits: Limits | None = None
+    endpoints: list[PreviewedEndpoint] = []
+    """Rate limits of single endpoints, which count in place of the rate in `limits`; the quota stays the same."""
     own_counter: bool = False
     """True: calls of this API are counted apart from those of the others."""
     meta_data: dict[str, Any] = {}

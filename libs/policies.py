@@ -7,7 +7,6 @@ are intersected: a call must be allowed by all of them. Pure functions: the call
 import base64
 import enum
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +22,18 @@ from contracts.base import PublicId
 from contracts.limits import Limits
 from contracts.policies import AccessRight, AllowedUrl, Policy, Quota, Rate
 from contracts.resource_owners import ResourceOwner
+from libs.allowances import (
+    Allowance,
+    highest,
+    limits_of,
+    quota_allowance,
+    quota_of,
+    rate_allowance,
+    rate_of,
+    strictest,
+)
+from libs.endpoint_rates import HolderRates, common_limits, endpoint_pattern, holder_rates
 
-_LONGEST = 2.0**63
-"""Seconds; longer than any counter is kept."""
 _MAX_CACHED_LENGTH = 256
 """Longest path, in characters, whose match results are cached."""
 MAX_CLASSES = 16
@@ -92,97 +100,19 @@ def _reason(error: Exception) -> str:
 
 
 def first_unusable(rights: Iterable[AccessRight]) -> str | None:
-    """The error of the first allowed URL that is not a valid expression; None if all are valid."""
+    """The error of the first allowed URL or endpoint that is not a valid expression; None if all are valid."""
     for right in rights:
+        for endpoint in right.endpoints:
+            try:
+                compiled(endpoint_pattern(endpoint.path))
+            except ValueError as error:
+                return f"access_rights.{right.api_id}.endpoints: {error}"
         for allowed in right.allowed_urls:
             try:
                 compiled(allowed.url)
             except ValueError as error:
                 return f"access_rights.{right.api_id}.allowed_urls: {error}"
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """A limit: `most` requests in `seconds`; unlimited if `most` is not positive."""
-
-    most: float
-    seconds: float
-    unset: float = 0
-    """The period if `seconds` is not positive: infinity for a quota, which is then never renewed."""
-
-    @property
-    def period(self) -> float:
-        """Seconds; 0 if there is no limit."""
-        return self.seconds if self.seconds > 0 else self.unset
-
-    @property
-    def is_unlimited(self) -> bool:
-        """Whether there is no limit."""
-        return self.most <= 0 or self.period == 0
-
-    @property
-    def pace(self) -> float:
-        """Requests per second on average."""
-        return math.inf if self.is_unlimited else self.most / self.period
-
-    def is_within(self, other: "Allowance") -> bool:
-        """Whether it is at least as strict: in any period of the other limit it admits no more than that one."""
-        if other.is_unlimited:
-            return True
-        if self.is_unlimited:
-            return False
-        return self.most * self._periods_in(other.period) <= other.most
-
-    def _periods_in(self, seconds: float) -> float:
-        if self.period == math.inf:
-            return 1
-        periods = seconds / self.period
-        return periods if periods == math.inf else math.ceil(periods)
-
-    def narrowed(self, most: float | None, seconds: float | None) -> "Allowance":
-        """Replace the given values if the result is at least as strict; otherwise leave it unchanged."""
-        if most is None and seconds is None:
-            return self
-        given = Allowance(self.most if most is None else most, self.seconds if seconds is None else seconds, self.unset)
-        return given if given.is_within(self) else self
-
-
-def strictest(allowances: Iterable[Allowance]) -> Allowance:
-    """A limit that never admits more than any of these: the strictest one, or one within all if they cross.
-
-    The order makes no difference, and with a further limit the result never admits more than without it. To have both,
-    the limits of every smaller selection are combined first, and the result is within all of them.
-    """
-    return _within_all(frozenset(allowances))
-
-
-@lru_cache(maxsize=1024)
-def _within_all(allowances: frozenset[Allowance]) -> Allowance:
-    if len(allowances) == 1:
-        return next(iter(allowances))
-    smaller = [_within_all(allowances - {each}) for each in allowances]
-    for each in smaller:
-        if all(map(each.is_within, smaller)):
-            return each
-    limits = [each for each in smaller if not each.is_unlimited]
-    most = min(each.most for each in limits)
-    # `most` requests in a share of each period satisfy all of them; counters have a precision of milliseconds.
-    share = max(each.period / (each.most // most) for each in limits)
-    found = Allowance(most, share if share == math.inf else math.ceil(share * 1000) / 1000, limits[0].unset)
-    while not all(map(found.is_within, limits)):  # by a rounding error
-        found = replace(found, seconds=found.seconds + 0.001)
-    return found
-
-
-def rate_allowance(rate: float, per: float) -> Allowance:
-    """`rate` requests in any `per` seconds."""
-    return Allowance(rate, per)
-
-
-def quota_allowance(most: float, seconds: float) -> Allowance:
-    """`most` requests in a window of so many seconds."""
-    return Allowance(most, seconds, math.inf)
 
 
 def _is_match(pattern: Pattern, path: str) -> bool:
@@ -248,6 +178,10 @@ class ApiAccess:
     versions: tuple[frozenset[str], ...] = ()
     """The version of a call must be in each of them, on an API with versions."""
     limits: Limits = field(default_factory=Limits)
+    endpoints: tuple[HolderRates, ...] = ()
+    """Rate limits of single endpoints, by holder; empty if no policy has any."""
+    endpoint_limits: dict[str, Limits] = field(default_factory=dict)
+    """The limits of these rules, by the rules' names; they are within the limits of every holder."""
     own_limits: bool = False
     """True: calls of this API have their own counter; False: they share one with all other APIs."""
     meta_data: dict[str, Any] = field(default_factory=dict)
@@ -387,10 +321,16 @@ def _of_set(policies: Sequence[Policy], api: Api) -> ApiAccess | None:
     if not rights:
         return None
     limits, own = _limits(policies, api.api_id)
+    rated = [
+        policy.access_rights[api.api_id]
+        for policy in policies
+        if api.api_id in policy.access_rights and _counts(policy, "rate_limit")
+    ]
     return ApiAccess(
         urls=(UrlRules.of(url for right in rights for url in right.allowed_urls),),
         versions=(frozenset(version for right in rights for version in right.versions),) if api.versioning else (),
         limits=limits,
+        endpoints=(holder_rates(rated, is_rated=limits.rate > 0),),
         own_limits=own,
         inactive=any(policy.is_inactive for policy in policies),
     )
@@ -402,13 +342,25 @@ def _intersection(accesses: Sequence[ApiAccess], rules: KeyRules | None) -> ApiA
     The API gets its own counter only if every limit is the API's own.
     """
     limiting = [access for access in accesses if access.limits != Limits()]
+    endpoints = _endpoint_rates(accesses, rules)
     return ApiAccess(
         urls=tuple(rules for access in accesses for rules in access.urls),
         versions=tuple(versions for access in accesses for versions in access.versions),
         limits=_strictest_limits([access.limits for access in accesses] or [Limits()], rules),
+        endpoints=endpoints,
+        endpoint_limits=common_limits(endpoints),
         own_limits=bool(limiting) and all(access.own_limits for access in limiting),
         inactive=any(access.inactive for access in accesses),
     )
+
+
+def _endpoint_rates(accesses: Sequence[ApiAccess], rules: KeyRules | None) -> tuple[HolderRates, ...]:
+    holders = tuple(holder for access in accesses for holder in access.endpoints)
+    if not any(holder.lists for holder in holders):
+        return ()
+    # A rate in the rules is for all calls: no endpoint of a policy is exempt from it.
+    is_rated = rules is not None and (rules.rate is not None or rules.per is not None)
+    return (*holders, HolderRates(is_rated=True)) if is_rated else holders
 
 
 def _strictest_limits(limits: Iterable[Limits], rules: KeyRules | None) -> Limits:
@@ -416,21 +368,13 @@ def _strictest_limits(limits: Iterable[Limits], rules: KeyRules | None) -> Limit
     every = [*limits]
     if rules is not None:
         every += [_narrowed_limits(each, rules) for each in every]
-    return limits_of(strictest(map(_rate_limit, every)), strictest(map(_quota_limit, every)))
+    return limits_of(strictest(map(rate_of, every)), strictest(map(quota_of, every)))
 
 
 def _narrowed_limits(limits: Limits, rules: KeyRules) -> Limits:
-    rate = _rate_limit(limits).narrowed(rules.rate, rules.per)
-    quota = _quota_limit(limits).narrowed(rules.quota_max, rules.quota_renewal_rate)
+    rate = rate_of(limits).narrowed(rules.rate, rules.per)
+    quota = quota_of(limits).narrowed(rules.quota_max, rules.quota_renewal_rate)
     return limits_of(rate, quota)
-
-
-def _rate_limit(limits: Limits) -> Allowance:
-    return rate_allowance(limits.rate, limits.per)
-
-
-def _quota_limit(limits: Limits) -> Allowance:
-    return quota_allowance(limits.quota_max, limits.quota_renewal_rate)
 
 
 def _counts(policy: Policy, part: str) -> bool:
@@ -454,7 +398,7 @@ def _limits(policies: Sequence[Policy], api_id: str) -> tuple[Limits, bool]:
     else:
         rates = [_rate_of(policy) for policy in policies if _counts(policy, "rate_limit")]
         quotas = [_quota_of(policy) for policy in policies if _counts(policy, "quota")]
-    return limits_of(_highest(rates), _highest(quotas)), bool(own)
+    return limits_of(highest(rates), highest(quotas)), bool(own)
 
 
 def _has_own(policy: Policy, api_id: str) -> bool:
@@ -477,32 +421,6 @@ def _rate_of(policy: Policy) -> Allowance:
 
 def _quota_of(policy: Policy) -> Allowance:
     return quota_allowance(policy.quota_max, policy.quota_renewal_rate)
-
-
-def _highest(allowances: Sequence[Allowance]) -> Allowance:
-    """The most generous limit; 0 means not set, -1 means unlimited."""
-    said = [allowance for allowance in allowances if allowance.most != 0 and allowance.period != 0]
-    return max(said, key=_width, default=Allowance(0, 0))
-
-
-def _width(allowance: Allowance) -> tuple[float, float]:
-    if allowance.most < 0:
-        return math.inf, math.inf
-    return allowance.pace, allowance.most
-
-
-def limits_of(rate: Allowance, quota: Allowance) -> Limits:
-    """Convert to whole requests: half a request per second becomes one in two seconds."""
-    most, per = (0.0, 0.0) if rate.is_unlimited else (rate.most, rate.period)
-    if 0 < most < 1:
-        most, per = 1, min(per / most, _LONGEST)
-    unlimited = quota.most <= 0
-    return Limits(
-        rate=int(most),
-        per=per,
-        quota_max=-1 if unlimited else int(quota.most),
-        quota_renewal_rate=0 if unlimited or quota.period == math.inf else math.ceil(quota.period),
-    )
 
 
 def _narrowed(granted: ApiAccess, api: Api, rules: KeyRules | None) -> ApiAccess | None:

@@ -115,7 +115,7 @@ class Count:
     def rate_left(self) -> int:
         """Calls that the rate still allows to be reserved now."""
         since = self.now - _per(self._limits)
-        held: int = sum(entry["n"] for entry in self._held if entry["end"] > since)
+        held: int = sum(entry["n"] for entry in self._held if entry["end"] > since and "per" in entry)
         rate: int = self._limits.rate
         used: int = sum(self._used.values())
         return rate - held - used
@@ -123,7 +123,7 @@ class Count:
     @property
     def rate_frees_at(self) -> int:
         """When the first of the calls and leases that count against the rate stops counting."""
-        ends = chain(map(int, self._used), (entry["end"] for entry in self._held))
+        ends = chain(map(int, self._used), (entry["end"] for entry in self._held if "per" in entry))
         since = self.now - _per(self._limits)
         return min((end for end in ends if end > since), default=since) + _per(self._limits)
 
@@ -333,7 +333,7 @@ def _reserving(*, rated: bool, counted: bool) -> Sequence[Document]:
     held: Document = {
         "$filter": {
             "input": {"$ifNull": ["$held", []]},
-            "cond": {"$gt": ["$$this.end", {"$subtract": [since, _ms(GRACE)]}]},
+            "cond": {"$gt": [{"$add": ["$$this.end", {"$max": ["$$this.per", "$$per"]}, _ms(GRACE)]}, "$now"]},
         }
     }
     tidy: Document = {"held": held}
@@ -350,6 +350,8 @@ def _reserving(*, rated: bool, counted: bool) -> Sequence[Document]:
     share = {"$min": [{"$floor": {"$divide": ["$left", 4]}}, "$$size"]}
     given = {"$toLong": {"$min": ["$left", {"$max": ["$$waiting", share]}]}}
     entry: Document = {"id": "$$lease_id", "n": "$given", "end": {"$add": ["$now", _ms(HOLD) + EDGE]}}
+    if rated:
+        entry["per"] = "$$per"  # only calls of such leases count against the rate
     kept: Document = {"$add": ["$now", "$$per", _ms(HOLD + GRACE)]}
     taken: Document = {}
     if counted:
@@ -389,7 +391,8 @@ def _used() -> Document:
 
 
 def _held_later_than(since: Document) -> Document:
-    return {"$sum": {"$map": {"input": "$held", "in": {"$cond": [{"$gt": ["$$this.end", since]}, "$$this.n", 0]}}}}
+    counts = {"$and": [{"$gt": ["$$this.end", since]}, {"$gt": ["$$this.per", 0]}]}
+    return {"$sum": {"$map": {"input": "$held", "in": {"$cond": [counts, "$$this.n", 0]}}}}
 
 
 def _wanted() -> Document:

@@ -12,13 +12,14 @@ from pydantic import StringConstraints, TypeAdapter
 from contracts.base import Text
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
 from contracts.limits import Limits
-from libs.policies import compiled, limits_of, quota_allowance, rate_allowance
+from libs.allowances import limits_of, quota_allowance, rate_allowance
+from libs.endpoint_rates import endpoint_pattern
+from libs.policies import compiled
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.part import Part
 
 _EXPIRY = "%Y-%m-%d %H:%M"
 _NEVER = frozenset({"", "-1"})
-_PARAMETER = re.compile(r"\{[^}]+\}")
 _HOST_PARAMETER = re.compile(r"\{[^{}:]*(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _METHOD = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}")
 _PATTERN: TypeAdapter[str] = TypeAdapter(Annotated[Text, StringConstraints(max_length=2000)])
@@ -136,11 +137,7 @@ class Endpoint:
         return replace(self, ignore_case=ignored)
 
     def _pattern(self) -> str:
-        """As in Tyk: `{parameter}` matches one segment, `/*` anything; the rest is a regular expression."""
-        pattern = self.path
-        if pattern.count("{") == pattern.count("}"):
-            pattern = _PARAMETER.sub("([^/]+)", pattern)
-        pattern = pattern.replace("/*/", "/[^/]+/").replace("/*", "/.*")
+        pattern = endpoint_pattern(self.path)
         _require_usable(self.place, self.key, pattern)
         return pattern
 

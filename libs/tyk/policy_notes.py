@@ -17,7 +17,6 @@ _OF_POLICY = {
     "smoothing": "the rate limit does not change with the load",
 }
 _OF_RIGHT = {
-    "endpoints": "limits of single endpoints are not enforced; set them in the definition of the API",
     "restricted_types": _GRAPHQL,
     "allowed_types": _GRAPHQL,
     "field_access_rights": _GRAPHQL,
@@ -33,7 +32,23 @@ def policy_notes(said: Mapping[str, Any]) -> list[str]:
     for api_id, right in rights.items() if isinstance(rights, Mapping) else ():
         if isinstance(right, Mapping):
             notes += _unused(right, _OF_RIGHT, f"access_rights.{api_id}.")
+            notes += _idle_endpoints(right.get("endpoints"), f"access_rights.{api_id}.endpoints")
     return notes
+
+
+def _idle_endpoints(endpoints: Any, prefix: str) -> Iterator[str]:
+    """Entries that limit nothing although they seem to, at Tyk and here."""
+    for number, endpoint in enumerate(endpoints if isinstance(endpoints, list) else ()):
+        methods = endpoint.get("methods") if isinstance(endpoint, Mapping) else None
+        if not methods:
+            yield f"{prefix}.{number}: names no method, so it limits nothing"
+        for method in methods if isinstance(methods, list) else ():
+            limit = (method.get("limit") if isinstance(method, Mapping) else None) or {}
+            rate, per = (limit.get(key) or 0 for key in ("rate", "per"))
+            if rate > 0 >= per:
+                yield f"{prefix}.{number}: a limit of {method.get('name')} has no period (per), so it does not count"
+            elif rate <= 0:
+                yield f"{prefix}.{number}: {method.get('name')} has no limit there, not even the policy's, as at Tyk"
 
 
 def _unused(said: Mapping[str, Any], effects: Mapping[str, str], prefix: str) -> Iterator[str]:

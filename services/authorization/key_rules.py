@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from contracts.apis import Api
 from contracts.clients import Client
 from contracts.policies import Policy
+from libs.allowances import Allowance, quota_allowance, rate_allowance
 from libs.http.error_responses import first_fault
 from libs.oauth.errors import AccessDenied, InvalidRequest
-from libs.policies import Allowance, KeyRules, first_unusable, grants, quota_allowance, rate_allowance
+from libs.policies import KeyRules, first_unusable, grants
 
 MAX_EXPRESSIONS = 64
 """Maximum number of regular expressions (`allowed_urls`) in one session."""
@@ -57,6 +58,8 @@ _RIGHT_SUPPORTED = frozenset({"api_id", "api_name", "versions", "allowed_urls"})
 _URL_SUPPORTED = frozenset({"url", "methods"})
 _LIMIT_DESCRIPTIVE = frozenset({"per", "quota_remaining", "quota_renewal_rate", "quota_renews", "set_by_policy"})
 _UNLIMITED_AT_MINUS_ONE = frozenset({"max_query_depth", "throttle_interval", "throttle_retry_limit"})
+_OF_POLICIES = frozenset({"rate", "quota_max", "endpoints"})
+"""Restrictions that a policy can have, and `key_rules` cannot."""
 _LIMITS = frozenset({"rate", "quota_max"}) | _UNLIMITED_AT_MINUS_ONE
 
 
@@ -232,7 +235,7 @@ def _refuse_unsupported(
     for name, value in fields.items():
         if name in accepted or _has_no_effect(value) or (name in unlimited_at_minus_one and value == -1):
             continue
-        remedy = "name a policy with this limit in apply_policies" if name in {"rate", "quota_max"} else "leave it out"
+        remedy = "name a policy with this limit in apply_policies" if name in _OF_POLICIES else "leave it out"
         raise InvalidRequest(f"key_rules: {path}{name[:_LONGEST_NAME]} is not supported; {remedy}")
 
 

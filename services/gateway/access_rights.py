@@ -11,6 +11,7 @@ from contracts.clients import Client
 from contracts.policies import Policy
 from libs.catalog import Catalog
 from libs.policies import ApiAccess, Refusal, decide, is_holder
+from services.gateway.endpoint_limits import EndpointRates
 from services.gateway.injected_headers import injected_headers
 from services.gateway.refusals import API_DISALLOWED, INACTIVE, UNKNOWN_TOKEN, Denial
 from services.gateway.token_grants import TokenGrant
@@ -25,6 +26,8 @@ class Right:
 
     access: ApiAccess
     injected: Mapping[str, str]
+    endpoint_rates: EndpointRates | None = None
+    """Rate limits of single endpoints; None if the policies have none."""
 
 
 class _CachedRight(NamedTuple):
@@ -101,4 +104,6 @@ def _outcome(grant: TokenGrant, client: Client, api: Api, policies: Sequence[Pol
     owned = applied + (len(grant.rules.apply_policies) if grant.rules else 0)
     holders = policies[:applied], policies[applied:owned], policies[owned:]
     access = decide(api, grant.api_id, holders, grant.rules, client.meta_data)
-    return _DENIALS[access] if isinstance(access, Refusal) else Right(access, injected_headers(api, access.meta_data))
+    if isinstance(access, Refusal):
+        return _DENIALS[access]
+    return Right(access, injected_headers(api, access.meta_data), EndpointRates.of(access))

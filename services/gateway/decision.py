@@ -20,7 +20,8 @@ from services.gateway.calls import Call
 from services.gateway.guards.chain import NO_GUARDS, GuardChain
 from services.gateway.guards.guard_input import requested_hosts
 from services.gateway.injected_headers import injected_headers
-from services.gateway.rate_limit_result import UNLIMITED, Exceeded, LimitKind, QuotaState
+from services.gateway.leases import QUOTA_ONLY
+from services.gateway.rate_limit_result import UNLIMITED, Exceeded, LimitKind, QuotaState, RateLimitResult
 from services.gateway.rate_limiter import RateLimiter
 from services.gateway.refusal_counter import RefusalCounter
 from services.gateway.refusals import (
@@ -141,12 +142,26 @@ class AccessDecision:
         refusal = _refusal(right, call, api)
         if refusal is not None:
             return refusal
-        limits, scope = right.access.limits, counted_under(holder.grant.counter, api.api_id, right.access)
-        counted = self.limiter.take(scope, limits) or await self.limiter.reserve(scope, limits)
+        counted = await self._count(call, api, right, holder.grant.counter)
         if isinstance(counted, Exceeded):
             return replace(_OVER[counted.kind], retry_after=counted.retry_after, quota=counted.quota)
         refusal = None if guard_result is NO_GUARDS else await self.guards.count(guard_result)
         return refusal or Admitted(api, holder.grant, right.injected, counted)
+
+    async def _count(self, call: Call, api: Api, right: Right, counter: str) -> RateLimitResult:
+        """Count the call against the limits of its grant, or say which one is exceeded."""
+        limits, scope = right.access.limits, counted_under(counter, api.api_id, right.access)
+        if right.endpoint_rates is not None:
+            rates = right.endpoint_rates.counted(call, api)
+            # Before the quota: a call over the limit of its endpoint must not use up anything else.
+            for name, endpoint in rates.limits.items():
+                of_endpoint = f"{counter}.{api.api_id}/{name}"
+                taken = self.limiter.take(of_endpoint, endpoint) or await self.limiter.reserve(of_endpoint, endpoint)
+                if isinstance(taken, Exceeded):
+                    return taken._replace(quota=None)
+            if not rates.counts_for_rate:
+                limits, scope = right.endpoint_rates.quota, scope + QUOTA_ONLY
+        return self.limiter.take(scope, limits) or await self.limiter.reserve(scope, limits)
 
     async def admit_without_token(self, call: Call, admitted: Admitted) -> Admitted | Denial:
         """Admit a CORS preflight for the upstream, unless a check of the API definition refuses it."""

@@ -118,6 +118,13 @@ class Lease:
 _NONE = Lease("", Limits(), 0, 0, -inf, -inf)
 
 
+QUOTA_ONLY = " quota"
+"""At the end of a scope: its counter is that of the scope without it, and its calls count against no rate.
+
+Both kinds of calls use up one quota, each from leases of its own.
+"""
+
+
 class Requested(NamedTuple):
     """The size of the last lease that was requested, and when."""
 
@@ -133,6 +140,7 @@ class ScopeLeases:
         "_outside_current",
         "_requested",
         "_spare",
+        "counter",
         "current",
         "exchanges",
         "limits",
@@ -151,6 +159,8 @@ class ScopeLeases:
 
     def __init__(self, scope: str, limits: Limits, now: float) -> None:
         self.scope = scope
+        self.counter = scope.removesuffix(QUOTA_ONLY)
+        """The shared counter from which it leases."""
         self.current = _NONE
         self._last = _NONE
         """The lease before the current one; its pace decides the size of the next."""

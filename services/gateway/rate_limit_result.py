@@ -37,7 +37,8 @@ class Exceeded(NamedTuple):
     kind: LimitKind
     retry_after: int | None
     """Seconds, at least one; None if waiting does not help."""
-    quota: QuotaState = UNLIMITED
+    quota: QuotaState | None = UNLIMITED
+    """None: not asked for."""
 
 
 RateLimitResult = QuotaState | Exceeded

@@ -19,7 +19,7 @@ from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.counters import GRACE, HOLD, WANTED_FOR, Counters, Exchange, Uncountable, has_quota, has_rate
 from libs.supervision import BackgroundTask, Supervisor, spawn
 from libs.telemetry import LIMIT_REFUSALS, LIMIT_RESERVATIONS, LIMIT_UNCOUNTED, LIMIT_WAITING
-from services.gateway.leases import ScopeLeases
+from services.gateway.leases import QUOTA_ONLY, ScopeLeases
 from services.gateway.rate_limit_result import UNLIMITED, Exceeded, LimitKind, RateLimitResult
 from services.gateway.settings import OnFailure
 
@@ -39,7 +39,8 @@ log = structlog.get_logger("limits")
 class RateLimiter:
     """Admits calls: from a lease if there is one (no I/O), otherwise after one exchange with the shared counter.
 
-    A scope is the name of what is counted together: a client or a client's user, on all APIs or on one.
+    A scope is the name of what is counted together: a client or a client's user, on all APIs, on one or on an endpoint.
+    With QUOTA_ONLY at its end, calls count against the quota of the scope, and not against its rate.
     """
 
     def __init__(
@@ -139,20 +140,26 @@ class RateLimiter:
     async def limit_status(self, scope: str, limits: Limits) -> LimitStatus:
         """What is left of the limits; nothing is counted. Raises TemporarilyUnavailable."""
         while True:
-            leases = self._scopes.get(scope)
-            if leases is not None and leases.serving is not None:
-                await asyncio.wait({leases.serving})
-            before = leases.exchanges if leases is not None else 0
+            found = self._leases_from(scope)
+            if serving := {leases.serving for leases in found if leases.serving is not None}:
+                await asyncio.wait(serving)
+            before = [leases.exchanges for leases in found]
             (status,) = await self._counters.limit_statuses([(scope, limits)])
-            if leases is None or (limits.quota_renewal_rate and not status.quota_renews):
+            if not found or (limits.quota_renewal_rate and not status.quota_renews):
                 return status
             # The counter counts leased calls as used, so those not used yet are added. That is only correct if no
             # exchange took place during the read; otherwise read again.
-            if leases.serving is None and leases.exchanges == before:
-                remaining = min(status.quota_max, status.quota_remaining + leases.unused)
+            if not any(leases.serving for leases in found) and [leases.exchanges for leases in found] == before:
+                unused = sum(leases.unused for leases in found)
+                remaining = min(status.quota_max, status.quota_remaining + unused)
                 return status.model_copy(update={"quota_remaining": remaining})
 
     # Exchanges with the counters
+
+    def _leases_from(self, counter: str) -> list[ScopeLeases]:
+        """All leases from this counter."""
+        found = (self._scopes.get(scope) for scope in (counter, counter + QUOTA_ONLY))
+        return [leases for leases in found if leases is not None]
 
     def _leases_of(self, scope: str, limits: Limits) -> ScopeLeases:
         leases = self._scopes.get(scope)
@@ -199,7 +206,7 @@ class RateLimiter:
         if reservation is None and not settlements:
             return
         try:
-            count = await self._counters.exchange(Exchange(leases.scope, settlements, reservation))
+            count = await self._counters.exchange(Exchange(leases.counter, settlements, reservation))
         except (TemporarilyUnavailable, Uncountable) as fault:
             if isinstance(fault, TemporarilyUnavailable):
                 self._on_outage(fault.detail)
@@ -236,10 +243,10 @@ class RateLimiter:
                 moment, then = self._server_time
                 since = moment + int((self._clock() - then - WANTED_FOR) * 1000)
                 for scope, at in (await self._counters.wanted(since)).items():
-                    leases = self._scopes.get(scope)
-                    # Leases younger than the request for them are this gateway's fair share of what was given back.
-                    if leases is not None and leases.held_before(at):
-                        self._give_back(leases)
+                    for leases in self._leases_from(scope):
+                        # Leases younger than the request for them are this gateway's fair share of what was given back.
+                        if leases.held_before(at):
+                            self._give_back(leases)
         except TemporarilyUnavailable as outage:
             self._on_outage(outage.detail)
 

@@ -45,7 +45,7 @@ class PolicyEndpoints:
         summary="Create a policy",
         description="The id is generated if the body does not set it; `Message` and `ID` of the response are the id. "
         "APIs in `access_rights` that do not exist are listed in `Meta.warnings`; until they do, they grant nothing. "
-        "So are restrictions of Tyk's that have no effect, such as limits of single endpoints.",
+        "So are restrictions of Tyk's that have no effect, such as throttling.",
         body=RequestBody(model=PolicyDocument),
         response=ResponseSpec(description="Policy created.", models=(Envelope,)),
         errors=(409,),
@@ -211,8 +211,9 @@ def _with_api_id(api_id: str, right: Any) -> Any:
     if not isinstance(right, dict):
         return right
     right = {"api_id": api_id, **_without_nulls(right)}
-    if isinstance(right.get("allowed_urls"), list):
-        right["allowed_urls"] = [_without_nulls(url) if isinstance(url, dict) else url for url in right["allowed_urls"]]
+    for name in ("allowed_urls", "endpoints"):
+        if isinstance(right.get(name), list):
+            right[name] = [_without_nulls(each) if isinstance(each, dict) else each for each in right[name]]
     return right
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from contracts.clients import Client
+from contracts.guards import RateRule
 from contracts.operations import RequestBody, ResponseSpec
 from contracts.operators import Permission
 from contracts.policies import Policy
@@ -15,6 +16,7 @@ from contracts.policy_preview import (
     PolicyPreviewRequest,
     PolicyUsage,
     PreviewedApi,
+    PreviewedEndpoint,
     PreviewOutcome,
 )
 from contracts.resource_owners import ResourceOwner
@@ -157,6 +159,14 @@ def _shown(api_id: str, access: ApiAccess) -> PreviewedApi:
         urls=[list(rules.listed) for rules in access.urls if rules.rules],
         versions=[sorted(versions) for versions in access.versions],
         limits=access.limits,
+        endpoints=[
+            PreviewedEndpoint(pattern=rule.pattern, methods=list(rule.methods), limits=access.endpoint_limits[name])
+            for name, rule in sorted(_rules(access).items())
+        ],
         own_counter=access.own_limits,
         meta_data=access.meta_data,
     )
+
+
+def _rules(access: ApiAccess) -> dict[str, RateRule]:
+    return {rule.name: rule for holder in access.endpoints for rules in holder.lists for rule in rules}

@@ -17,6 +17,7 @@ RIGHT: Document = {
         {"url": "/things", "methods": []},
     ],
     "limit": {"rate": 5, "per": 1, "quota_max": 100, "quota_renewal_rate": 3600},
+    "endpoints": [{"path": "/get/{id}", "methods": [{"name": "GET", "limit": {"rate": 2, "per": 60}}]}],
 }
 META_DATA: Document = {"tier": "gold", "name": "Jürgen\r\n", "deep": {"a": [1]}, "flag": True}
 POLICY: Document = {
@@ -39,7 +40,11 @@ RULES: Document = {
     "is_inactive": False,
     "expires": -1,
     "access_rights": {
-        "orders-api": {**RIGHT, "limit": {"rate": 0, "per": 0, "quota_max": -1, "quota_renewal_rate": -1}}
+        "orders-api": {
+            **RIGHT,
+            "endpoints": [],
+            "limit": {"rate": 0, "per": 0, "quota_max": -1, "quota_renewal_rate": -1},
+        }
     },
     "rate": 1,
     "per": 2.5,

@@ -319,3 +319,18 @@ async def test_the_servers_own_clock_counts(mongo: Mongo, scope: str) -> None:
     assert count is not None
     assert abs(count.began / 1000 - datetime.now(UTC).timestamp()) < 30
     await counters.probe()
+
+
+async def test_c1_calls_that_count_against_the_quota_alone(bench: Bench, scope: str) -> None:
+    """They share the quota with those that count against the rate, and leave the rate and its leases as they are."""
+    both, quota = Limits(rate=4, per=3600, quota_max=10), Limits(quota_max=10)
+    await bench.reserve(scope, both, waiting=3, lease_id="a")  # never settled: counts against the rate for an hour
+    assert (await bench.reserve(scope, quota, waiting=4)).quota_left == 3
+    count = await bench.reserve(scope, both, waiting=2)
+    assert (count.given, count.rate_left, count.quota_left) == (1, 0, 2)
+    bench.later(HOLD + GRACE + 1800)
+    assert (await bench.reserve(scope, quota, waiting=1)).given == 1
+    count = await bench.reserve(scope, both, waiting=1)
+    assert (count.given, count.rate_left, count.quota_left) == (0, 0, 1)
+    bench.later(1800)
+    assert (await bench.reserve(scope, both, waiting=2)).given == 1

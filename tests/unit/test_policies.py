@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from contracts.apis import Api, DefinitionFormat, Versioning
 from contracts.limits import Limits
 from contracts.policies import Policy
+from libs.allowances import Allowance, quota_allowance, rate_allowance, strictest
 from libs.policies import (
-    Allowance,
     ApiAccess,
     KeyRules,
     PolicySets,
@@ -23,9 +23,6 @@ from libs.policies import (
     counted_under,
     counter_of,
     first_unusable,
-    quota_allowance,
-    rate_allowance,
-    strictest,
 )
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -19,8 +19,26 @@ LIMITED = [{"path": "/a", "methods": [{"name": "GET", "limit": {"rate": 1, "per"
         pytest.param({"max_query_depth": 3}, ["max_query_depth: "], id="depth"),
         pytest.param(
             {"access_rights": {"orders": {**RIGHT, "endpoints": LIMITED}}},
-            ["access_rights.orders.endpoints: limits of single endpoints"],
+            [],
             id="endpoints",
+        ),
+        pytest.param(
+            {
+                "access_rights": {
+                    "orders": {
+                        "endpoints": [
+                            {"path": "/a", "methods": None},
+                            {"path": "/b", "methods": [{"name": "GET", "limit": {"rate": 5}}, {"name": "PUT"}]},
+                        ]
+                    }
+                }
+            },
+            [
+                "access_rights.orders.endpoints.0: names no method",
+                "access_rights.orders.endpoints.1: a limit of GET has no period",
+                "access_rights.orders.endpoints.1: PUT has no limit there",
+            ],
+            id="idle-endpoints",
         ),
         pytest.param(
             {"access_rights": {"orders": {**RIGHT, "restricted_types": [{"name": "Q", "fields": ["a"]}]}}},
