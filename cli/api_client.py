@@ -100,11 +100,15 @@ class ApiClient:
                 return
             query["after"] = page["next"]
 
-    async def lines(self, path: str, query: Mapping[str, str], quiet_for: float) -> AsyncIterator[str]:
+    async def lines(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], quiet_for: float
+    ) -> AsyncIterator[str]:
         """The lines of a response that does not end. Raises Failure when nothing came for so many seconds."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=WITHIN, sock_read=quiet_for)
         try:
-            async with self._http.get(self._at(path, query), allow_redirects=False, timeout=timeout) as response:
+            async with self._http.get(
+                self._at(path, query), headers=headers, allow_redirects=False, timeout=timeout
+            ) as response:
                 if response.status != 200:
                     raise self._refused(response.status, _json(await response.read()))
                 async for line in response.content:

@@ -6,7 +6,8 @@
 Over RabbitMQ it declares its own durable quorum queue, `sub.<name>`, and binds it to the topic exchange
 `tokenwire.events`. Events wait in the queue while the subscriber is not running. Two processes with the same name share
 the events of one queue. Over HTTP it reads `GET /api/events/stream` (server-sent events) with an operator key. That
-needs no broker, but shows only events published while it is connected.
+needs no broker. After a lost connection it continues where it was, from the stored events, which have only ids as their
+`data`; when it is started again, it begins anew.
 
 A routing key is the event's type without `io.tokenwire.`, followed by the API's id (for events of a policy or an
 operator, its own id; for resource owners, `user`). `*` matches one word, `#` any number of words.
@@ -152,11 +153,16 @@ async def _handled(message: AbstractIncomingMessage, handle: Callable[[Event], N
 async def from_stream(
     base: str, operator_key: str, *, connected: Callable[[], None] = lambda: None
 ) -> AsyncIterator[Event]:
-    """Yield every event while connected; reconnect when the connection is lost.
+    """Yield every event from the first connection on; reconnect when the connection is lost, after the last event.
 
     Raises PermissionError if the operator key is refused.
     """
     last_id = ""
+
+    def seen(event_id: str) -> None:
+        nonlocal last_id
+        last_id = event_id
+
     headers = {"Authorization": operator_key, "Accept": "text/event-stream"}
     async with ClientSession(timeout=ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)) as http:
         while True:
@@ -167,8 +173,7 @@ async def from_stream(
                         raise PermissionError(f"the operator key is refused: {await response.text()}")
                     response.raise_for_status()
                     connected()
-                    async for event in server_sent_events(lines_of(response.content)):
-                        last_id = event["id"]
+                    async for event in server_sent_events(noted(lines_of(response.content), seen)):
                         yield event
             except (ClientError, TimeoutError) as error:
                 print(f"the stream broke: {error!r}", file=sys.stderr, flush=True)
@@ -178,6 +183,14 @@ async def from_stream(
 async def lines_of(content: StreamReader) -> AsyncIterator[bytes]:
     """Yield each line with its line end; stop when the connection closes."""
     while line := await content.readline():
+        yield line
+
+
+async def noted(lines: AsyncIterable[bytes], note: Callable[[str], None]) -> AsyncIterator[bytes]:
+    """The same lines; `note` gets each `id`, of which the first is the place in the stream before any event."""
+    async for line in lines:
+        if line.startswith(b"id:"):
+            note(line.decode().removeprefix("id:").strip())
         yield line
 
 

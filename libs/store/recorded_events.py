@@ -92,6 +92,13 @@ class RecordedEvents:
             return wanted, None
         return wanted, seen["_id"]
 
+    async def following(self, after: str, limit: int) -> Sequence[RecordedEvent]:
+        """At most so many events whose ids sort after this one, the oldest first."""
+        async with outage_is_unavailability():
+            cursor = self._mongo[self.name].find({"_id": {"$gt": after}}, {"batch": 0}, hint="_id_")
+            found = await cursor.sort("_id", ASCENDING).limit(limit).to_list(None)
+        return [RecordedEvent.model_validate({**document, "id": document["_id"]}) for document in found]
+
     async def firsts(self, collections: Sequence[str], since: datetime, until: datetime) -> Counter[tuple[str, str]]:
         """How many records had their first event recorded in that time, by collection and SLICE of the event id."""
         moments = {"$gte": first_event_id(since), "$lt": first_event_id(until)}

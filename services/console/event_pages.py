@@ -22,11 +22,15 @@ async def follow(visit: Visit) -> web.StreamResponse:
 
 
 async def stream(visit: Visit) -> web.StreamResponse:
-    """GET /events/stream: the management service's stream, for as long as both sides want."""
+    """GET /events/stream: the management service's stream, for as long as both sides want.
+
+    A browser that connects again says with Last-Event-ID where it was.
+    """
     query = {"types": visit.query.get("types", ""), "api_id": visit.query.get("api_id", "")}
     if not _TYPES.fullmatch(query["types"]) or not _API.fullmatch(query["api_id"]):
         raise web.HTTPBadRequest(reason="types, api_id: not a pattern of event types, or not an API id.")
-    async with visit.api.stream("/api/events/stream", query) as events:
+    last_event_id = visit.request.headers.get("Last-Event-ID", "")
+    async with visit.api.stream("/api/events/stream", query, last_event_id) as events:
         response = web.StreamResponse(
             headers={
                 **HEADERS,

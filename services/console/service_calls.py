@@ -187,11 +187,12 @@ class Api:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Mapping[str, str], service: Service = Service.MANAGEMENT
+        self, path: str, query: Mapping[str, str], last_event_id: str, service: Service = Service.MANAGEMENT
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to a GET that goes on for as long as both sides want."""
+        """The response to a GET that goes on for as long as both sides want, continued after this event."""
         wanted = {name: value for name, value in query.items() if value}
-        async with self.calls.request("GET", service, path, self._headers(), None, params=wanted) as response:
+        headers = self._headers() | ({"Last-Event-ID": last_event_id} if last_event_id else {})
+        async with self.calls.request("GET", service, path, headers, None, params=wanted) as response:
             if response.status >= 400:
                 raise _refused(response, await response.read())
             yield response

@@ -71,7 +71,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
 
     retrievable_secrets = settings.client_secrets is ClientSecrets.STORED
     retries = RegistrationRetries(store.clients, deps.keys)
-    events = EventStream(access, subscribers)
+    events = EventStream(access, subscribers, store.events, deps.now)
     apis = ApiEndpoints(store.apis, event_context)
     chosen = settings.min_client_secret_length, settings.redirect_uri_separator
     clients = ClientEndpoints(store, deps.keys, event_context, retrievable_secrets, *chosen, retries)

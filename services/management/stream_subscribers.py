@@ -4,11 +4,13 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
+import structlog
 
 from contracts.events import EVENTS, VENDOR
-from libs.bus.port import Delivery, Drop, Exchange, Mode, Subscription
+from libs.bus.port import Delivery, Exchange, Mode, Subscription
 from libs.bus.topics import matches
 from libs.oauth.errors import TemporarilyUnavailable
 
@@ -19,6 +21,8 @@ MAX_WAITING = 1024
 STEMS = frozenset(event.stem for event in EVENTS)
 """All event types, without the vendor prefix."""
 _FIELD = re.compile(r"[^\r\n\0]{1,256}")
+
+log = structlog.get_logger("management")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +39,33 @@ class EventFilter:
         return wanted and self.api_id in {None, api_id}
 
 
+class StreamedEvent(NamedTuple):
+    """An event, as a frame of server-sent events (WHATWG HTML §9.2.5)."""
+
+    id: str
+    stem: str
+    """Type without vendor prefix."""
+    api_id: object
+    frame: bytes
+
+
 class StreamSubscriber:
     """One connected client, and the events that wait for it."""
 
     def __init__(self, event_filter: EventFilter, max_waiting: int = MAX_WAITING) -> None:
         self.event_filter = event_filter
-        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(max_waiting)
+        self.is_behind = False
+        """True while older events are sent, from the store: new ones will be stored, too, and need not wait here."""
+        self._waiting: asyncio.Queue[StreamedEvent | None] = asyncio.Queue(max_waiting)
 
-    def offer(self, frame: bytes) -> bool:
-        """Queue the frame. If the queue is full, ends the stream and returns False."""
+    def offer(self, event: StreamedEvent) -> bool:
+        """Queue the event. If the queue is full, ends the stream and returns False."""
+        if self.is_behind:
+            return True
         if self._waiting.full():
             self.end()
             return False
-        self._waiting.put_nowait(frame)
+        self._waiting.put_nowait(event)
         return True
 
     def end(self) -> None:
@@ -56,8 +74,8 @@ class StreamSubscriber:
             self._waiting.get_nowait()
         self._waiting.put_nowait(None)
 
-    async def next(self) -> bytes | None:
-        """Wait for the next frame; None when the stream has ended."""
+    async def next(self) -> StreamedEvent | None:
+        """Wait for the next event; None when the stream has ended."""
         return await self._waiting.get()
 
 
@@ -84,32 +102,38 @@ class StreamSubscribers:
     def close(self) -> None:
         """End all streams and refuse new ones."""
         self._closed = True
+        self.end_all()
+
+    def end_all(self) -> None:
+        """End all streams: their clients connect again, and get what this process may have missed."""
         for subscriber in self._subscribers:
             subscriber.end()
 
     async def deliver(self, delivery: Delivery) -> None:
-        """Give the event to every subscriber that wants it. Raises Drop for a malformed event."""
+        """Give the event to every subscriber that wants it. A malformed one is logged."""
         if not self._subscribers:
             return
-        stem, api_id, frame = _read(delivery.message.body)
+        try:
+            event = streamed(delivery.message.body)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("malformed_event_not_streamed", message=delivery.message.id, error=type(error).__name__)
+            return
         for subscriber in list(self._subscribers):
-            if subscriber.event_filter.matches_event(stem, api_id) and not subscriber.offer(frame):
+            if subscriber.event_filter.matches_event(event.stem, event.api_id) and not subscriber.offer(event):
                 self.leave(subscriber)
 
     def subscription(self) -> Subscription:
         """Subscribes to all events, in every process (broadcast)."""
-        return Subscription("event-stream", Exchange.EVENTS, ("#",), self.deliver, Mode.BROADCAST)
+        return Subscription("event-stream", Exchange.EVENTS, ("#",), self.deliver, Mode.BROADCAST, on_gap=self.end_all)
 
 
-def _read(body: bytes) -> tuple[str, object, bytes]:
-    """Type without vendor prefix, API id, and server-sent-events frame of an event (WHATWG HTML §9.2.5)."""
-    try:
-        event = orjson.loads(body)
-        identifier, stem, api_id = event["id"], event["type"].removeprefix(VENDOR), event["data"].get("api_id")
-        if not (_FIELD.fullmatch(identifier) and _FIELD.fullmatch(stem)):
-            raise ValueError("a line break in a field")
-        # A line break would end the `data` field, so such a body is serialized again without.
-        data = body if b"\n" not in body and b"\r" not in body else orjson.dumps(event)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Drop("not an event") from error
-    return stem, api_id, b"id: %b\nevent: %b\ndata: %b\n\n" % (identifier.encode(), stem.encode(), data)
+def streamed(body: bytes) -> StreamedEvent:
+    """The event with this JSON. Raises ValueError, KeyError, TypeError or AttributeError if it is malformed."""
+    event = orjson.loads(body)
+    identifier, stem, api_id = event["id"], event["type"].removeprefix(VENDOR), event["data"].get("api_id")
+    if not (_FIELD.fullmatch(identifier) and _FIELD.fullmatch(stem)):
+        raise ValueError("a line break in a field")
+    # A line break would end the `data` field, so such a body is serialized again without.
+    data = body if b"\n" not in body and b"\r" not in body else orjson.dumps(event)
+    frame = b"id: %b\nevent: %b\ndata: %b\n\n" % (identifier.encode(), stem.encode(), data)
+    return StreamedEvent(identifier, stem, api_id, frame)

@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.builders import settle
-from tests.cli.conftest import CommandLine
+from tests.cli.conftest import CommandLine, RunningCommand
+from tests.eventually import eventually
 from tests.ports import free_port
 from tests.services.system import System
 
@@ -56,56 +58,88 @@ async def test_e1_past_events_are_listed(tokenwire: CommandLine, system: System)
     assert (wrong.status, "no event type matches" in wrong.err) == (1, True), wrong.err
 
 
-@asynccontextmanager
-async def server(port: int, frames: list[bytes]) -> AsyncIterator[None]:
+@dataclass
+class StreamServer:
     """A stream of these frames on this port, which then stays open until the end of the block."""
-    over = asyncio.Event()
 
-    async def stream(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for frame in frames:
-            await response.write(frame)
-        await over.wait()
-        return response
+    port: int
+    requests: list[tuple[str | None, dict[str, str]]] = field(default_factory=list)
+    """The Last-Event-ID and the query of each request."""
 
-    app = web.Application()
-    app.router.add_get("/api/events/stream", stream)
-    async with TestServer(app, port=port):
-        try:
-            yield
-        finally:
-            over.set()
+    @asynccontextmanager
+    async def sending(self, *frames: bytes) -> AsyncIterator[None]:
+        over = asyncio.Event()
+
+        async def stream(request: web.Request) -> web.StreamResponse:
+            self.requests.append((request.headers.get("Last-Event-ID"), dict(request.query)))
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            for frame in frames:
+                await response.write(frame)
+            await over.wait()
+            return response
+
+        app = web.Application()
+        app.router.add_get("/api/events/stream", stream)
+        async with TestServer(app, port=self.port):
+            try:
+                yield
+            finally:
+                over.set()
 
 
-def frame(kind: str) -> bytes:
-    event = {"type": f"io.tokenwire.{kind}", "time": "2026-05-04T12:00:00Z", "data": {"api_id": "orders"}}
-    return b"data: " + json.dumps(event).encode() + b"\n\n"
+def frame(event_id: str, kind: str) -> bytes:
+    event = {"id": event_id, "type": f"io.tokenwire.{kind}", "time": "2026-05-04T12:00:00Z", "data": {"api_id": "a"}}
+    return f"id: {event_id}\ndata: {json.dumps(event)}\n\n".encode()
 
 
-async def test_e1_a_lost_connection_is_said_and_made_again(tokenwire: CommandLine) -> None:
-    """What happened in between is missing, and the command says for how long; it prints what comes afterwards."""
-    port = free_port()
-    connected = b": connected\n\n"
-    async with tokenwire.running("events", "tail", TOKENWIRE_URL=f"http://127.0.0.1:{port}") as away:
+async def complaint_with(command: RunningCommand, words: str) -> str:
+    """The next line of the standard error that has these words."""
+    while words not in (said := await command.complaint()):
+        assert said, "the command has ended"
+    return said
+
+
+BEGIN, AGAIN = b"retry: 2000\nid: evt_0\n: connected\n\n", b"retry: 2000\n: connected\n\n"
+NEW, REFRESH = "12:00:00Z  token.new              api=a\n", "12:00:00Z  token.refresh          api=a\n"
+
+
+async def test_e1_a_lost_connection_is_said_and_continued(tokenwire: CommandLine) -> None:
+    """From the last event on, or from where the stream began; what comes twice is printed once."""
+    server = StreamServer(free_port())
+    url = f"http://127.0.0.1:{server.port}"
+    async with tokenwire.running("events", "tail", TOKENWIRE_URL=url) as away:
         assert "cannot be reached" in " ".join([await away.complaint(), await away.errors()])
         assert await away.process.wait() == 3
-    running = tokenwire.running("events", "tail", TOKENWIRE_URL=f"http://127.0.0.1:{port}")
-    async with server(port, [connected, frame("token.new")]):
-        command = await running.__aenter__()
-        assert await command.line() == "12:00:00Z  token.new              api=orders\n"
-    try:
-        lost = await command.complaint()
-        assert lost.startswith("connection lost at "), lost
-        async with server(port, [connected, frame("token.refresh")]):
-            assert await command.line() == "12:00:00Z  token.refresh          api=orders\n"
-            said = await command.complaint()
-            while "connected again" not in said:
-                said = await command.complaint()
-            assert "seconds were missed" in said
+    async with AsyncExitStack() as stack:
+        async with server.sending(BEGIN):
+            command = await stack.enter_async_context(tokenwire.running("events", "tail", TOKENWIRE_URL=url))
+            await eventually(lambda: len(server.requests) == 1)
+        assert (await command.complaint()).startswith("connection lost at ")
+        async with server.sending(AGAIN, frame("evt_1", "token.new")):
+            assert await command.line() == NEW
+        await complaint_with(command, "what happened meanwhile follows")
+        async with server.sending(AGAIN, frame("evt_1", "token.new"), frame("evt_2", "token.refresh")):
+            assert await command.line() == REFRESH
+        assert server.requests == [(None, {}), ("evt_0", {}), ("evt_1", {})]
+        async with server.sending(b": events before 2026-05-01T00:00:00Z are no longer stored\n" + AGAIN):
+            said = await complaint_with(command, "no longer stored")
+            assert said == "some events are missing: events before 2026-05-01T00:00:00Z are no longer stored\n"
             assert await command.interrupt() == 130
-    finally:
-        await running.__aexit__(None, None, None)
+
+
+async def test_e1_events_of_the_past_are_printed_first(tokenwire: CommandLine, system: System) -> None:
+    """With --since, in their order; then those that happen."""
+    party = await system.party()
+    await party.tokens()
+    await settle(system.deps)
+    listing = ("events", "list", "--client", party.id, "--type", "token.*", "--json")
+    ids = [event["id"] for event in (await tokenwire(*listing)).json]
+    arguments = ("events", "tail", "--json", "--type", "token.*", "--client", party.id, "--since", "1h")
+    async with tokenwire.running(*arguments) as running:
+        assert [json.loads(await running.line())["id"]] == ids
+        await party.tokens()
+        assert json.loads(await running.line())["data"]["client_id"] == party.id
 
 
 async def test_e1_a_refused_stream_ends_at_once(tokenwire: CommandLine) -> None:

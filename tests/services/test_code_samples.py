@@ -5,12 +5,14 @@ The scenario of tests/services/test_operation_examples.py calls every operation;
 
 import ast
 import asyncio
+import base64
 import json
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,27 @@ from tests.services.test_operation_examples import BY_NAME, OPERATOR_KEY, Record
 AWKWARD = "a'b\"c\\d`e$f!g{h}i%j&k=l+m n${o}<ü>"
 """Characters that mean something to a shell, in a URL or in a literal."""
 SECRET = 'it\'s "$HOME" `id` \\ {x}'
+HOSTILE = {
+    "SECRET": SECRET,
+    "QUOTE": '"',
+    "BACKSLASH": "\\",
+    "ESCAPE": '\\"\\n\\u0041\\(1)',
+    "FILE": "@/etc/passwd",
+    "OPTION": "-o $(id) --next ${HOME} !! *",
+    "ENCODED": "%41+b&c=d#e?f;g%",
+    "TEMPLATE": "{x} %s ${y} {{z}} `${1}`",
+    "LINES": "two\nlines\tand a tab",
+    "WORLD": "pässwörd € 🔑",
+}
+"""Secrets that mean something to a shell, to JSON, to jq, to a URL or to a literal of a language."""
 GO = Parser(Language(tree_sitter_go.language()))
 BUT_THE_STREAM = BY_NAME.keys() - {"streamEvents"}
+
+
+@pytest.fixture(scope="module", name="_jq", autouse=True)
+def _provided_jq() -> Path:
+    """jq, which the samples for curl use, from Debian's package if it is missing."""
+    return debian.provided("jq", "jq", "put jq on PATH")
 
 
 @pytest.fixture(scope="module", name="node_clients")
@@ -210,6 +231,12 @@ async def echo() -> AsyncIterator[str]:
         yield str(server.make_url("/")).rstrip("/")
 
 
+def every_secret() -> dict[str, str]:
+    """A variable of each, alone and inside of a text."""
+    alone = {name.lower(): variable(name) for name in HOSTILE}
+    return alone | {f"in_{name.lower()}": f'<"{variable(name)}">' for name in HOSTILE}
+
+
 def awkward(**body: Any) -> Shown:
     """A request full of characters that have to be quoted."""
     ascii_only, secret = AWKWARD.replace("ü", ""), variable("SECRET")
@@ -217,11 +244,11 @@ def awkward(**body: Any) -> Shown:
     return Shown(
         "POST",
         f"{BASE_URL}/echo",
-        {"q": AWKWARD} if body else {AWKWARD: AWKWARD, "secret": secret},
+        {"q": AWKWARD} if body else {AWKWARD: AWKWARD, **every_secret()},
         {"X-Awkward": ascii_only, "Authorization": f"Bearer {secret}"},
         False,
         response="json",
-        variables={"SECRET": SECRET},
+        variables=HOSTILE,
         **fields,
     )
 
@@ -229,16 +256,41 @@ def awkward(**body: Any) -> Shown:
 @pytest.mark.parametrize("body", ["form", "json", "query"])
 async def test_a_sample_quotes_every_character(body: str, tmp_path: Path, node_clients: Path) -> None:
     """Header, query, form and JSON arrive as they are, in curl, Python and JavaScript; secrets are never evaluated."""
-    value: dict[str, Any] = {AWKWARD: AWKWARD}
+    value: dict[str, Any] = {AWKWARD: AWKWARD, **every_secret()}
+    arrived = {AWKWARD: AWKWARD} | {name.lower(): secret for name, secret in HOSTILE.items()}
+    arrived |= {f"in_{name.lower()}": f'<"{secret}">' for name, secret in HOSTILE.items()}
     request = awkward(**({} if body == "query" else {body: value}))
-    query = {AWKWARD: AWKWARD, "secret": SECRET} if body == "query" else {"q": AWKWARD}
-    expected: dict[str, Any] = {"form": None, "json": None, body: value, "query": query}
+    query = arrived if body == "query" else {"q": AWKWARD}
+    expected: dict[str, Any] = {"form": None, "json": None, body: arrived, "query": query}
     expected |= {"X-Awkward": AWKWARD.replace("ü", ""), "Authorization": f"Bearer {SECRET}"}
     async with echo() as url:
         for write, node in ((curl, None), (python, None), (javascript, node_clients)):
             source = write(request).replace(BASE_URL, url)
-            response = await Runner(write, tmp_path, node)(source, request, 200, {"SECRET": SECRET})
+            response = await Runner(write, tmp_path, node)(source, request, 200, HOSTILE)
             assert response.body == expected, source
+
+
+@pytest.mark.parametrize("secret", [SECRET, HOSTILE["ESCAPE"], HOSTILE["ENCODED"], HOSTILE["FILE"], "a:b:"])
+async def test_a_sample_sends_every_client_secret(secret: str, tmp_path: Path, node_clients: Path) -> None:
+    """With HTTP Basic, as it is; the server takes it encoded or not."""
+    request = replace(awkward(form={"a": "b"}), client_credentials=True, headers={})
+    variables = {"CLIENT_ID": "orders", "CLIENT_SECRET": secret}
+    expected = f"Basic {base64.b64encode(f'orders:{secret}'.encode()).decode()}"
+    async with echo() as url:
+        for write, node in ((curl, None), (python, None), (javascript, node_clients)):
+            source = write(request).replace(BASE_URL, url)
+            response = await Runner(write, tmp_path, node)(source, request, 200, variables)
+            assert response.body["Authorization"] == expected, source
+
+
+def test_a_sample_for_go_encodes_what_it_inserts_into_json() -> None:
+    """Also in a body that is too long for one line: a quote in a secret would end a text of the body."""
+    body = {"secret": variable("SHARED_SECRET"), "note": f"not {variable('PASSWORD')}", "long": "x" * 100}
+    source = golang(awkward(json=body))
+    assert not go_errors(source)
+    assert 'sharedSecret, err := json.Marshal(os.Getenv("SHARED_SECRET"))' in source
+    assert 'password1, err := json.Marshal("not " + os.Getenv("PASSWORD"))' in source
+    assert '{\n  "secret": ` + string(sharedSecret) + `,\n  "note": ` + string(password1) + `,' in source
 
 
 def go_errors(source: str) -> bool:

@@ -6,25 +6,30 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession
 
 from contracts.operators import Permission
+from contracts.reconciliation import RecordedEvent
 from examples.subscriber import lines_of, server_sent_events
 from libs.access import OperatorAuthenticator
 from libs.bus.local import LocalBus
 from libs.bus.port import Delivery, Exchange, Message
+from libs.event_encoding import new_event_id
 from libs.http.operations import add_operations
 from libs.runtime import Deps, new_application, new_deps
+from services.management import event_stream
 from services.management import stream_subscribers as subscribers_module
 from services.management.event_stream import EventStream
 from services.management.settings import ManagementSettings
-from services.management.stream_subscribers import EventFilter, StreamSubscriber, StreamSubscribers
+from services.management.stream_subscribers import EventFilter, StreamedEvent, StreamSubscriber, StreamSubscribers
 from tests.builders import Caller, make_api, make_client, make_operator, make_policy, running, settings, settle, unique
 from tests.eventually import eventually
 from tests.services.management import Management, management
+from tests.services.system import System, open_system
 
 PLACE = "/api/events/stream"
 
@@ -40,7 +45,8 @@ async def streaming(caller: Caller, query: str = "") -> AsyncIterator[ClientResp
     """An open stream whose first lines have been read."""
     async with caller.http.get(PLACE + query, headers=caller.headers) as response:
         assert response.status == 200, await response.text()
-        assert await lines(response) == ["retry: 2000", ": connected"]
+        retry, position, connected = await lines(response)
+        assert (retry, position[:8], connected) == ("retry: 2000", "id: evt_", ": connected")
         yield response
 
 
@@ -196,20 +202,163 @@ async def test_an_event_over_several_lines_is_one_line(service: Management) -> N
         assert await seen(response) == ("token.new", event)
 
 
+# Continued streams
+
+
+@pytest.fixture(scope="module", name="system")
+async def _system(mongodb_url: str) -> AsyncIterator[System]:
+    async with open_system(mongodb_url) as system:
+        yield system
+
+
+async def position_of(system: System, query: str = "") -> str:
+    """The first line of a new stream, which says where it begins."""
+    async with system.operator.http.get(PLACE + query, headers=system.operator.headers) as response:
+        return (await lines(response))[1].removeprefix("id: ")
+
+
+@asynccontextmanager
+async def continued(system: System, query: str, last: str = "") -> AsyncIterator[tuple[list[str], ClientResponse]]:
+    """A stream after this event, with its first lines."""
+    headers = system.operator.headers | ({"Last-Event-ID": last} if last else {})
+    async with system.operator.http.get(PLACE + query, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        yield await lines(response), response
+
+
+async def stored(system: System, query: str, count: int) -> list[dict[str, Any]]:
+    """The events of the list, the oldest first, once there are so many."""
+    found: list[dict[str, Any]] = []
+
+    async def are_there() -> bool:
+        found[:] = (await system.operator("GET", f"/api/events{query}&limit=200")).body["events"]
+        return len(found) >= count
+
+    await eventually(are_there)
+    return found[::-1]
+
+
+async def test_e6_a_stream_continues_after_the_last_event(system: System) -> None:
+    """The stored events since then come first, with their ids as data; then what happens. Each comes once."""
+    query = f"?api_id={(party := await system.party()).api.api_id}"
+    await settle(system.deps)
+    system.clock.advance(120)  # the last minute before the position would come again
+    position = await position_of(system, query)
+    for _ in range(3):
+        system.clock.advance(1)
+        await party.tokens()
+    listed = await stored(system, f"{query}&types=token.new", 3)
+    async with continued(system, f"{query}&types=token.*", position) as (head, response):
+        assert head == ["retry: 2000", ": connected"]
+        missed = [await seen(response) for _ in range(3)]
+        assert [event["id"] for _, event in missed] == [event["id"] for event in listed]
+        name, first = missed[0]
+        expected = {name: listed[0][name] for name in ("api_id", "client_id", "grant_id")}
+        assert (name, first["type"], first["data"]) == ("token.new", "io.tokenwire.token.new", expected)
+        assert (first["source"], first["time"]) == ("urn:tokenwire:event_log", listed[0]["at"])
+        system.clock.advance(1)
+        await party.tokens()
+        _, live = await seen(response)
+        assert (live["source"], "expires_at" in live["data"]) == ("urn:tokenwire:token", True)
+
+
+async def test_e6_a_stream_may_begin_in_the_past(system: System) -> None:
+    """With `from`; a Last-Event-ID wins over it, since a browser sends both when it connects again."""
+    party = await system.party()
+    began = f"&from={system.clock():%Y-%m-%dT%H:%M:%SZ}"
+    query = f"?api_id={party.api.api_id}&types=client.created,token.new"
+    await party.tokens()
+    await stored(system, query, 2)
+    async with continued(system, query + began) as (_, response):
+        assert {(await seen(response))[0], (await seen(response))[0]} == {"client.created", "token.new"}
+    system.clock.advance(120)
+    position = await position_of(system, query)
+    system.clock.advance(1)
+    await party.tokens()
+    (*_, latest) = await stored(system, query, 3)
+    async with continued(system, query + began, position) as (_, response):
+        assert (await seen(response))[1]["id"] == latest["id"]
+
+
+async def test_e6_an_event_that_is_recorded_late_is_not_missed(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was published before the client came back, so the stream has it from the store, a moment later."""
+    monkeypatch.setattr(event_stream, "LOOK_AGAIN", (0.0, 0.2))
+    party, events = await system.party(), system.deps.store.events
+    await settle(system.deps)
+    query = f"?api_id={party.api.api_id}&types=token.revoked"
+    position = await position_of(system, query)
+    async with continued(system, query, position) as (_, response):
+        late = RecordedEvent(
+            id=new_event_id(system.clock() - timedelta(seconds=30)),
+            type="token.revoked",
+            collection="grants",
+            subject=unique("grant"),
+            sequence=2,
+            time=system.clock(),
+            api_id=party.api.api_id,
+        )
+        await events.add(late)
+        assert (await seen(response))[1]["id"] == late.id
+
+
+async def test_e6_a_subject_that_is_kept_once_is_in_the_data_too(system: System) -> None:
+    """Of policies, for example, whose id is what people look for."""
+    began = f"?from={system.clock():%Y-%m-%dT%H:%M:%SZ}"
+    policy = await make_policy(system.deps)
+    await settle(system.deps)
+    await stored(system, "?types=policy.created", 1)
+    async with continued(system, f"{began}&types=policy.created") as (_, response):
+        while (event := (await seen(response))[1])["subject"] != policy.policy_id:
+            pass
+        assert event["data"]["policy_id"] == policy.policy_id
+
+
+async def test_e6_a_client_that_was_away_for_too_long_is_told(system: System) -> None:
+    """In a comment, with the moment from which events are stored."""
+    async with continued(system, "?from=2020-01-01T00:00:00Z") as (head, _):
+        kept_since = f"{system.clock() - timedelta(days=8):%Y-%m-%dT%H:%M:%SZ}"
+        assert head == ["retry: 2000", f": events before {kept_since} are no longer stored", ": connected"]
+
+
+@pytest.mark.parametrize(
+    ("query", "last", "said"),
+    [
+        pytest.param("", "7", "Last-Event-ID: not the id of an event", id="last-event-id"),
+        pytest.param("?from=yesterday", "", "from: not a time; write 2026-05-04T12:00:00Z", id="from"),
+    ],
+)
+async def test_e6_a_place_that_does_not_exist_is_refused(system: System, query: str, last: str, said: str) -> None:
+    """Before the stream begins."""
+    headers = {"Last-Event-ID": last} if last else {}
+    response = await system.operator("GET", PLACE + query, headers=headers)
+    assert (response.status, response.message) == (400, said)
+
+
+async def test_e6_a_stream_that_missed_an_event_ends(mongodb_url: str, database_name: str) -> None:
+    """So that its client connects again and continues where it was."""
+    async with impatient(mongodb_url, database_name) as one, streaming(one.caller) as response:
+        (gap := one.subscribers.subscription().on_gap) and gap()
+        assert await lines(response) == []
+        assert response.content.at_eof()
+
+
 # Slow, lost and too many clients
+
+
+THREE = [StreamedEvent(f"evt_{number}", "token.new", "orders", b"") for number in range(3)]
 
 
 def test_a_stream_with_too_many_waiting_events_ends() -> None:
     """A stream with too many waiting events ends and drops them, so memory is bounded."""
     subscriber = StreamSubscriber(EventFilter(), max_waiting=2)
-    assert [subscriber.offer(frame) for frame in (b"1", b"2", b"3")] == [True, True, False]
+    assert [subscriber.offer(event) for event in THREE] == [True, True, False]
 
 
 async def test_an_ended_stream_gets_no_more_events() -> None:
     """`next` reports the end at once."""
     subscriber = StreamSubscriber(EventFilter(), max_waiting=2)
-    for frame in (b"1", b"2", b"3"):
-        subscriber.offer(frame)
+    for event in THREE:
+        subscriber.offer(event)
     assert await asyncio.wait_for(subscriber.next(), 1) is None
 
 
@@ -230,7 +379,7 @@ async def impatient(
     deps = new_deps(configured, "management", bus=LocalBus())
     app, subscribers = new_application(configured, deps), StreamSubscribers()
     access = OperatorAuthenticator(deps.catalog, deps.throttle, deps.now)
-    stream = EventStream(access, subscribers, heartbeat, write_within)
+    stream = EventStream(access, subscribers, deps.store.events, deps.now, heartbeat, write_within)
     add_operations(app, stream, access.require)
     app.on_shutdown.append(stream.stop)
     async with running(app) as anybody:

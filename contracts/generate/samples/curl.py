@@ -3,15 +3,30 @@
 import re
 import shlex
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
-from contracts.generate.samples.literals import JSON_TEXT
-from contracts.generate.samples.requests import Shown, pieces, variable
+from contracts.generate.samples.literals import json_text, quoted
+from contracts.generate.samples.requests import Shown, has_variables, names_in, pieces, variable
 
 
 def curl(request: Shown) -> str:
-    """The command, with one option a line."""
-    return " \\\n  ".join(_parts(request))
+    """The command, with one option a line. `jq` writes a JSON body that has variables, whatever they contain."""
+    command = " \\\n  ".join(_parts(request))
+    return f"{_jq(request.json)} |\n  {command}" if has_variables(request.json) else command
+
+
+def _jq(value: Any) -> str:
+    given = "".join(f" --arg {name} {_quoted(variable(name))}" for name in names_in(value))
+    return f"jq -n{given} {shlex.quote(json_text(value, _jq_text))}"
+
+
+def _jq_text(text: str) -> str:
+    parts = list(pieces(text))
+    if len(parts) == 1:
+        return f"${parts[0][0]}"
+    inside = [rf"\(${piece})" if is_variable else quoted(piece)[1:-1] for piece, is_variable in parts]
+    return f'"{"".join(inside)}"'
 
 
 def _parts(request: Shown) -> Iterator[str]:
@@ -28,7 +43,8 @@ def _parts(request: Shown) -> Iterator[str]:
         yield f"--data-urlencode {_quoted(f'{quote(name)}={value}')}"
     if request.json is not None:
         yield "-H 'Content-Type: application/json'"
-        yield f"-d {_quoted(JSON_TEXT.literal(request.json))}"
+        whole = not has_variables(request.json)
+        yield f"-d {shlex.quote(json_text(request.json, quoted))}" if whole else "-d @-"
 
 
 def _quoted(text: str) -> str:

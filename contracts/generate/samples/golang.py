@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from contracts.generate.samples.literals import JSON_TEXT, quoted
-from contracts.generate.samples.requests import Shown, has_variables, pieces
+from contracts.generate.samples.literals import json_text, quoted
+from contracts.generate.samples.requests import Shown, has_variables, names_in, pieces, variable
 
 ONE_LINE = 100
 """The most characters of a composite literal, which is on one line, since gofmt aligns those on several."""
@@ -76,7 +76,20 @@ def _body(request: Shown) -> tuple[str, str]:
     literal = _literal(request.json)
     if has_variables(request.json) and len(literal) <= ONE_LINE:
         return f"\tbody, err := json.Marshal({literal})\n{_ERROR}", "bytes.NewReader(body)"
-    return f"\tbody := strings.NewReader({_raw(JSON_TEXT.literal(request.json))})\n", "body"
+    encoded: dict[str, str] = {}
+
+    def insert(text: str) -> str:
+        return variable(encoded.setdefault(text, f"{_name_of(text)}{len(encoded) or ''}"))
+
+    body = _raw(json_text(request.json, insert))
+    preparation = "".join(f"\t{name}, err := json.Marshal({_text(text)})\n{_ERROR}" for text, name in encoded.items())
+    return f"{preparation}\tbody := strings.NewReader({body})\n", "body"
+
+
+def _name_of(text: str) -> str:
+    """A name for the JSON of a text, after its first variable."""
+    first, *others = names_in(text)[0].lower().split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 def _literal(value: Any) -> str:
@@ -101,8 +114,8 @@ def _argument(text: str) -> str:
 
 
 def _raw(text: str) -> str:
-    """A text as an expression, of raw strings where they can be."""
+    """A text as an expression, of raw strings where they can be, and of variables that are bytes."""
     return " + ".join(
-        f'os.Getenv("{piece}")' if is_variable else f"`{piece}`" if "`" not in piece else quoted(piece)
+        f"string({piece})" if is_variable else f"`{piece}`" if "`" not in piece else quoted(piece)
         for piece, is_variable in pieces(text)
     )

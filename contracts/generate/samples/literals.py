@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.generate.samples.requests import pieces
+from contracts.generate.samples.requests import has_variables, pieces
 
 WIDTH = 88
 
@@ -112,5 +112,13 @@ PYTHON = Language("    ", {True: "True", False: "False", None: "None"}, _python_
 JAVASCRIPT = Language(
     "  ", {True: "true", False: "false", None: "null"}, _javascript_text, _javascript_key, ("{ ", " }")
 )
-JSON_TEXT = Language("  ", {True: "true", False: "false", None: "null"}, quoted, quoted, ("{", "}"), "")
-"""Variables stay in the text."""
+
+
+def json_text(value: Any, insert: Callable[[str], str]) -> str:
+    """The value as JSON in which a text with variables is what `insert` makes of it: the JSON of that text."""
+
+    def text(each: str) -> str:
+        return insert(each) if has_variables(each) else quoted(each)
+
+    constants = {True: "true", False: "false", None: "null"}
+    return Language("  ", constants, text, quoted, ("{", "}"), "").literal(value)

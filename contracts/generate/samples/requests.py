@@ -45,14 +45,17 @@ class Shown:
 
     @property
     def whole_url(self) -> str:
-        """The URL with its query."""
+        """The URL with its query. Raises ValueError if that has variables, which would have to be encoded."""
+        if has_variables(self.query):
+            raise ValueError(f"{self.url}: a query with a secret and a body")
         return f"{self.url}?{urlencode(self.query, quote_via=quote)}" if self.query else self.url
 
     @property
     def short_url(self) -> str:
         """The URL with its query; empty if a sample needs lines of its own for the query, which is long or secret."""
-        short = len(self.whole_url) <= LONGEST_URL and not has_variables(self.query)
-        return self.whole_url if short or not self.query else ""
+        if has_variables(self.query):
+            return ""
+        return self.whole_url if not self.query or len(self.whole_url) <= LONGEST_URL else ""
 
 
 def variable(name: str) -> str:
@@ -69,11 +72,16 @@ def pieces(text: str) -> Iterator[tuple[str, bool]]:
 
 def has_variables(value: Any) -> bool:
     """Whether a text somewhere in the value has a variable."""
+    return bool(names_in(value))
+
+
+def names_in(value: Any) -> list[str]:
+    """The names of the variables in all texts of the value, each once."""
     if isinstance(value, Mapping):
-        return any(map(has_variables, value.values()))
+        value = list(value.values())
     if isinstance(value, list):
-        return any(map(has_variables, value))
-    return isinstance(value, str) and _VARIABLE.search(value) is not None
+        return list(dict.fromkeys(name for each in value for name in names_in(each)))
+    return [piece for piece, is_variable in pieces(value) if is_variable] if isinstance(value, str) else []
 
 
 def shown(example: Mapping[str, Any]) -> Shown:

@@ -7,6 +7,8 @@ const state = document.getElementById("stream-state");
 const pause = document.getElementById("pause");
 const clear = document.getElementById("clear");
 const waiting = [];
+const seen = new Set();  // after a reconnect, the last events come again
+const REMEMBERED = 20000;
 let paused = false;
 
 function say(text, tone) {
@@ -59,6 +61,9 @@ function show(event) {
 
 function receive(message) {
   const event = JSON.parse(message.data);
+  if (seen.has(event.id)) return;
+  seen.add(event.id);
+  if (seen.size > REMEMBERED) seen.delete(seen.values().next().value);
   if (!paused) return show(event);
   waiting.push(event);
   if (waiting.length > MOST) waiting.shift();
