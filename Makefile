@@ -30,7 +30,7 @@ PIP := -m pip install --quiet --no-input --disable-pip-version-check
 INSTALL := deploy/install_packages.py
 # The `tokenwire` command: points to this checkout, downloads nothing.
 PIP_INSTALL_TOKENWIRE := -W ignore $(PIP) --no-index --no-deps --no-build-isolation --editable .
-NEED_HOST_PYTHON = test -n "$(HOST_PYTHON)" || { echo "Python 3.11 or later is needed: $(INSTALL_PYTHON)" >&2; exit 1; }
+NEED_HOST_PYTHON = test -n "$(HOST_PYTHON)" || { echo "Python 3.11 or later is needed, on PATH as python3 or python3.11 to python3.13: $(INSTALL_PYTHON)" >&2; exit 1; }
 NEED_RUN = $(PYTHON) -c 'import nacl.public, yaml' 2>/dev/null || $(PYTHON) $(INSTALL) requirements/run.txt
 # What needs no broker and no running stack.
 QUICK := tests/unit tests/faults/test_judge.py tests/security/test_rows.py tests/security/test_hardening_rows.py \

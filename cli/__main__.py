@@ -86,6 +86,8 @@ def login(
     """Check an operator key and keep it in a profile."""
     if not key:
         key = typer.prompt("Operator key", hide_input=True)
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"'{url}' does not begin with https:// or http://", param_hint="--url")
     wanted = Profile(url.rstrip("/"), key.strip())
 
     async def check() -> None:

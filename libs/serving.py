@@ -73,6 +73,9 @@ def _raised_descriptors() -> int:
     return wanted
 
 
+_TAKEN = "; stop the program that listens there, or choose another port (make run PORT=9000)"
+
+
 def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket.socket:
     """Open a listening socket.
 
@@ -84,7 +87,8 @@ def listening(host: str, port: int, *, host_from: str, port_from: str) -> socket
     except (OSError, OverflowError) as error:
         setting = port_from if getattr(error, "errno", None) in _ABOUT_THE_PORT else host_from
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
-        raise WrongSetting(f"{setting}: cannot listen on {address_text(host, port)}: {reason}") from None
+        remedy = _TAKEN if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise WrongSetting(f"{setting}: cannot listen on {address_text(host, port)}: {reason}{remedy}") from None
 
 
 def listening_for_workers(

@@ -54,6 +54,7 @@ def _definition(port: int) -> dict[str, object]:
             },
             "upstream": {"url": f"http://127.0.0.1:{port}/healthz"},
         },
+        "x-tokenwire": {"anonymousGrants": False},
     }
 
 

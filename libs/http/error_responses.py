@@ -99,15 +99,18 @@ class TooLarge(Refusal):
 
 
 _AN_OBJECT = "a JSON object is expected"
-_WITHOUT_CLASSES = dict.fromkeys(("model_type", "model_attributes_type", "dict_type", "is_instance_of"), _AN_OBJECT)
-"""Messages for errors whose text by pydantic would contain the name of a Python class."""
+_OWN_TEXTS = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type", "is_instance_of"), _AN_OBJECT),
+    "extra_forbidden": "there is no such field here",
+}
+"""Messages for errors whose text by pydantic is about Python or its models."""
 
 
 def first_fault(error: ValidationError) -> str:
     """The first error of a validation, in one line. Values are not repeated: they may be secrets."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in fault["loc"])
-    text = _WITHOUT_CLASSES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+    text = _OWN_TEXTS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
     return f"{place}: {text}" if place else text
 
 
@@ -194,7 +197,8 @@ class ErrorRenderer:
         if error.status < 400:
             return error
         allowed = {"Allow": _methods(error.headers["Allow"])} if "Allow" in error.headers else None
-        message = {404: "there is nothing at this path", 405: "this method is not allowed here"}
+        methods = f"; send {' or '.join(allowed['Allow'].split(','))}" if allowed else ""
+        message = {404: "there is nothing at this path", 405: f"this method is not allowed here{methods}"}
         said = message.get(error.status, error.reason)
         if request.path.startswith(_GATEWAY_API) and error.status in message:
             said = f"{said}; {instead_of(request.path)}"

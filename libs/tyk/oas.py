@@ -145,7 +145,9 @@ def _extension(whole: Part) -> Part:
     if not whole.text("openapi").startswith("3."):
         raise whole.wrong("openapi", "a version of OpenAPI 3 is expected")
     if not whole.has(_EXTENSION):
-        raise whole.wrong(_EXTENSION, "Tyk's extension is expected")
+        raise whole.wrong(
+            _EXTENSION, "Tyk's extension is expected; docs/reference/definitions.md has complete definitions"
+        )
     return whole.part(_EXTENSION)
 
 

@@ -51,7 +51,8 @@ async def check_all(data: Path) -> Sequence[Check]:
     checks = [*check_names(), check_keys(settings, data), *check_notifier_keys(settings, data)]
     checks += [check async for check in check_mongodb(settings)]
     checks += [check async for check in check_rabbitmq(settings)]
-    return [*checks, await asyncio.to_thread(check_port, settings.host, settings.port), check_disk(data)]
+    checks.append(await asyncio.to_thread(check_port, settings.host, settings.port))
+    return [*checks, check_disk(data, is_needed=not settings.mongodb_url.get_secret_value())]
 
 
 def check_names() -> Iterator[Check]:
@@ -249,8 +250,10 @@ def check_port(host: str, port: int) -> Check:
     return passed(name, f"free on {host}")
 
 
-def check_disk(data: Path) -> Check:
-    """Whether the data directory can be written to and has space."""
+def check_disk(data: Path, *, is_needed: bool = True) -> Check:
+    """Whether the data directory can be written to and has space. A container has none, unless one is needed."""
+    if not is_needed and not data.exists():
+        return skipped("disk", "no data is kept here; MongoDB is elsewhere")
     there = next((path for path in (data, *data.absolute().parents) if path.exists()), Path("/"))
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         return failed("disk", f"{there} is not a directory that can be written to", "name another with --data (DATA=)")

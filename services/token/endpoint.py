@@ -60,7 +60,8 @@ class TokenEndpoint:
         api, settings = await issuing_api(self.catalog, http_request.match_info["api_ref"])
         request = TokenRequest.model_validate(await read_parameters(http_request, _PARAMETERS))
         if not request.grant_type:
-            raise InvalidRequest("grant_type is missing")
+            in_query = "; send it in the body, as a form" if "grant_type" in http_request.query else ""
+            raise InvalidRequest(f"grant_type is missing{in_query}")
         client = await self.clients.authenticate(http_request.headers.get("Authorization"), request, api.api_id)
         handler = self._handler(request.grant_type, api.format, settings, client)
         return _rendered(await handler.issue(request, IssueContext(api, settings, client, self.event_context())))

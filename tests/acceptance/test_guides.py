@@ -40,9 +40,10 @@ async def pasted_twice(page: str, home: Path, before: str = "") -> list[str]:
         await own.start()
         await let_the_demo_api_log_in_at(own, ports.identity_server)
         blocks = sections(GUIDES / page)[section]
-        everything = moved("\n".join(blocks), own, ports, {"/tmp/tokenwire-guide": str(home / "guide")})
+        also = {"/tmp/tokenwire-guide": str(home / "guide"), ".venv/bin/tokenwire": f"{sys.executable} -m cli"}
+        everything = moved("\n".join(blocks), own, ports, also)
         told = []
-        await terminal.paste(before)
+        await terminal.paste(f"export XDG_CONFIG_HOME={shlex.quote(str(home))}; {before}")
         for _ in range(2):
             said = await terminal.paste(everything)
             assert "Traceback" not in said, said
@@ -78,6 +79,7 @@ async def test_e6_the_client_developer_guide(tmp_path: Path) -> None:
             {"status", "message"},
             "Key not authorised",
         ]
+        assert re.search(r"^redirect uris +http://127\S+/callback, http://localhost:3000/callback$", said, re.M), said
         assert re.search(r"^307 http://127\.0\.0\.1:\d+/login\?\S*code_challenge=", said, re.MULTILINE), said
 
 
@@ -85,7 +87,9 @@ async def test_e6_the_identity_server_guide(tmp_path: Path) -> None:
     """The browser arrives at the login page, and the code request answers with the client's address."""
     for said in await pasted_twice("identity-server.md", tmp_path):
         assert re.search(r"^200 http://127\.0\.0\.1:\d+/login\?\S*state=af0ifjsldkj", said, re.MULTILINE), said
-        (code,) = documents(said)
+        code, *changed = documents(said)
+        assert [each["Message"] for each in changed] == ["API updated"] * 2
+        assert re.search(r"^http://localhost:5000/login\?\S*state=af0ifjsldkj", said, re.MULTILINE), said
         assert set(code) == {"code", "redirect_to", "state"}
         assert f"{code['redirect_to']}".startswith("http://127.0.0.1:")
 
@@ -109,7 +113,7 @@ async def test_e1_the_command_line_guide(tmp_path: Path) -> None:
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cli "$@"\n')
     command.chmod(0o755)
-    before = f"export XDG_CONFIG_HOME={shlex.quote(str(tmp_path))}; PATH={shlex.quote(str(command.parent))}:$PATH"
+    before = f"PATH={shlex.quote(str(command.parent))}:$PATH"
     for said in await pasted_twice("command-line.md", tmp_path, before):
         assert "tokenwire: " not in said, said
         assert "Usage: " not in said, said

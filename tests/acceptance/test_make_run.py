@@ -201,6 +201,7 @@ async def test_a_used_port_or_directory_is_reported_in_one_line(tmp_path: Path) 
         taken, in_use = await asyncio.gather(started(port, str(tmp_path / "other")), started(str(free_port()), data))
         assert taken == (
             f"python -m services: --port (PORT= of make run): cannot listen on 127.0.0.1:{port}: Address already in use"
+            "; stop the program that listens there, or choose another port (make run PORT=9000)"
         )
         assert in_use.startswith(f"python -m services: the data in {data} is in use by another start")
         assert started_with(f"{MARK}={mark}") == set()

@@ -16,6 +16,8 @@ async def test_e1_login_keeps_a_key_that_works_and_only_its_owner_can_read_it(sy
     party, key = await system.party(), await make_operator(system.deps, Permission.READ)
     wrong = await tokenwire("login", "--url", url_of(system), given="wrong\n")
     assert (wrong.status, "Not authorised (HTTP 401)" in wrong.err) == (1, True), wrong.err
+    without_scheme = await tokenwire("login", "--url", url_of(system).removeprefix("http://"), given=f"{key}\n")
+    assert (without_scheme.status, "does not begin with https://" in without_scheme.err) == (2, True), without_scheme
     before = await tokenwire("apis", "list")
     assert (before.status, "tokenwire login" in before.err) == (1, True), before.err
     kept = await tokenwire("login", "--url", url_of(system), "--profile", "staging", given=f"{key}\n")

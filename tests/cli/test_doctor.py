@@ -118,6 +118,8 @@ def test_e1_a_full_disk_and_a_directory_that_is_none_are_found(tmp_path: Path, m
     (tmp_path / "file").write_text("")
     assert checks.check_disk(tmp_path / "file").state is CheckState.WRONG
     assert checks.check_disk(tmp_path / "not" / "yet").state is CheckState.OK
+    assert checks.check_disk(tmp_path / "not" / "yet", is_needed=False).state is CheckState.SKIPPED
+    assert checks.check_disk(tmp_path / "file", is_needed=False).state is CheckState.WRONG
     monkeypatch.setattr(checks, "LEAST_FREE", 1 << 60)
     full = checks.check_disk(tmp_path)
     assert (full.state, "GB are free" in full.says) == (CheckState.WRONG, True), full

@@ -18,6 +18,7 @@ from libs.settings import PREFIX, Settings, load
 from libs.tracing.trace_settings import ENDPOINT, TRACES_ENDPOINT
 from services import health
 from services.config_lint.setting_checks import LintSettings
+from services.doctor.checks import DoctorSettings
 from tests.deployment import stack
 from tests.deployment.wiring import CONSOLE, EVERY_SERVICE, SERVICES, settings_class, wired
 
@@ -79,17 +80,17 @@ def test_the_dead_letter_command_is_not_started_by_up(made: Path) -> None:
     assert urlsplit(url).username == "dead_letters"
 
 
-@pytest.mark.parametrize("command", ["config-lint", "reencrypt"])
+@pytest.mark.parametrize("command", ["config-lint", "doctor", "reencrypt"])
 def test_the_stack_is_looked_after_by_commands_that_nothing_starts_by_themselves(command: str) -> None:
-    """The upkeep commands are not part of `up`. They get MongoDB, the encryption keys, and the settings that config
-    lint checks; nothing else.
+    """The upkeep commands are not part of `up`. They get MongoDB, RabbitMQ, the encryption keys, and the settings that
+    config lint checks; nothing else.
     """
     container = stack.containers()["upkeep"]
     assert (container["profiles"], container["entrypoint"]) == (["tools"], ["python", "-m", "services"])
     done = subprocess.run([sys.executable, "-m", "services", command, "--help"], cwd=stack.ROOT, capture_output=True)
     assert done.returncode == 0
     named = {setting(name) for name in container["environment"]}
-    assert named <= LintSettings.model_fields.keys()
+    assert named <= LintSettings.model_fields.keys() | DoctorSettings.model_fields.keys()
     told = {service: stack.containers()[service]["environment"] for service in EVERY_SERVICE}
     for name, value in container["environment"].items():
         assert {environment[name] for environment in told.values() if name in environment} == {value}, name
@@ -266,7 +267,8 @@ def test_a_secret_reaches_only_containers_that_need_it() -> None:
     for name in CONTAINERS:
         for file in stack.secrets(name).values():
             holders.setdefault(file.name, set()).add(name)
-    own_urls = {f"amqp_url_{name}": {name} for name in (*SERVICES, "dead_letters")}
+    own_urls = {f"amqp_url_{name}": {name} for name in SERVICES}
+    own_urls["amqp_url_dead_letters"] = {"dead_letters", "upkeep"}  # the doctor counts them
     own_urls |= {f"mongodb_url_{name}": {name, "mongodb-init"} for name in (*SERVICES, "upkeep", "backup", "restore")}
     assert holders == own_urls | {
         "keys": {*SERVICES, "upkeep"},

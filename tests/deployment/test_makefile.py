@@ -52,7 +52,10 @@ def test_a_missing_python_is_one_line_that_says_what_to_install(bare: Path, targ
         python(bare, "exit 1")
     outcome = made(bare, target)
     said, ending = outcome.stderr.splitlines()
-    assert said == "Python 3.11 or later is needed: apt-get install python3 python3-venv make"
+    assert said == (
+        "Python 3.11 or later is needed, on PATH as python3 or python3.11 to python3.13: "
+        "apt-get install python3 python3-venv make"
+    )
     assert ending.startswith("make: *** ")
     assert outcome.returncode == 2
     assert outcome.stdout == ""

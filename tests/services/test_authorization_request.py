@@ -122,6 +122,7 @@ async def test_other_methods_are_not_answered(system: System, method: str) -> No
     """Other methods get 405 with the two allowed ones."""
     response = await system.call(method, (await system.party()).at("oauth/authorize"))
     assert (response.status, response.headers["Allow"]) == (405, "GET,POST")
+    assert response.body["error_description"] == "this method is not allowed here; send GET or POST"
 
 
 # Before client and redirect URI are verified: no redirect

@@ -84,6 +84,13 @@ async def test_an_api_without_refresh_tokens_issues_none(
     assert refused(await party.refresh("tw_rt_x"), "unsupported_grant_type")
 
 
+async def test_e6_a_grant_type_in_the_query_is_told_to_be_in_the_body(system: System) -> None:
+    """A first mistake with curl; RFC 6749 §3.2 has the parameters in the body."""
+    party = await system.party()
+    response = await system.call("POST", party.at("oauth/token") + "?grant_type=client_credentials", data={})
+    assert response.body["error_description"] == "grant_type is missing; send it in the body, as a form"
+
+
 SCHEME_REFRESH = "x-tyk-api-gateway__server__authentication__securitySchemes__tykOAuth__refreshToken"
 
 

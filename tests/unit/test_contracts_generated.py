@@ -274,7 +274,7 @@ def test_an_operation_has_examples_that_match_its_schemas(operation: Operation) 
     document = openapi(operation.service or Service.TOKEN)
     method = "get" if operation.method == ANY_METHOD else operation.method.lower()
     described = document["paths"][operation.path][method]
-    assert described["x-codeSamples"][0]["source"].startswith("curl -X ")
+    assert re.match(r"curl -X |jq -n (?s:.*) \|\n  curl -X ", described["x-codeSamples"][0]["source"])
     bodies = [described.get("requestBody", {}), *described["responses"].values()]
     media = [each for body in bodies for each in body.get("content", {}).values() if "example" in each]
     for each in media:

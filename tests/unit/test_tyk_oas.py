@@ -299,7 +299,12 @@ UPSTREAM = "x-tyk-api-gateway.upstream.url"
         pytest.param("openapi", ABSENT, "openapi: a version of OpenAPI 3", id="no-version"),
         pytest.param("openapi", "2.0", "openapi: a version of OpenAPI 3", id="swagger"),
         pytest.param("openapi", 3.1, "openapi: a string is expected", id="version-as-number"),
-        pytest.param(TYK, ABSENT, f"{TYK}: Tyk's extension is expected", id="no-extension"),
+        pytest.param(
+            TYK,
+            ABSENT,
+            f"{TYK}: Tyk's extension is expected; docs/reference/definitions.md has complete definitions",
+            id="no-extension",
+        ),
         pytest.param(TYK, [], f"{TYK}: an object is expected", id="extension-as-array"),
         pytest.param(f"{TYK}/info", ABSENT, f"{TYK}.info.name: a name is expected", id="no-info"),
         pytest.param(f"{TYK}/info", "x", f"{TYK}.info: an object is expected", id="info-as-string"),
