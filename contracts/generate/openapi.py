@@ -38,7 +38,8 @@ Every path also works with a slash at its end. Errors have the format of RFC 674
 Dashboard's envelope (`Status`, `Message`, `Meta`). Unknown paths return 404, unsupported methods 405 \
 and `Allow`. If the setting `oauth_error_status` is set, OAuth errors have that status instead of 400, 401 and 403. \
 OAuth requests: unknown parameters are ignored, repeated ones are refused. Other bodies: the schema says whether \
-unknown fields are allowed. Code samples read secrets from environment variables, such as `OPERATOR_KEY`."""
+unknown fields are allowed. Code samples read secrets from environment variables, such as `OPERATOR_KEY`; put the \
+listen path and the id of your API in place of `orders`."""
 _ABOUT_TYK = """\
 The part of the open-source Tyk gateway's own API that belongs to OAuth, translated to the operations of the \
 management API; available if `TOKENWIRE_TYK_GATEWAY_API` is true. The operator key is in `X-Tyk-Authorization` or \

@@ -293,6 +293,28 @@ def test_a_sample_for_go_encodes_what_it_inserts_into_json() -> None:
     assert '{\n  "secret": ` + string(sharedSecret) + `,\n  "note": ` + string(password1) + `,' in source
 
 
+async def test_a_refused_sample_says_why(tmp_path: Path, node_clients: Path) -> None:
+    """The body of an error is printed: it says what is wrong."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": "invalid_grant", "error_description": "the code has expired"}, status=400)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    async with TestServer(app) as server:
+        for write, node in ((curl, None), (python, None), (javascript, node_clients)):
+            source = write(awkward(form={"a": "b"})).replace(BASE_URL, str(server.make_url("/")).rstrip("/"))
+            file = tmp_path / ("sample.mjs" if node else "sample")
+            file.write_text(source, encoding="utf-8")
+            command = ["sh" if write is curl else node or sys.executable, file]
+            done = await asyncio.create_subprocess_exec(
+                *command, env={**os.environ, **HOSTILE}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            said, _ = await done.communicate()
+            assert b"the code has expired" in said
+            assert (done.returncode == 0) is (write is curl)
+
+
 def go_errors(source: str) -> bool:
     return GO.parse(source.encode()).root_node.has_error
 

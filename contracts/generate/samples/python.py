@@ -6,6 +6,7 @@ from typing import Any
 from contracts.generate.samples.literals import PYTHON, Code
 from contracts.generate.samples.requests import Shown
 
+_FAILED = 'if not response.ok:\n    raise SystemExit(f"{response.status_code}: {response.text}")\n'
 _RESULTS = {
     "json": "print(response.json())",
     "text": "print(response.text)",
@@ -20,7 +21,7 @@ def python(request: Shown) -> str:
     arguments = "".join(f"    {argument},\n" for argument in _arguments(request))
     imports = "import os\n\nimport requests\n" if request.variables else "import requests\n"
     call = f"response = requests.{request.method.lower()}(\n{arguments})\n"
-    return f"{imports}\n{call}response.raise_for_status()\n{_RESULTS[request.response]}\n"
+    return f"{imports}\n{call}{_FAILED}{_RESULTS[request.response]}\n"
 
 
 def _arguments(request: Shown) -> Iterator[str]:
