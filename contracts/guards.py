@@ -40,7 +40,8 @@ class PathGuards(Contract):
     version: Name | None = None
     """None: the API has no versions."""
     internal: tuple[PathRule, ...] = ()
-    """Paths that only other APIs of the gateway may call; Tokenwire has no such calls, so they are refused."""
+    """Paths that the upstream must not serve: those that only other APIs of the gateway may call, those that a plugin
+    answers, and mocks of an error. They are refused, also if they are in `ignored`."""
     ignored: tuple[PathRule, ...] = ()
     """Paths that need no token; they take precedence over `blocked` and `allowed`, as in Tyk."""
     blocked: tuple[PathRule, ...] = ()

@@ -18,6 +18,7 @@ from libs.oauth.redirect_uris import check_registrable
 from libs.tyk.classic import read_classic
 from libs.tyk.import_notes import ACCEPT, ImportNotes
 from libs.tyk.invalid_definition import InvalidDefinition
+from libs.tyk.json_values import without_nulls
 from libs.tyk.oas import read_oas
 from libs.tyk.policy_notes import policy_notes
 
@@ -157,7 +158,10 @@ async def _policy_step(document: dict[str, Any], target: Target, apis: set[str])
     said["access_rights"] = {}
     for api_id, right in rights.items():
         if api_id in apis or await target.get(f"/api/apis/{segment(api_id)}") is not None:
-            said["access_rights"][api_id] = {"api_id": api_id, **_without_nulls(right)}
+            said["access_rights"][api_id] = {
+                "api_id": api_id,
+                **(without_nulls(right) if isinstance(right, dict) else {}),
+            }
         else:
             step.warnings.append(f"access_rights.{api_id}: there is no such API, so nothing is granted on it")
     said.pop("access_rights_array", None)
@@ -171,10 +175,6 @@ async def _policy_step(document: dict[str, Any], target: Target, apis: set[str])
     if there is not None:
         step.action = Action.UNCHANGED if PolicyDocument.model_validate(there) == wanted else Action.UPDATE
     return step
-
-
-def _without_nulls(right: Any) -> dict[str, Any]:
-    return {name: value for name, value in right.items() if value is not None} if isinstance(right, dict) else {}
 
 
 async def _client_step(

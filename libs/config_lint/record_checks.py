@@ -330,6 +330,23 @@ def check_policy(policy: Policy) -> Iterator[Finding]:
             "the other allowed_urls have no effect",
             "List the paths that are needed, or omit allowed_urls.",
         )
+    if policy.rate > 0 < policy.per:
+        yield from _check_exempt_endpoints(place, policy)
+
+
+def _check_exempt_endpoints(place: str, policy: Policy) -> Iterator[Finding]:
+    for api_id, right in policy.access_rights.items():
+        for endpoint in right.endpoints:
+            for method in endpoint.methods:
+                if method.limit.rate <= 0:
+                    yield Finding(
+                        Severity.LOW,
+                        "policy-endpoint-unlimited",
+                        f"{place} access_rights.{api_id}.endpoints",
+                        f"its rate does not count for {method.name} {endpoint.path}",
+                        "such calls have no rate limit, although the policy has one",
+                        "Give the endpoint a rate and per, or remove its entry.",
+                    )
 
 
 def check_operators(operators: Sequence[tuple[Operator, datetime | None]], now: datetime) -> Iterator[Finding]:

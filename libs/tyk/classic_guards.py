@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
-from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits, refuses
+from libs.tyk.guards import Endpoint, closes, domain, enforced, expiry, guards_or_none, limits, refuses
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import says_something
 from libs.tyk.part import Part
@@ -103,9 +103,9 @@ class _Version:
             self._notes.enforce(self.part.path_of("global_size_limit"))
         return PathGuards(
             version=name,
-            internal=self._closing("internal"),
+            internal=(*self._closing("internal"), *self._virtual(), *self._refusing_mocks()),
             ignored=self._opening("ignored") if self._may_open() else (),
-            blocked=(*self._closing("black_list"), *self._refusing_mocks()),
+            blocked=self._closing("black_list"),
             allowed=self._opening("white_list"),
             allowed_only=bool(allowed),
             rates=tuple(self._rates()) if self._counted else (),
@@ -180,6 +180,13 @@ class _Version:
         for endpoint in endpoints:
             self._notes.enforce(endpoint.where)
         return tuple(endpoint.closing(self._listen_path) for endpoint in endpoints)
+
+    def _virtual(self) -> Iterator[PathRule]:
+        """Rules for endpoints that Tyk does not forward, because code of a plugin answers them."""
+        for entry in self._extended_parts("virtual"):
+            if not entry.flag("disabled"):
+                closes(entry, self._notes)
+                yield self._endpoint(entry, "virtual").closing(self._listen_path)
 
     def _refusing_mocks(self) -> Iterator[PathRule]:
         """Rules for endpoints that Tyk does not forward, because it mocks an error."""

@@ -32,7 +32,7 @@ _EXTENDED_PATHS = Members(
         "validate_json": Each(_VALIDATION),
         "validate_request": Each(_VALIDATION),
         "go_plugin": Each(_CODE),
-        "virtual": Each(Refused("an endpoint that is implemented by a plugin; calls would go to the upstream")),
+        "virtual": KNOWN,
         "persist_graphql": Each(Unused("stored GraphQL queries are not offered; such calls go to the upstream")),
         "mock_response": Each(_REPLY),
         "cache": Unused("responses are not cached"),

@@ -61,6 +61,12 @@ def refuses(mock: Part, notes: ImportNotes) -> bool:
     return is_error
 
 
+def closes(virtual: Part, notes: ImportNotes) -> None:
+    """Report a virtual endpoint, whose calls are refused: its code is not run, and the upstream does not serve it."""
+    notes.enforce(virtual.path)
+    notes.warn(virtual.path, "its code is not run, so calls of this endpoint are refused with 403")
+
+
 def expiry(part: Part, key: str, notes: ImportNotes) -> datetime | None:
     """The time in this member, in Tyk's format and UTC; None if it is absent."""
     text = part.text(key).strip()

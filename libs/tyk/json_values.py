@@ -15,6 +15,13 @@ _EXACT = range(-(2**63), 2**64)
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 
 
+def without_nulls(value: Any) -> Any:
+    """The value without the members of objects, at any depth, that are null: Tyk exports lists that are empty so."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 def whole_number(digits: str, base: int = 10) -> int | float:
     """An integer; beyond 64 bits the nearest double, as in other JSON parsers (RFC 8259 §6)."""
     if len(digits) > _LONGEST:

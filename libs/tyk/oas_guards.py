@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from contracts.guards import Guards, PathGuards, PathRule, RateRule, SizeRule
 from contracts.limits import Limits
-from libs.tyk.guards import Endpoint, domain, enforced, expiry, guards_or_none, limits, refuses
+from libs.tyk.guards import Endpoint, closes, domain, enforced, expiry, guards_or_none, limits, refuses
 from libs.tyk.import_notes import ImportNotes
 from libs.tyk.members import is_on, says_something
 from libs.tyk.part import Part
@@ -13,7 +13,7 @@ from libs.tyk.part import Part
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 """Of OpenAPI 3."""
 
-_CLOSING = ("allow", "block", "internal", "rateLimit", "requestSizeLimit")
+_CLOSING = ("allow", "block", "internal", "rateLimit", "requestSizeLimit", "virtualEndpoint")
 """Settings of an operation that can cause a call to be refused."""
 
 
@@ -47,9 +47,9 @@ def oas_guards(whole: Part, extension: Part, listen_path: str, notes: ImportNote
             limits=_limits(extension.part("upstream").part("rateLimit"), notes) if counted else None,
             paths=(
                 PathGuards(
-                    internal=reader.closing("internal"),
+                    internal=(*reader.closing("internal"), *reader.virtual(), *reader.refusing_mocks()),
                     ignored=reader.opening("ignoreAuthentication"),
-                    blocked=(*reader.closing("block"), *reader.refusing_mocks()),
+                    blocked=reader.closing("block"),
                     allowed=reader.opening("allow"),
                     allowed_only=bool(reader.opening("allow")),
                     rates=tuple(reader.rates()) if counted else (),
@@ -113,6 +113,12 @@ class _Paths:
         for settings, endpoint in self._on("mockResponse"):
             if not settings.part("fromOASExamples").flag("enabled") and refuses(settings, self._notes):
                 yield endpoint.closing(self._listen_path)
+
+    def virtual(self) -> Iterator[PathRule]:
+        """Rules for operations that Tyk does not forward, because code of a plugin answers them."""
+        for settings, endpoint in self._on("virtualEndpoint"):
+            closes(settings, self._notes)
+            yield endpoint.closing(self._listen_path)
 
     def _enforced(self, key: str) -> Iterator[Endpoint]:
         for settings, endpoint in self._on(key):

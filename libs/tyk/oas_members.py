@@ -52,9 +52,9 @@ DECLARED_SCHEME = Members(
 _OPERATION = Members(
     {
         **_all(("allow", "block", "ignoreAuthentication", "internal", "requestSizeLimit", "rateLimit"), KNOWN),
+        "virtualEndpoint": KNOWN,
         "validateRequest": Refused("request validation"),
         "postPlugins": Each(_CODE),
-        "virtualEndpoint": Refused("an endpoint that is implemented by a plugin; calls would go to the upstream"),
         "scopeCheck": Refused("a check of the token's scope on single endpoints"),
         "exchange": Refused("an exchange of the token for another one"),
         "mockResponse": Unused("mock responses are not offered; such calls go to the upstream"),

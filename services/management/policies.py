@@ -20,6 +20,7 @@ from libs.store.apis import Apis
 from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
 from libs.store.policies import Policies
+from libs.tyk.json_values import without_nulls
 from libs.tyk.policy_notes import policy_notes
 from services.management.reference_checks import unknown_apis
 from services.management.request_bodies import read_object
@@ -210,11 +211,7 @@ def _require_compatible(partitions: Partitions) -> None:
 def _with_api_id(api_id: str, right: Any) -> Any:
     if not isinstance(right, dict):
         return right
-    right = {"api_id": api_id, **_without_nulls(right)}
-    for name in ("allowed_urls", "endpoints"):
-        if isinstance(right.get(name), list):
-            right[name] = [_without_nulls(each) if isinstance(each, dict) else each for each in right[name]]
-    return right
+    return {"api_id": api_id, **without_nulls(right)}
 
 
 def _without_nulls(said: dict[str, Any]) -> dict[str, Any]:

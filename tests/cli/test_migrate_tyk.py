@@ -18,7 +18,14 @@ def records() -> dict[str, Any]:
     oas_id = oas["x-tyk-api-gateway"]["info"]["id"]
     guarded = changed(api_document("orders-classic.json"), "use_mutual_tls_auth", True)
     gold, lost = unique("gold"), unique("lost")
-    right = {"api_id": oas_id, "api_name": "Orders", "versions": ["Default"], "allowed_urls": None, "limit": None}
+    right: dict[str, Any] = {
+        "api_id": oas_id,
+        "api_name": "Orders",
+        "versions": ["Default"],
+        "allowed_urls": None,
+        "limit": None,
+    }
+    right["endpoints"] = [{"path": "/a", "methods": None}]
     gone = {"api_id": "gone", "versions": ["Default"]}
     policy = {
         "_id": "5ead7120575961000181867e",

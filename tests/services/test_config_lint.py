@@ -253,6 +253,12 @@ def policy(**changes: Any) -> Iterator[Finding]:
     return check_policy(Policy.model_validate(given | changes))
 
 
+def endpoint(rate: int) -> dict[str, Any]:
+    """Access rights with a rate of one endpoint."""
+    methods = [{"name": "GET", "limit": {"rate": rate, "per": 60}}]
+    return {"orders": {"api_id": "orders", "endpoints": [{"path": "/things", "methods": methods}]}}
+
+
 def operator(
     *permissions: str, idle: int = 0, changed: int | None = None, count: int = 1, **more: Any
 ) -> Iterator[Finding]:
@@ -373,6 +379,12 @@ RECORDS: list[Any] = [
     ),
     pytest.param(
         "policy-without-limits", lambda: policy(rate=0), lambda: policy(rate=0, quota_max=1), id="no-rate-no-quota"
+    ),
+    pytest.param(
+        "policy-endpoint-unlimited",
+        lambda: policy(access_rights=endpoint(-1)),
+        lambda: policy(access_rights=endpoint(5)),
+        id="c1-endpoint-without-limit",
     ),
     *(
         pytest.param("policy-wildcard", lambda url=url: policy(access_rights=urls(url)), policy, id=f"wildcard-{url}")

@@ -171,7 +171,10 @@ async def test_c1_a_policy_with_an_endpoint_that_is_no_expression_is_refused(sys
     response = await system.operator("POST", "/api/portal/policies", json=said)
     assert response.status == 400
     assert f"access_rights.{api_id}.endpoints: " in response.body["Message"]
-    limits: dict[str, Any] = {"name": "GET", "limit": {"rate": 5, "per": 60, "smoothing": None}}
+    limits: dict[str, Any] = {
+        "name": "GET",
+        "limit": {"rate": 5, "per": 60, "smoothing": None, "throttle_interval": None},
+    }
     said = {"access_rights": {api_id: {"endpoints": [{"path": "/a/{id}", "methods": [limits]}]}}}
     response = await system.operator("POST", "/api/portal/policies", json=said)
     assert (response.status, response.body["Meta"]) == (200, None)

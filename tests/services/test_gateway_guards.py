@@ -70,6 +70,16 @@ def internal(method: str, path: str) -> Endpoint:
     return Endpoint(method, path, {"internal": ON}, ("internal", {}))
 
 
+def virtual(method: str, path: str) -> Endpoint:
+    return Endpoint(
+        method, path, {"virtualEndpoint": {**ON, "functionName": "f"}}, ("virtual", {"response_function_name": "f"})
+    )
+
+
+def mocked(method: str, path: str, code: int) -> Endpoint:
+    return Endpoint(method, path, {"mockResponse": {**ON, "code": code}}, ("mock_response", {"code": code}))
+
+
 def rated(method: str, path: str, rate: int) -> Endpoint:
     return Endpoint(
         method, path, {"rateLimit": {**ON, "rate": rate, "per": "1m"}}, ("rate_limit", {"rate": rate, "per": 60})
@@ -273,6 +283,8 @@ PATHS = [
     pytest.param(allowed("GET", "/users"), "admin/..%2fusers", "GET", FORBIDDEN, id="allowed-once-decoded"),
     pytest.param(internal("GET", "/inner"), "inner", "GET", FORBIDDEN, id="internal-endpoint"),
     pytest.param(internal("GET", "/inner"), "outer", "GET", (200, ""), id="beside-the-internal-endpoint"),
+    pytest.param(virtual("GET", "/made"), "made", "GET", FORBIDDEN, id="virtual-endpoint"),
+    pytest.param(virtual("GET", "/made"), "made", "POST", (200, ""), id="beside-the-virtual-endpoint"),
 ]
 
 
@@ -356,6 +368,16 @@ async def test_c2_lists_count_in_tyk_s_order(system: System, behind: Upstream, d
     assert said(await api.ask(door, "b")) == FORBIDDEN
     assert said(await api.ask(door, "c")) == FORBIDDEN
     assert said(await api.ask(door, "a", token=False, address="192.0.2.8")) == ADDRESS
+
+
+@pytest.mark.parametrize("closed", [virtual("GET", "/a"), mocked("GET", "/a", 404)], ids=["virtual", "mock"])
+async def test_c2_what_tyk_answers_itself_is_closed_without_a_token_too(
+    system: System, behind: Upstream, door: str, language: str, closed: Endpoint
+) -> None:
+    """Tyk forwards no call of a virtual endpoint or of a mock: an upstream must not get one on an ignored path."""
+    api = await made(system, guarded(language, behind.url, ignored("GET", "/a"), closed))
+    assert said(await api.ask(door, "a", token=False)) == FORBIDDEN
+    assert said(await api.ask(door, "a")) == FORBIDDEN
 
 
 async def test_c2_the_old_lists_of_tyk_classic(system: System, behind: Upstream, door: str) -> None:

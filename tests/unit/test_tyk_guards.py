@@ -114,11 +114,6 @@ REFUSED = [
     pytest.param(
         operation(postPlugins=PLUGIN), f"{TYK}.middleware.operations.things.postPlugins[0]", id="oas-endpoint-plugin"
     ),
-    pytest.param(
-        operation(virtualEndpoint={**ON, "functionName": "f"}),
-        f"{TYK}.middleware.operations.things.virtualEndpoint",
-        id="oas-virtual-endpoint",
-    ),
     pytest.param(operation(scopeCheck=ON), f"{TYK}.middleware.operations.things.scopeCheck", id="oas-scope-check"),
     *(
         pytest.param(
@@ -166,7 +161,6 @@ REFUSED = [
         id="classic-validate-request",
     ),
     pytest.param(extended(go_plugin=[LISTED]), f"{VERSION}/extended_paths/go_plugin[0]", id="classic-go-plugin"),
-    pytest.param(extended(virtual=[LISTED]), f"{VERSION}/extended_paths/virtual[0]", id="classic-virtual"),
     *(
         pytest.param(
             classic(f"custom_middleware/{hook}", [{"name": "f", "path": "x.js"}]),
@@ -694,3 +688,41 @@ def test_a8_a_guard_that_cannot_be_read_is_refused(document: Any, message: str) 
     with pytest.raises(InvalidDefinition) as refused:
         read(document)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        pytest.param(
+            operation(virtualEndpoint={**ON, "functionName": "f"}, ignoreAuthentication=ON),
+            f"{TYK}.middleware.operations.things.virtualEndpoint",
+            id="oas",
+        ),
+        pytest.param(
+            extended(virtual=[LISTED], ignored=[LISTED]),
+            f"{VERSION}/extended_paths/virtual[0]".replace("/", "."),
+            id="classic",
+        ),
+    ],
+)
+def test_c2_a_virtual_endpoint_is_closed(document: dict[str, Any], path: str) -> None:
+    """Its code is not run, so its calls are refused, as the import says; it needs no switch."""
+    notes = ImportNotes()
+    api = read(document, notes=notes)
+    assert api.unsupported == ()
+    assert api.guards is not None
+    assert len(api.guards.paths[0].internal) == 1
+    assert path in notes.report.enforced
+    assert f"{path}: its code is not run, so calls of this endpoint are refused with 403" in notes.warnings
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(operation(virtualEndpoint={"enabled": False, "functionName": "f"}), id="oas"),
+        pytest.param(extended(virtual=[{**LISTED, "disabled": True}]), id="classic"),
+    ],
+)
+def test_c2_a_virtual_endpoint_that_is_switched_off_closes_nothing(document: dict[str, Any]) -> None:
+    """Such calls go to the upstream, as at Tyk."""
+    assert read(document).guards is None
