@@ -1,5 +1,6 @@
 """Policies: what tokens may do. A change applies at once, also to tokens that have already been issued."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -10,6 +11,10 @@ Rate = Annotated[float, Field(ge=-1, lt=2**63)]
 """Requests, or seconds of the period; 0: not set, -1: unlimited."""
 Quota = Annotated[int, Field(ge=-1, lt=2**63)]
 """Requests, or seconds of the quota's window; 0: not set, -1: unlimited (for the window: never renewed)."""
+
+
+def _is_empty(value: Sequence[object]) -> bool:
+    return not value
 
 
 class AllowedUrl(Contract):
@@ -71,8 +76,8 @@ class AccessRight(Contract):
     allowed_urls: tuple[AllowedUrl, ...] = ()
     """Empty: the whole API."""
     limit: ApiLimit | None = None
-    endpoints: tuple[EndpointLimits, ...] = ()
-    """The first entry that matches a call counts."""
+    endpoints: Annotated[tuple[EndpointLimits, ...], Field(exclude_if=_is_empty)] = ()
+    """The first entry that matches a call counts. As in Tyk, absent if there is none."""
 
 
 class Partitions(Contract):

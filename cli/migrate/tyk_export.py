@@ -47,8 +47,9 @@ async def from_gateway(call: ApiClient) -> TykExport:
     keys = await call.get("/tyk/keys")
     if isinstance(keys, dict) and keys.get("keys"):
         export.notes.append(
-            f"keys ({len(keys['keys'])} tokens, and users of the password grant) stay in Tyk: tokens are issued anew, "
-            "and the gateway's API does not tell whose hash a password has; create the users with new passwords"
+            f"the keys in Tyk ({len(keys['keys'])}: tokens, and users of the password grant) stay there: tokens are "
+            "issued anew, and the gateway's API does not tell whose hash a password has; create the users with new "
+            "passwords"
         )
     return export
 

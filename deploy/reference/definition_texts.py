@@ -138,6 +138,7 @@ OAS: Mapping[str, str] = {
     f"{_OPERATION}ignoreAuthentication": "`{enabled, ignoreCase}` | none | calls need no token",
     f"{_OPERATION}internal": "`{enabled, ignoreCase}` | none | calls from outside get 403",
     f"{_OPERATION}requestSizeLimit": "`{enabled, value}` | none | larger bodies get 413",
+    f"{_OPERATION}virtualEndpoint": "`{enabled}` | none | calls get 403, since its code is not run",
     f"{_OPERATION}rateLimit": "`{enabled, rate, per}` | none | more calls of all callers together get 429",
     **_each(_OPERATION, "trackEndpoint doNotTrackEndpoint", NOTHING),
 }
@@ -213,6 +214,7 @@ CLASSIC: Mapping[str, str] = {
     f"{_PATHS}white_list": f"array of `{{path, method}}` | none | only these may be called: {_LISTS}",
     f"{_PATHS}black_list": "array of `{path, method}` | none | calls get 403",
     f"{_PATHS}internal": "array of `{path, method}` | none | calls from outside get 403",
+    f"{_PATHS}virtual": "array of `{path, method}` | none | calls get 403, since its code is not run",
     f"{_PATHS}size_limits": "array of `{path, method, size_limit}` | none | larger bodies (bytes) get 413",
     f"{_PATHS}rate_limit": "array of `{path, method, rate, per}` | none | more calls of all callers together get 429",
     **_each(_PATHS, "track_endpoints do_not_track_endpoints", NOTHING),

@@ -18,14 +18,8 @@ def records() -> dict[str, Any]:
     oas_id = oas["x-tyk-api-gateway"]["info"]["id"]
     guarded = changed(api_document("orders-classic.json"), "use_mutual_tls_auth", True)
     gold, lost = unique("gold"), unique("lost")
-    right: dict[str, Any] = {
-        "api_id": oas_id,
-        "api_name": "Orders",
-        "versions": ["Default"],
-        "allowed_urls": None,
-        "limit": None,
-    }
-    right["endpoints"] = [{"path": "/a", "methods": None}]
+    right: dict[str, Any] = {"api_id": oas_id, "api_name": "Orders", "versions": ["Default"]}
+    right |= {"allowed_urls": None, "limit": None, "endpoints": [{"path": "/a", "methods": None}]}
     gone = {"api_id": "gone", "versions": ["Default"]}
     policy = {
         "_id": "5ead7120575961000181867e",
@@ -200,7 +194,7 @@ async def test_c6_the_table_has_ids_and_names_and_the_reasons_are_below(tokenwir
         planned = await migrated(tokenwire, tyk)
     lines = [line.split() for line in planned.out.splitlines()]
     assert [guarded_id, "api", "Orders", "cannot", "move", "see", "below"] in lines
-    assert [gold, "policy", "Gold", "to", "create", "2", "warnings"] in lines
+    assert [gold, "policy", "Gold", "to", "create", "3", "warnings"] in lines
     (reason,) = [line for line in planned.out.splitlines() if line.startswith(f"api {guarded_id} cannot move: ")]
     assert "use_mutual_tls_auth" in reason
     assert "The plan with all warnings is in tyk-migration.md." in planned.out

@@ -343,8 +343,8 @@ THINGS = ("paths", {"/things": {"get": {"operationId": "things"}}})
 def test_c2_a_mock_of_an_error_closes_its_endpoint(document: dict[str, Any], refused: bool) -> None:
     """Tyk forwards no such call, so none reaches the upstream here; it is enforced, and not also unused."""
     api, notes = imported(document)
-    blocked = [rule.pattern for paths in (api.guards.paths if api.guards else ()) for rule in paths.blocked]
-    assert blocked == (["/things"] if refused else [])
+    closed = [rule.pattern for paths in (api.guards.paths if api.guards else ()) for rule in paths.internal]
+    assert closed == (["/things"] if refused else [])
     assert len(notes.report.enforced) == (1 if refused else 0)
     if refused:
         assert notes.report.unused == ()
