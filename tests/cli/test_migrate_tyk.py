@@ -104,7 +104,8 @@ async def test_c6_a_running_gateway_is_moved_with_ids_secrets_and_policies(
             f"api `{guarded_id}` (Orders): ",
             "use_mutual_tls_auth",
             "there is no such API",
-            "1 tokens, and users",
+            "1: tokens, and users of the password grant",
+            "names no method",
             "Tokens do not",
         ):
             assert sentence in report, report
