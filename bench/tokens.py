@@ -9,18 +9,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from motor.motor_asyncio import AsyncIOMotorClient
-
 from bench.report import Figures, MeasurementFailed, Report, Target
 from bench.servers import SECRET as NAIVE_SECRET
-from bench.testbed import TOKEN, Program, Testbed, token_request
+from bench.testbed import TOKEN, Program, System, Testbed, token_request
 from libs.demo_credentials import CLIENT_ID, CLIENT_SECRET
 
 CONNECTIONS = (32, 128)
 TARGETS = {32: 0.07, 128: 0.13}
 """Fraction of the bare handler's rate, by number of connections."""
 OVER_NAIVE = 2.0
-_PENDING = {"pending_since": {"$exists": True}}
 NAMES = ("bare", "tokenwire", "naive")
 
 
@@ -37,7 +34,7 @@ def measure(testbed: Testbed) -> Report:
             results["tokenwire", number].rounds.append(testbed.run_load(ours, request, TOKEN, number))
             request = token_request(CLIENT_ID, NAIVE_SECRET)
             results["naive", number].rounds.append(testbed.run_load(naive, request, '{"access_token": "tw_at_', number))
-    if left := asyncio.run(_unpublished(system.values)):
+    if left := asyncio.run(_unpublished(system)):
         raise MeasurementFailed(f"{left} events were still unpublished a minute after the load")
     return _report(results)
 
@@ -62,14 +59,10 @@ def _servers(values: Mapping[str, str]) -> list[str]:
     return ["--mongodb", values["mongodb_url"], "--amqp", values["amqp_url"]]
 
 
-async def _unpublished(values: Mapping[str, str]) -> int:
-    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(values["mongodb_url"])
-    grants = client[values["mongodb_database"]]["grants"]
-    deadline = time.monotonic() + 60
-    try:
+async def _unpublished(system: System) -> int:
+    async with system.opened() as deps:
+        deadline = time.monotonic() + 60
         # The service does not report when it has published the last event, so poll.
-        while (left := await grants.count_documents(_PENDING)) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while (left := (await deps.store.grants.backlog())[0]) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         return left
-    finally:
-        client.close()

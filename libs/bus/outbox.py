@@ -57,10 +57,15 @@ as many as the window allows."""
 CLEAR_SOON = 32
 SWEEP_INTERVAL = 1.0
 """Seconds between two sweeps, on average."""
+PURGE_INTERVAL = 60.0
+"""Seconds between two searches for numbered records whose time is over."""
+PURGE_BATCH = 1000
 SWEEP_AFTER = timedelta(seconds=2)
 """Younger events are left to the process that wrote them; so are all events until the bus has worked for this long."""
 CLOSE_TIMEOUT = 3.0
 """Seconds that a stopping process takes to publish and clear the events in its memory."""
+LEAVE_TIMEOUT = 1.0
+"""Seconds that it then takes to move the rest to the pending events of their records, for sweepers of any version."""
 
 CONFIRM_ATTEMPTS = 6
 """Calls of publish, a few seconds each, that wait for a missing confirmation; by then the connection is lost anyway."""
@@ -93,6 +98,16 @@ class Source(Protocol):
     name: str
 
     async def pending(self, before: datetime, limit: int) -> Sequence[PendingEvent]: ...
+
+    async def abandoned(self, before: datetime, limit: int) -> Sequence[PendingEvent]: ...
+
+    async def adopt(self, events: Sequence[PendingEvent]) -> None: ...
+
+    async def give_up(self, after: timedelta, is_known: Callable[[str], bool], limit: int) -> int: ...
+
+    async def purgeable(self, now: datetime, limit: int) -> Sequence[str]: ...
+
+    async def purge(self, keys: Sequence[str], now: datetime) -> None: ...
 
     async def clear(self, events: Sequence[PendingEvent]) -> None: ...
 
@@ -202,6 +217,8 @@ class Outbox:
         """Ids of events that were sent to the broker and neither confirmed nor refused in time."""
         self._retries: dict[str, _Retries] = {}
         self._log_refusal_at: dict[RefusedBy, float] = {}
+        self._purge_at: dict[str, float] = {}
+        """When each collection is searched for records to purge next."""
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
         self._wake_writer = asyncio.Event()
@@ -250,6 +267,15 @@ class Outbox:
             log.error("outbox_not_cleared", events=len(self._unwritten), **error_fields(error))
         await cancel_and_wait(*self._publishing, *(task.task for task in self._tasks))
         self._tasks = []
+        await asyncio.gather(*map(self._leave, self._sources.values()))
+
+    async def _leave(self, source: Source) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                while await source.give_up(timedelta(0), lambda _: False, BATCH) == BATCH:
+                    pass
+        except Exception as error:  # noqa: BLE001 - the process stops in any case; the checkpoint tells the sweepers
+            log.info("outbox_left_to_sweeper", collection=source.name, **error_fields(error))
 
     async def drain(self) -> None:
         """Return once every announced event was published and an attempt was made to clear it."""
@@ -489,25 +515,49 @@ class Outbox:
 
     async def _sweep(self, source: Source) -> None:
         """Publish the events that were left behind, by other processes or this one, oldest first."""
+        while await source.give_up(SWEEP_AFTER, self._is_known, BATCH) == BATCH:
+            pass
+        await self._adopt_abandoned(source)
         # When the bus works again, other processes get the confirmations of their events first, and clear them.
         while len(self._unwritten) < WAITING_LIMIT and self._bus.confirming_for >= SWEEP_AFTER.total_seconds():
             known = self._known()  # before reading: an event that is released meanwhile has been published
             found = await source.pending(self._now() - SWEEP_AFTER, BATCH)
-            batch = [(source, event) for event in found if event.id not in known and not self._is_known(event)]
+            batch = [(source, event) for event in found if event.id not in known and not self._is_known(event.id)]
             if not batch or not await source.lead(self._holder, self._now()):
                 break
             published = await self._publish_held(batch)
             if published.unknown:
                 break
+        await self._purge(source)
         count, oldest = await source.backlog()
         OUTBOX_BACKLOG.labels(source.name).set(count)
         OUTBOX_AGE.labels(source.name).set((self._now() - oldest).total_seconds() if oldest else 0)
 
+    async def _purge(self, source: Source) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._purge_at.get(source.name, now):
+            return
+        while found := await source.purgeable(self._now(), PURGE_BATCH):
+            if not await source.lead(self._holder, self._now()):
+                break
+            await source.purge(found, self._now())
+        self._purge_at[source.name] = now + PURGE_INTERVAL
+
     def _known(self) -> frozenset[str]:
         return frozenset((*self._held, *self._unwritten, *self._unconfirmed))
 
-    def _is_known(self, event: PendingEvent) -> bool:
-        return event.id in self._held or event.id in self._unwritten or event.id in self._unconfirmed
+    def _is_known(self, event_id: str) -> bool:
+        return event_id in self._held or event_id in self._unwritten or event_id in self._unconfirmed
+
+    async def _adopt_abandoned(self, source: Source) -> None:
+        """Move numbered events that were left behind to the pending ones. The bus need not work for that."""
+        while True:
+            known = self._known()
+            found = await source.abandoned(self._now() - SWEEP_AFTER, BATCH)
+            left = [event for event in found if event.id not in known and not self._is_known(event.id)]
+            if not left or not await source.lead(self._holder, self._now()):
+                return
+            await source.adopt(left)
 
     async def _publish_held(self, batch: Sequence[Entry]) -> _Published:
         """Publish events that a sweep found, and update their records."""
@@ -546,7 +596,7 @@ class Outbox:
                 retries.refused_keys.clear()
                 break
             event = found[0]
-            outcome = Outcome.UNKNOWN if self._is_known(event) else await self._try_again(source, event)
+            outcome = Outcome.UNKNOWN if self._is_known(event.id) else await self._try_again(source, event)
             if outcome is Outcome.UNKNOWN:
                 retries.due = clock() + FIRST_RETRY_BACKOFF
             elif outcome and await self._publish_refused(source, event.key):
@@ -576,7 +626,8 @@ class Outbox:
         Accepted events are cleared, or set aside as refused by `then`.
         """
         while await source.lead(self._holder, self._now()):
-            found = [event for event in await source.refused(RETRY_BATCH, key=key, by=by) if not self._is_known(event)]
+            refused = await source.refused(RETRY_BATCH, key=key, by=by)
+            found = [event for event in refused if not self._is_known(event.id)]
             if not found:
                 return True
             outcomes = await self._bus.publish(

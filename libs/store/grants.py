@@ -71,9 +71,9 @@ class Made(NamedTuple):
 
 _UNENDED = [GrantState.PENDING.value, GrantState.ACTIVE.value]
 _BY_END = [("access.expires_at", ASCENDING), ("_id", ASCENDING)]
-_LISTED = dict.fromkeys(("code", "refresh", "used_refresh", "pending"), 0)
+_LISTED = dict.fromkeys(("code", "refresh", "used_refresh", "pending", "numbered"), 0)
 _LATEST = [("created_at", DESCENDING), ("_id", DESCENDING)]
-_SHOWN = dict.fromkeys(("key_rules", "used_refresh", "response", "pending"), 0)
+_SHOWN = dict.fromkeys(("key_rules", "used_refresh", "response", "pending", "numbered"), 0)
 _MOST_MERGED = 200
 """Index ranges that MongoDB merges in order; with more, it sorts in memory (internalQueryMaxScansToExplode)."""
 _LIVE = ("client_id", "api_id", "state", "access.revoked", "access.expires_at", "_id", "created_at")
@@ -91,6 +91,7 @@ class Grants(OutboxCollection):
 
     name = "grants"
     counter = "sequence"
+    numbers = True
     _last_found = ""
     """The id of the last grant that was found, for `dummy_read`."""
     indexes = (
@@ -148,7 +149,7 @@ class Grants(OutboxCollection):
                 return False
             await asyncio.sleep(POLL_INTERVAL)
 
-    async def clear(self, events: Sequence[PendingEvent]) -> None:
+    async def _clear_in_records(self, events: Sequence[PendingEvent]) -> None:
         """As for every collection; the same write also notes which of the grants' responses were sent."""
         owners = {event.owner for event in events}
         notes = self._notes.of(owners)

@@ -3,6 +3,10 @@
 A change of a record and the event that tells of it are one write to one document, so neither exists without the other.
 The process that made the change publishes the event at once and then clears it from the record. If the process dies in
 between, another one finds the event by the index on `pending_since` and publishes it (`libs.bus.outbox`).
+
+The first event of a grant is not cleared: its record is numbered, and the checkpoint of the process that inserted it
+tells that the event is published (`libs.store.checkpoints`). Only if it is not published soon, a sweeper moves it to
+the pending events of its record.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -16,6 +20,7 @@ from pymongo.errors import DuplicateKeyError
 from contracts.events import PendingEvent, RefusedBy
 from libs.event_encoding import moment_of
 from libs.store.batched import batched_finds, batched_inserts
+from libs.store.checkpoints import NUMBERED_INDEXES, Checkpoint, Checkpoints, unsettled
 from libs.store.mongo import Conflict, Document, Mongo, outage_is_unavailability, outcome_of_write
 
 RETENTION = timedelta(days=1)
@@ -48,8 +53,10 @@ def _oldest(condition: Document, moment: Document | str) -> Document:
 
 
 _NONE_LEFT: Document = {"$eq": [{"$size": {"$ifNull": ["$pending", []]}}, 0]}
-PURGE_AT: Document = {"$cond": [_NONE_LEFT, {"$ifNull": ["$purge_after", "$$REMOVE"]}, "$$REMOVE"]}
-"""Expression for the TTL index: a record is never purged while it carries an event."""
+_IS_SETTLED: Document = {"$and": [_NONE_LEFT, {"$not": ["$numbered"]}]}
+PURGE_AT: Document = {"$cond": [_IS_SETTLED, {"$ifNull": ["$purge_after", "$$REMOVE"]}, "$$REMOVE"]}
+"""Expression for the TTL index: a record is never purged while it carries an event. For numbered records, sweepers set
+the time."""
 _SUMMARY: Document = {
     "pending_since": _oldest(_UNPUBLISHED, "$$this.at"),
     "refused_since": _oldest(_REFUSED, "$$this.at"),
@@ -90,15 +97,25 @@ def _is_undelivered(entry: Document) -> bool:
 def _events(document: Document, wanted: Callable[[Document], bool]) -> Iterable[PendingEvent]:
     for entry in document.get("pending", ()):
         if wanted(entry):
-            yield PendingEvent(
-                id=entry["id"],
-                owner=document["_id"],
-                key=entry["key"],
-                body=entry["body"],
-                sealed=entry.get("sealed"),
-                at=entry["at"],
-                refused_by=RefusedBy(entry["refused_by"]) if "refused_by" in entry else None,
-            )
+            yield _event(document, entry)
+
+
+def _event(document: Document, entry: Document) -> PendingEvent:
+    return PendingEvent(
+        id=entry["id"],
+        owner=document["_id"],
+        key=entry["key"],
+        body=entry["body"],
+        sealed=entry.get("sealed"),
+        at=entry["at"],
+        refused_by=RefusedBy(entry["refused_by"]) if "refused_by" in entry else None,
+    )
+
+
+def _is_settled(document: Document, checkpoints: Iterable[Checkpoint]) -> bool:
+    """Whether the numbered event of this record is published; a process without a checkpoint has left nothing."""
+    process, number = document["numbered"]["process"], document["numbered"]["number"]
+    return all(each.settles(number) for each in checkpoints if each.process == process)
 
 
 class OutboxStatus(NamedTuple):
@@ -140,21 +157,28 @@ class OutboxCollection:
     """The field with the sequence of the record's last event."""
     last: ClassVar[str] = "last_event"
     """The field that tells when that event was: its id, or a time."""
+    numbers: ClassVar[bool] = False
+    """Whether inserted records are numbered, so that their first event needs no clearing."""
 
     def __init__(self, mongo: Mongo, announce: Announce = announce_nothing) -> None:
         self._mongo = mongo
         self._announce = announce
         self._inserts = batched_inserts(lambda: mongo.grouped(self.name))
         self._finds = batched_finds(lambda: mongo.grouped(self.name))
-        mongo.want(self.name, (*self.indexes, *OUTBOX_INDEXES), self.retired)
+        self._checkpoints = Checkpoints(mongo, self.name) if self.numbers else None
+        own = (*self.indexes, *NUMBERED_INDEXES) if self.numbers else self.indexes
+        mongo.want(self.name, (*own, *OUTBOX_INDEXES), self.retired)
 
     async def _read(self, key: str) -> Document | None:
         return await self._finds.submit(key)
 
     async def _insert(self, document: Document, event: PendingEvent) -> None:
         """Insert a record with its first event, batched with others. Its id must be random: see `batched_inserts`."""
-        document["pending"], document["pending_since"] = [entry_of(event)], event.at
-        await self._inserts.submit(document)
+        if self._checkpoints is not None and self._checkpoints.may_number and event.sealed is None:
+            await self._checkpoints.insert(document, entry_of(event))
+        else:
+            document["pending"], document["pending_since"] = [entry_of(event)], event.at
+            await self._inserts.submit(document)
         self._announce(self, event)
 
     async def _insert_named(self, document: Document, event: PendingEvent) -> None:
@@ -219,9 +243,79 @@ class OutboxCollection:
             )
             return [event async for document in cursor for event in _events(document, _is_unpublished)]
 
+    async def abandoned(self, before: datetime, limit: int) -> Sequence[PendingEvent]:
+        """Numbered events committed before `before` that no checkpoint settles, of at most `limit` records.
+
+        Read with majority concern, as by `pending`. Deletes checkpoints that have settled everything for long.
+        """
+        if self._checkpoints is None:
+            return []
+        checkpoints = await self._checkpoints.all()
+        if not checkpoints:
+            return []
+        async with outage_is_unavailability():
+            self._mongo.indexed(self.name)  # without the index, all records would be read
+            query = unsettled(checkpoints, **{"numbered.event.at": {"$lt": before}})
+            cursor = self._mongo.majority(self.name).find(query, {"numbered": 1}).limit(limit)
+            found = [_event(document, document["numbered"]["event"]) async for document in cursor]
+        if not found:
+            await self._checkpoints.delete_idle(checkpoints, before)
+        return found
+
+    async def adopt(self, events: Sequence[PendingEvent]) -> None:
+        """Move numbered events to the pending ones of their records, where `pending` finds them. Idempotent."""
+        await self._adopt([(event.id, event.owner) for event in events])
+
+    async def give_up(self, after: timedelta, is_known: Callable[[str], bool], limit: int) -> int:
+        """Adopt up to `limit` numbered events of this process that are older than `after` and not `is_known`; how many.
+
+        Such an event is neither published nor to be published by this process, as when its insert's caller was
+        cancelled. Its number would keep the checkpoint open for ever.
+        """
+        if self._checkpoints is None:
+            return 0
+        if found := self._checkpoints.given_up(after.total_seconds(), is_known, limit):
+            await self._adopt([(each.event_id, each.owner) for each in found])
+        await self._checkpoints.renew()
+        return len(found)
+
+    async def _adopt(self, events: Sequence[tuple[str, str]]) -> None:
+        """Of pairs of event id and owner."""
+        if not events or self._checkpoints is None:
+            return
+        pending: Document = {"$concatArrays": [["$numbered.event"], {"$ifNull": ["$pending", []]}]}
+        pipeline: list[Document] = [{"$set": {"pending": pending, "numbered": "$$REMOVE"}}, {"$set": _SUMMARY}]
+        ids, owners = zip(*events, strict=True)
+        async with outage_is_unavailability():
+            query = {"_id": {"$in": list(owners)}, "numbered.event.id": {"$in": list(ids)}}
+            await self._mongo.grouped(self.name).update_many(query, pipeline)
+        await self._checkpoints.settle(ids)
+
+    async def purgeable(self, now: datetime, limit: int) -> Sequence[str]:
+        """Ids of up to `limit` numbered records whose time is over and whose events are all published."""
+        return await self._checkpoints.purgeable(now, limit) if self._checkpoints is not None else ()
+
+    async def purge(self, keys: Sequence[str], now: datetime) -> None:
+        """Leave these records to the TTL index, unless they have changed meanwhile."""
+        if self._checkpoints is not None:
+            await self._checkpoints.purge(keys, now)
+
     async def backlog(self) -> tuple[int, datetime | None]:
         """How many records have unpublished events that no queue has refused, and since when the oldest waits."""
-        return await self._waiting("pending_since")
+        records, oldest = await self._waiting("pending_since")
+        checkpoints = await self._checkpoints.all() if self._checkpoints is not None else ()
+        if not checkpoints:
+            return records, oldest
+        async with outage_is_unavailability():
+            self._mongo.indexed(self.name)  # without the index, all records would be read
+            pipeline = [
+                {"$match": unsettled(checkpoints)},
+                {"$group": {"_id": None, "records": {"$sum": 1}, "oldest": {"$min": "$numbered.event.at"}}},
+            ]
+            for numbered in await self._mongo.majority(self.name).aggregate(pipeline).to_list(None):
+                records += numbered["records"]
+                oldest = min(oldest or numbered["oldest"], numbered["oldest"])
+        return records, oldest
 
     async def refusals(self) -> tuple[int, datetime | None]:
         """How many records have events that a queue has refused, and when the oldest of these was committed."""
@@ -241,6 +335,8 @@ class OutboxCollection:
 
         Their notifications do not wait for that queue: `awaiting_handover` returns them.
         """
+        if self._checkpoints is not None:
+            await self.adopt(events)
         ids = [event.id for event in events]
         refused = {"$mergeObjects": ["$$this", {"refused_by": refused_by.value}]}
         marked = {"$map": {"input": "$pending", "in": {"$cond": [{"$in": ["$$this.id", ids]}, refused, "$$this"]}}}
@@ -269,7 +365,14 @@ class OutboxCollection:
     async def unpublished(self, key: str) -> Sequence[PendingEvent]:
         """The events of this record that are not confirmed as published, in their order; refused ones included."""
         document = await self._read(key)
-        return [] if document is None else list(_events(document, lambda entry: "sent_at" not in entry))
+        if document is None:
+            return []
+        waiting = list(_events(document, lambda entry: "sent_at" not in entry))
+        if (numbered := document.get("numbered")) and self._checkpoints is not None:
+            checkpoint = await self._checkpoints.of(numbered["process"])
+            if checkpoint is not None and not checkpoint.settles(numbered["number"]):
+                waiting.insert(0, _event(document, numbered["event"]))
+        return waiting
 
     async def refused_by(self) -> frozenset[RefusedBy]:
         """The kinds of queues that have refused events which are still unpublished."""
@@ -285,7 +388,17 @@ class OutboxCollection:
         An event without a notification is removed from its record. One with a notification (`sealed`) stays until it is
         `handed_over`, so that no notification is lost if the broker loses its disk. A record without events may be
         purged from now on.
+
+        A numbered event stays: the checkpoint of this process tells that it is published.
         """
+        checkpoints = self._checkpoints
+        in_records = [event for event in events if checkpoints is None or not checkpoints.is_recent(event.id)]
+        if in_records:
+            await self._clear_in_records(in_records)
+        if checkpoints is not None:
+            await checkpoints.settle([event.id for event in events])
+
+    async def _clear_in_records(self, events: Sequence[PendingEvent]) -> None:
         await self._clear(events)
 
     async def _clear(self, events: Sequence[PendingEvent], also: Document | None = None) -> int:
@@ -356,23 +469,33 @@ class OutboxCollection:
             query = self._made(since, until)
             cursor = self._mongo.majority(self.name).find(query, self._status_fields, batch_size=batch)
             while found := await cursor.to_list(batch):
-                yield [self._status(document) for document in found]
+                yield await self._statuses(found)
 
     async def outbox_statuses_of(self, keys: Sequence[str]) -> Sequence[OutboxStatus]:
         """The status of these records."""
         async with outage_is_unavailability():
             query = {"_id": {"$in": list(keys)}}
             found = await self._mongo.majority(self.name).find(query, self._status_fields).to_list(None)
-        return [self._status(document) for document in found]
+        return await self._statuses(found)
+
+    async def _statuses(self, documents: Sequence[Document]) -> Sequence[OutboxStatus]:
+        # After the records: what is published meanwhile counts as published, as if the records were read later.
+        numbered = self._checkpoints is not None and any("numbered" in document for document in documents)
+        checkpoints = await self._checkpoints.all() if self._checkpoints is not None and numbered else ()
+        return [self._status(document, checkpoints) for document in documents]
 
     @property
     def _status_fields(self) -> Document:
-        fields = (self.counter, "before", self.last, "pending.id", "pending.body", "pending.sent_at")
+        fields = [self.counter, "before", self.last, "pending.id", "pending.body", "pending.sent_at"]
+        fields += [f"numbered.{name}" for name in ("process", "number", "event.id", "event.body")]
         return dict.fromkeys(fields, 1)
 
-    def _status(self, document: Document) -> OutboxStatus:
+    def _status(self, document: Document, checkpoints: Sequence[Checkpoint]) -> OutboxStatus:
         status = OutboxStatus(document["_id"], document.get("before", 0), document[self.counter], document[self.last])
-        if pending := document.get("pending"):
+        pending = document.get("pending", [])
+        if "numbered" in document and not _is_settled(document, checkpoints):
+            pending = [document["numbered"]["event"], *pending]
+        if pending:
             unsent = [orjson.loads(entry["body"]) for entry in pending if "sent_at" not in entry]
             return status._replace(
                 unpublished=[int(event["sequence"]) for event in unsent], carried=[entry["id"] for entry in pending]

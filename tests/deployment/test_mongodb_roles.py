@@ -70,7 +70,7 @@ def collections() -> list[str]:
     """Every collection of the store, and one that is none of its."""
     mongo = Mongo("mongodb://127.0.0.1/", DATABASE)
     Store.over(mongo, KeyRing({0: bytes(KEY_BYTES)}, 0), announce_nothing)
-    return sorted({name for name, _, _ in mongo._wanted} | {"leases", "usage", "elsewhere"})
+    return sorted({name for name, _, _ in mongo._wanted} | {"leases", "checkpoints", "usage", "elsewhere"})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from pymongo import monitoring
 from libs.bus.port import Message
 from libs.bus.rabbit.bus import RabbitBus
 from libs.bus.rabbit.publisher import Confirmation
+from libs.store.checkpoints import Checkpoints
 from libs.store.clients import Clients
 from libs.store.deliveries import Deliveries
 from libs.store.grants import Grants
@@ -161,6 +162,16 @@ def _is_sealed(message: Message) -> bool:
     return message.id.endswith(":n")
 
 
+def _checkpoint_due(fuse: Fuse, inner: Callable[..., Awaitable[Any]]) -> Any:
+    async def settle(self: Checkpoints, event_ids: Iterable[str]) -> Any:
+        settled = list(event_ids)
+        if any(map(self.is_recent, settled)):
+            fuse.passed()
+        return await inner(self, settled)
+
+    return settle
+
+
 def _confirmation_unseen(fuse: Fuse) -> None:
     inner = Confirmation.set_result
 
@@ -212,6 +223,16 @@ POINTS = {
     ),
     "confirmed": Point("7", "both copies confirmed, before the event is cleared", _before(OutboxCollection, "_clear")),
     "cleared": Point("8", "the event cleared", _after(OutboxCollection, "_clear", _anything)),
+    "checkpoint-due": Point(
+        "7", "confirmed, before the checkpoint says so", _wrapped(Checkpoints, "settle", _checkpoint_due), 8
+    ),
+    "checkpoint-written": Point("8", "the checkpoint written", _after(Checkpoints, "settle", _anything)),
+    "adopted": Point(
+        "4",
+        "what another left moved to the pending events of the records, before it is published",
+        _after(OutboxCollection, "adopt", _anything),
+        1,
+    ),
     "leading": Point(
         "4", "leading the sweep of what another left, before publishing it", _after(OutboxCollection, "lead"), 1
     ),

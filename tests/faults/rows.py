@@ -401,10 +401,18 @@ CRASHES: tuple[Row, ...] = (
     _crash_row("token-2", "public-copy-only"),
     _crash_row("token-2", "confirmed"),
     _crash_row("token-2", "cleared"),
+    _crash_row("token-2", "checkpoint-due"),
+    _crash_row("token-2", "checkpoint-written"),
     Row(
         "sweeper leading",
         f"token dies as at committed; then another dies: {POINTS['leading'].what}",
         armed=(("token-2", "committed"), *((name, "leading") for name in SWEEPERS)),
+        during=leader_died,
+    ),
+    Row(
+        "sweeper adopted",
+        f"token dies as at checkpoint-due; then another dies: {POINTS['adopted'].what}",
+        armed=(("token-2", "checkpoint-due"), *((name, "adopted") for name in SWEEPERS)),
         during=leader_died,
     ),
     _crash_row("authorization-1", "committed"),

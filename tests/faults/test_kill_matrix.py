@@ -96,12 +96,17 @@ TOGETHER = (
         ),
     ),
     Row(
+        "confirmed, and in no checkpoint",
+        "events",
+        crashes=(("token-1", "checkpoint-due"), ("token-2", "checkpoint-written")),
+    ),
+    Row(
         "failed and to be tried again",
         "webhooks",
         crashes=(("notifier-1", "failure-recorded"), ("notifier-2", "claimed")),
         troubles=(FAILING,),
     ),
-    *_named("sweeper leading", "revocation reacted"),
+    *_named("sweeper leading", "sweeper adopted", "revocation reacted"),
     Row("receivers in trouble", "each in another kind", troubles=tuple(TROUBLES.values()), flawless=True),
     Row("mongodb in trouble", "step-down, primary killed, all killed", during=mongodb_troubled),
     Row("rabbitmq in trouble", "killed, away, frozen", during=rabbitmq_troubled, flawless=True, kills_broker=True),

@@ -15,9 +15,9 @@ from tests.notifications import answering, api_to, notifier, receiver, token_eve
 from tests.services.system import System, open_system
 
 TESTED = {"revocation", "management", "event_log", "notifier", "catalog", "token-grants", "event-stream"}
-VOLATILE = {"pending", "pending_since", "handover_since", "purge_at"}
+VOLATILE = {"pending", "numbered", "pending_since", "handover_since", "purge_at"}
 """Fields that the outbox changes while a test compares records."""
-PASSING = {"leases", "batches"}
+PASSING = {"leases", "batches", "checkpoints"}
 """Collections with transient state of processes."""
 
 

@@ -496,7 +496,11 @@ async def test_a13_a_definition_may_set_an_override_itself(system: System, behin
 # Database reads
 
 
-FIND = {"op": "query", **{f"command.filter.{name}": {"$exists": False} for name in ("pending_since", "refused_since")}}
+FIND = {
+    "op": "query",
+    "command.readConcern.level": {"$ne": "majority"},
+    **{f"command.filter.{name}": {"$exists": False} for name in ("pending_since", "refused_since")},
+}
 """Without the outbox's own queries."""
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -64,11 +64,37 @@ class Shelf:
         self.leads = True
         self.asked = 0
         self.clearings = 0
+        self.numbered: dict[str, PendingEvent] = {}
+        """Events that another process has left without moving them to the pending ones."""
+        self.over: list[str] = []
+        """Keys of records that are to be purged."""
+        self.given_up: list[str] = []
+        """Ids of events that this process numbered and shall give up if the outbox does not know them."""
 
     async def pending(self, before: datetime, limit: int) -> Sequence[PendingEvent]:
         self._fail()
         waiting = (event for event in self.events.values() if event.at < before and event.refused_by is None)
         return sorted(waiting, key=lambda event: event.at)[:limit]
+
+    async def abandoned(self, before: datetime, limit: int) -> Sequence[PendingEvent]:
+        found = (event for event in self.numbered.values() if event.at < before)
+        return sorted(found, key=lambda event: event.at)[:limit]
+
+    async def adopt(self, events: Sequence[PendingEvent]) -> None:
+        for event in events:
+            self.events[event.id] = self.numbered.pop(event.id)
+
+    async def give_up(self, after: timedelta, is_known: Callable[[str], bool], limit: int) -> int:
+        found = [each for each in self.given_up if not is_known(each)][:limit]
+        self.given_up = [each for each in self.given_up if each not in found]
+        return len(found)
+
+    async def purgeable(self, now: datetime, limit: int) -> Sequence[str]:
+        assert now == NOW
+        return self.over[:limit]
+
+    async def purge(self, keys: Sequence[str], now: datetime) -> None:
+        self.over = [key for key in self.over if key not in keys]
 
     async def clear(self, events: Sequence[PendingEvent]) -> None:
         self.clearings += 1
@@ -432,6 +458,71 @@ async def test_one_process_sweeps_at_a_time() -> None:
         shelf.leads = True
         await eventually(lambda: not shelf.events)
         assert len(world.subscriber.messages) == 1
+
+
+async def test_what_a_dead_process_numbered_is_adopted_and_published() -> None:
+    """Batch by batch, by the leader, if it is old enough and this process does not publish it itself."""
+    left = [event(OLD) for _ in range(module.BATCH + 44)]
+    young, mine = event(NOW), event(OLD)
+    world, shelf = World(), Shelf()
+    shelf.numbered = {each.id: each for each in (*left, young, mine)}
+    shelf.leads = False
+    world.subscriber.free.clear()
+    world.outbox.watch(shelf)
+    async with opened(world):
+        world.outbox.announce(shelf, mine)
+        await eventually(lambda: shelf.asked >= 9)
+        assert len(shelf.numbered) == len(left) + 2
+        shelf.leads = True
+        await eventually(lambda: shelf.numbered.keys() == {young.id, mine.id})
+        world.subscriber.free.set()
+        await eventually(lambda: not shelf.events)
+        assert sorted(world.subscriber.ids()) == sorted([*(each.id for each in left), mine.id])
+
+
+async def test_numbered_events_are_adopted_while_the_bus_is_away() -> None:
+    """They are kept from being purged, and published when the bus works."""
+    left = event(OLD)
+    world, shelf = World(), Shelf()
+    shelf.numbered = {left.id: left}
+    await world.outbox.open()
+    world.outbox.watch(shelf)
+    await eventually(lambda: shelf.events.keys() == {left.id})
+    await world.bus.open()
+    await eventually(lambda: not shelf.events)
+    assert world.subscriber.ids() == [left.id]
+    await world.outbox.close()
+    await world.bus.close()
+
+
+async def test_an_event_that_this_process_does_not_publish_is_given_up() -> None:
+    """Those that wait to be published are not."""
+    waiting = event()
+    world, shelf = World(), Shelf(waiting)
+    world.subscriber.free.clear()
+    world.outbox.watch(shelf)
+    shelf.given_up = [*(f"evt_{number}" for number in range(module.BATCH + 1)), waiting.id]
+    async with opened(world):
+        world.outbox.announce(shelf, waiting)
+        await eventually(lambda: shelf.given_up == [waiting.id])
+        before = shelf.asked
+        await eventually(lambda: shelf.asked >= before + 4)  # at least one more sweep
+        assert shelf.given_up == [waiting.id]
+        world.subscriber.free.set()
+
+
+async def test_records_whose_time_is_over_are_purged_by_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch by batch, until none is left."""
+    monkeypatch.setattr(module, "PURGE_INTERVAL", 0.01)
+    world, shelf = World(), Shelf()
+    shelf.over = [f"record-{number}" for number in range(module.PURGE_BATCH + 1)]
+    shelf.leads = False
+    world.outbox.watch(shelf)
+    async with opened(world):
+        await eventually(lambda: shelf.asked >= 9)
+        assert len(shelf.over) == module.PURGE_BATCH + 1
+        shelf.leads = True
+        await eventually(lambda: not shelf.over)
 
 
 async def test_the_backlog_is_measured() -> None:
@@ -810,6 +901,28 @@ async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -
         async with asyncio.timeout(2):
             await world.outbox.close()
         assert shelf.events.keys() == {committed.id}
+        world.subscriber.free.set()
+
+
+@pytest.mark.parametrize("failure", [TemporarilyUnavailable("away"), RuntimeError("broken")], ids=["away", "broken"])
+async def test_closing_gives_up_what_was_not_published(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """It is then pending like every event; a collection that fails does not keep others from it."""
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.1)
+    committed = event()
+    shelf, broken = Shelf(committed), Shelf(name="broken")
+    shelf.given_up = [committed.id, *(f"evt_{number}" for number in range(module.BATCH))]
+
+    async def fails(*_: object) -> int:
+        raise failure
+
+    async with opened(World()) as world:
+        world.outbox.watch(broken)
+        world.outbox.watch(shelf)
+        world.subscriber.free.clear()
+        world.outbox.announce(shelf, committed)
+        monkeypatch.setattr(broken, "give_up", fails)
+        await world.outbox.close()
+        assert shelf.given_up == []
         world.subscriber.free.set()
 
 
