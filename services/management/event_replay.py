@@ -9,7 +9,7 @@ from contracts.events import VENDOR
 from contracts.reconciliation import RecordedEvent
 from libs.event_encoding import first_event_id, moment_of, sequence_text
 from libs.store.recorded_events import KEPT, RecordedEvents
-from services.management.stream_subscribers import EventFilter, StreamedEvent, streamed
+from services.management.stream_subscribers import EventFilter, streamed
 
 LATE = timedelta(seconds=60)
 """How long after it happened an event may be stored and still be found: it is published first, then recorded."""
@@ -55,13 +55,19 @@ class EventReplay:
             self._sent.add(event_id)
         return True
 
-    async def missed(self) -> AsyncIterator[StreamedEvent]:
-        """The events that are stored now and have not been sent, the oldest first. Raises TemporarilyUnavailable."""
+    async def missed(self) -> AsyncIterator[bytes]:
+        """The events that are stored now and have not been sent, as frames, the oldest first.
+
+        Between them the place that was reached: so a client that wants few of many events sees that the stream goes
+        on, and continues from there. Raises TemporarilyUnavailable.
+        """
         while found := await self._events.following(self._after, PAGE):
             for event in found:
                 if self._wanted.matches_event(event.type, event.api_id) and self.is_new(event.id):
-                    yield streamed(_cloud_event(event))
+                    yield streamed(_cloud_event(event)).frame
             self._after = found[-1].id
+            if len(found) == PAGE:
+                yield b"id: %b\n\n" % self._after.encode()
         self._after = min(self._after, self._late)
 
 

@@ -138,8 +138,8 @@ class EventStream:
                 await self._write(response, event.frame)
 
     async def _send_missed(self, response: web.StreamResponse, replay: EventReplay) -> None:
-        async for event in replay.missed():
-            await self._write(response, event.frame)
+        async for frame in replay.missed():
+            await self._write(response, frame)
 
     async def _write(self, response: web.StreamResponse, frame: bytes) -> None:
         async with asyncio.timeout(self.write_within):

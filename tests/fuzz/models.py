@@ -155,7 +155,7 @@ QUERIES: Mapping[str, Document] = {
     "authorize": _CODE,
     "listTokens": {"page": "1"},
     "listTokensOnShortPath": {"page": "2"},
-    "streamEvents": {"types": "token.*,grant.revoked", "api_id": "REAL_API_ID"},
+    "streamEvents": {"types": "token.*,grant.revoked", "api_id": "REAL_API_ID", "from": "REAL_NOW"},
     "listEvents": {**_WHEN, "types": "token.*,grant.revoked", "api_id": "REAL_API_ID", "limit": "2", "after": "evt_0"},
     "reconcileEvents": {"from": "REAL_NOW"},
     "getClientUsage": {**_WHEN, "per": "day", "api_id": "REAL_API_ID", "limit": "2", "after": "2026-05-04.a.b"},

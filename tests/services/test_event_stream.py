@@ -21,7 +21,7 @@ from libs.bus.port import Delivery, Exchange, Message
 from libs.event_encoding import new_event_id
 from libs.http.operations import add_operations
 from libs.runtime import Deps, new_application, new_deps
-from services.management import event_stream
+from services.management import event_replay, event_stream
 from services.management import stream_subscribers as subscribers_module
 from services.management.event_stream import EventStream
 from services.management.settings import ManagementSettings
@@ -311,6 +311,19 @@ async def test_e6_a_subject_that_is_kept_once_is_in_the_data_too(system: System)
         while (event := (await seen(response))[1])["subject"] != policy.policy_id:
             pass
         assert event["data"]["policy_id"] == policy.policy_id
+
+
+async def test_e6_a_long_search_tells_how_far_it_is(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ids that belong to no event, so that a client whose connection is lost meanwhile continues from there."""
+    monkeypatch.setattr(event_replay, "PAGE", 2)
+    party = await system.party()
+    for _ in range(3):
+        await party.tokens()
+    query = f"?api_id={party.api.api_id}"
+    await stored(system, f"{query}&types=token.new", 3)
+    async with continued(system, f"{query}&types=policy.deleted&from=2026-01-01T00:00:00Z") as (_, response):
+        (line,) = await lines(response)
+        assert line.startswith("id: evt_")
 
 
 async def test_e6_a_client_that_was_away_for_too_long_is_told(system: System) -> None:
