@@ -92,10 +92,10 @@ class RecordedEvents:
             return wanted, None
         return wanted, seen["_id"]
 
-    async def following(self, after: str, limit: int) -> Sequence[RecordedEvent]:
-        """At most so many events whose ids sort after this one, the oldest first."""
+    async def following(self, after: str, before: str, limit: int) -> Sequence[RecordedEvent]:
+        """At most so many events whose ids sort between these, the oldest first."""
         async with outage_is_unavailability():
-            cursor = self._mongo[self.name].find({"_id": {"$gt": after}}, {"batch": 0}, hint="_id_")
+            cursor = self._mongo[self.name].find({"_id": {"$gt": after, "$lt": before}}, {"batch": 0}, hint="_id_")
             found = await cursor.sort("_id", ASCENDING).limit(limit).to_list(None)
         return [RecordedEvent.model_validate({**document, "id": document["_id"]}) for document in found]
 

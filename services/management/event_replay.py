@@ -13,6 +13,8 @@ from services.management.stream_subscribers import EventFilter, streamed
 
 LATE = timedelta(seconds=60)
 """How long after it happened an event may be stored and still be found: it is published first, then recorded."""
+YOUNG = timedelta(seconds=2)
+"""Events that are younger than this are on their way to the client, whole; so they are not looked for again."""
 PAGE = 1000
 SOURCE = "urn:tokenwire:event_log"
 """The `source` of a stored event, which has no more `data` than what is kept of it."""
@@ -55,13 +57,14 @@ class EventReplay:
             self._sent.add(event_id)
         return True
 
-    async def missed(self) -> AsyncIterator[bytes]:
-        """The events that are stored now and have not been sent, as frames, the oldest first.
+    async def missed(self, until: datetime | None = None) -> AsyncIterator[bytes]:
+        """The events before this moment that are stored and have not been sent, as frames, the oldest first.
 
         Between them the place that was reached: so a client that wants few of many events sees that the stream goes
         on, and continues from there. Raises TemporarilyUnavailable.
         """
-        while found := await self._events.following(self._after, PAGE):
+        before = first_event_id(until) if until is not None else _END
+        while found := await self._events.following(self._after, before, PAGE):
             for event in found:
                 if self._wanted.matches_event(event.type, event.api_id) and self.is_new(event.id):
                     yield streamed(_cloud_event(event)).frame
@@ -91,4 +94,6 @@ def _cloud_event(event: RecordedEvent) -> bytes:
     )
 
 
+_END = "evt_g"
+"""Sorts after every event id."""
 _DATA = {"api_id", "client_id", "grant_id", "reason", "actor"}

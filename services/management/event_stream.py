@@ -24,7 +24,7 @@ from libs.http.operations import operator_operation
 from libs.http.security_headers import SECURITY_HEADERS
 from libs.oauth.errors import TemporarilyUnavailable
 from libs.store.recorded_events import RecordedEvents
-from services.management.event_replay import EventReplay
+from services.management.event_replay import YOUNG, EventReplay
 from services.management.stream_subscribers import STEMS, EventFilter, StreamSubscriber, StreamSubscribers
 
 HEARTBEAT_SECONDS = 15.0
@@ -32,7 +32,7 @@ HEARTBEAT_SECONDS = 15.0
 WRITE_WITHIN_SECONDS = 10.0
 """A client that reads nothing for so long is disconnected."""
 RECONNECT_MILLISECONDS = 2000
-LOOK_AGAIN = (0.0, 1.0, 5.0, 15.0, 30.0)
+LOOK_AGAIN = (3.0, 8.0, 18.0, 35.0)
 """Seconds after a replay at which events are looked for that were published before it and recorded after it."""
 
 _PATTERN = re.compile(r"[a-z_*#]+(\.[a-z_*#]+)*")
@@ -128,7 +128,7 @@ class EventStream:
                         return
                     await self._write(response, b": still here\n\n")
                 elif replay is not None:
-                    await self._send_missed(response, replay)
+                    await self._send_missed(response, replay, self.now() - YOUNG)
                     del looks[0]
                     replay = replay if looks else None  # it remembers what was sent
                 continue
@@ -137,8 +137,10 @@ class EventStream:
             if replay is None or replay.is_new(event.id):
                 await self._write(response, event.frame)
 
-    async def _send_missed(self, response: web.StreamResponse, replay: EventReplay) -> None:
-        async for frame in replay.missed():
+    async def _send_missed(
+        self, response: web.StreamResponse, replay: EventReplay, until: datetime | None = None
+    ) -> None:
+        async for frame in replay.missed(until):
             await self._write(response, frame)
 
     async def _write(self, response: web.StreamResponse, frame: bytes) -> None:
