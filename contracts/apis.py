@@ -283,3 +283,19 @@ class ImportQuery(AdminRequest):
     """True: import the definition although it contains protections of Tyk's that Tokenwire does not enforce."""
     dry_run: bool = False
     """True: answer as the import would, and write nothing."""
+
+
+class ApiDeletion(Response):
+    """GET /api/apis/{api_id}/deletion: what is left of an API that was deleted, or would end if it were."""
+
+    api_id: str
+    exists: bool
+    """Whether there is an API with this id: not deleted, or created again since."""
+    deleted_at: Moment | None = None
+    """Absent if the API exists, or never did, or was deleted more than a hundred days ago."""
+    client_apps: int
+    """Client apps that are registered on it. All counts end at 10001."""
+    grants: int
+    """Grants that no revocation has ended, expired ones included."""
+    deliveries: int
+    """Webhook deliveries that are pending; those of a deleted API are discarded when they are due."""

@@ -12,6 +12,8 @@ MOST_PAGES = 100
 """Pages that are counted and can be requested by number; the records after them are reached with `after`."""
 MOST_SEARCHED = 5000
 """Records among which one request of a search looks; its `next` continues after them."""
+MOST_CLIENTS_SEARCHED = 2000
+"""Client apps among which one request of a search looks: their metadata has to be read."""
 MOST_AT_ONCE = 500
 """Records of a list that is requested without pages."""
 
@@ -31,6 +33,14 @@ class ApiQuery(PageQuery):
     q: Name = ""
     """Only APIs whose id, name or listen path contains this text, in any letter case; empty: all. Not with `p`. A page
     may have fewer than 100 APIs, or none, and still a `next`."""
+
+
+class ClientQuery(PageQuery):
+    """Which page of the client apps, and which of them."""
+
+    q: Name = ""
+    """Only client apps whose id, name, description, redirect URIs or metadata (as JSON) contain this text, in any
+    letter case; empty: all. Not with `p`. A page may have fewer than 100 client apps, or none, and still a `next`."""
 
 
 class TokenPageQuery(AdminRequest):

@@ -18,13 +18,20 @@ from contracts.events import (
     DeletedClientData,
     Event,
 )
-from contracts.pages import PAGE_SIZE
+from contracts.pages import MOST_CLIENTS_SEARCHED, PAGE_SIZE
 from libs import client_secrets
 from libs.encryption import CannotDecrypt, KeyRing
 from libs.event_encoding import EventContext
 from libs.oauth.registrations import registered_on, registrations_of, with_registration, without_registration
 from libs.store.mongo import Document, outage_is_unavailability
 from libs.store.records import Page, Records, Reencryption, Tombstone
+
+
+_SEARCHED = {
+    f"{place}{name}": 1
+    for place in ("", "others.")
+    for name in ("api_id", "name", "description", "redirect_uris", "meta_data")
+}
 
 
 def _data(client: Client) -> ClientData:
@@ -83,6 +90,36 @@ class Clients(Records[Client]):
         """`page` of the clients of an API, seen from it."""
         page = await self._page({"api_id": api_id}, "living_of_api", number, after)
         return Page(_all_on(api_id, page.records), page.pages, page.next)
+
+    async def search(self, text: str, api_id: str | None, after: str | None = None) -> Page[Client]:
+        """The clients after the id `after` that have the text in what people know of them, in any letter case.
+
+        With `api_id`, only those of that API, seen from it. Looks among MOST_CLIENTS_SEARCHED at most: a page may have
+        fewer than PAGE_SIZE, and still a `next`.
+        """
+        query: Document = {"deleted": False, "_id": {"$gt": after or ""}}
+        index = "living" if api_id is None else "living_of_api"
+        query |= {} if api_id is None else {"api_id": api_id}
+        wanted, found, last, looked = text.casefold(), [], None, 0
+        async with outage_is_unavailability():
+            cursor = self._mongo.indexed(self.name).find(query, _SEARCHED, hint=index).sort("_id", 1)
+            async for document in cursor.limit(MOST_CLIENTS_SEARCHED + 1):
+                if len(found) == PAGE_SIZE or looked == MOST_CLIENTS_SEARCHED:
+                    break
+                looked, last = looked + 1, document["_id"]
+                if wanted in _known_text(document, api_id).casefold():
+                    found.append(last)
+            else:
+                last = None
+        page = await self._part({"deleted": False, "_id": {"$in": found}}, "living", PAGE_SIZE)
+        records = page.records if api_id is None else _all_on(api_id, page.records)
+        return Page(records, page.pages, last)
+
+    async def count_of_api(self, api_id: str, most: int) -> int:
+        """How many client apps are registered on the API; up to `most`."""
+        query = {"api_id": api_id, "deleted": False}
+        async with outage_is_unavailability():
+            return await self._mongo.indexed(self.name).count_documents(query, limit=most, hint="living_of_api")
 
     async def of_api_until(self, api_id: str, until: datetime | None, after: str = "") -> Sequence[Client]:
         """Up to PAGE_SIZE clients of an API with ids after `after`, created up to `until` (None: at any time).
@@ -185,3 +222,14 @@ def _encoded(registration: Registration) -> Document:
 
 def _all_on(api_id: str, clients: Sequence[Client]) -> Sequence[Client]:
     return [there for client in clients if (there := registered_on(client, api_id)) is not None]
+
+
+def _known_text(document: Document, api_id: str | None) -> str:
+    """What a search looks at, of all registrations or of the one on this API."""
+    first = {**document, "api_id": document["api_id"][0]} if document.get("others") else document
+    registrations = [each for each in (first, *document.get("others", ())) if api_id in {None, each["api_id"]}]
+    texts = [document["_id"]]
+    for each in registrations:
+        meta_data = each["meta_data"].decode() if each["meta_data"] != b"{}" else ""
+        texts += [each["name"], each["description"], *each["redirect_uris"], meta_data]
+    return "\n".join(texts)

@@ -176,6 +176,12 @@ class Deliveries(OutboxCollection):
             for start in range(0, len(apis), at_once)
         ]
 
+    async def count_pending_of_api(self, api_id: str, most: int) -> int:
+        """How many pending deliveries an API has; up to `most`."""
+        query = {"api_id": api_id, "state": DeliveryState.PENDING.value}
+        async with outage_is_unavailability():
+            return await self._mongo.indexed(self.name).count_documents(query, limit=most, hint="api_state")
+
     async def agenda(self) -> Mapping[str, datetime]:
         """For each API, when its first pending delivery may be claimed; one index step per API."""
         pipeline: list[Document] = [

@@ -297,6 +297,12 @@ class Grants(OutboxCollection):
             hint = "of_subject" if of_subject else "of_client"
             return await collection.count_documents(wanted, limit=most, hint=hint)
 
+    async def count_unended_of_api(self, api_id: str, most: int) -> int:
+        """How many grants of an API no revocation has ended, expired or not; up to `most`."""
+        query = {"api_id": api_id, "state": {"$in": _UNENDED}}
+        async with outage_is_unavailability():
+            return await self._mongo.indexed(self.name).count_documents(query, limit=most, hint="of_api")
+
     async def unended_of_subject(self, subject: str, until: datetime, batch: int) -> AsyncIterator[Sequence[str]]:
         """The same as `unended_of_client`, for the grants that one user authorized."""
         query = {"subject": subject, "state": {"$in": _UNENDED}, "created_at": {"$lte": until}}

@@ -219,6 +219,11 @@ class Records(OutboxCollection, Generic[M]):
             found = await cursor.skip((number - 1) * PAGE_SIZE).limit(1).to_list(None)
         return {**query, "_id": {"$gte": found[0]["_id"]} if found else {"$in": []}}
 
+    async def deleted_at(self, key: str) -> datetime | None:
+        """When the record was deleted; None if it was not, or its tombstone is gone."""
+        tombstone = await self._tombstone(key)
+        return tombstone.deleted_at if tombstone else None
+
     async def _tombstone(self, key: str) -> Tombstone | None:
         document = await self._read(key)
         return Tombstone(document["version"], document["deleted_at"]) if document and document["deleted"] else None

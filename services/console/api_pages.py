@@ -81,7 +81,7 @@ async def save_import(visit: Visit) -> web.StreamResponse:
             media_type="application/octet-stream",
         )
     except CallRefused as refused:
-        if refused.status not in {400, 409}:
+        if refused.status not in {400, 409, 413}:
             raise
         return visit.page("api_import.html", refused.status, text=text, problem_text=refused.message, view=None)
     return visit.done("The API was imported. Next, register a client app.", f"/apis/{_id_in(saved)}")

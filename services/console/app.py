@@ -33,7 +33,7 @@ from services.console.session_cookies import PATH, SessionCookies
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import SignIn
 from services.console.static_files import PREFIX, StaticFiles
-from services.console.visits import Page, Visits
+from services.console.visits import LARGEST_DEFINITION_FORM, LARGEST_FORM, Page, Visits
 
 PAGES: Mapping[str, Page] = {
     **overview.PAGES,
@@ -52,6 +52,8 @@ PAGES: Mapping[str, Page] = {
     **reference_page.PAGES,
 }
 """Method and path of every page and action, below /console."""
+_WITH_DEFINITIONS = {*designer_pages.PAGES, *api_pages.PAGES}
+"""Pages whose forms have definitions in them."""
 _PART = re.compile(r"\{(\w+)\}")
 """A part of a path. Unlike the router's own, it may have braces, as client ids and the names of users may."""
 
@@ -76,7 +78,8 @@ def install(
     console.router.add_post("/sign-out", visits.page(sign_in.sign_out))
     for route, page in PAGES.items():
         method, _, path = route.partition(" ")
-        console.router.add_route(method, _PART.sub(r"{\1:[^/]+}", path), visits.page(page))
+        largest = LARGEST_DEFINITION_FORM if route in _WITH_DEFINITIONS else LARGEST_FORM
+        console.router.add_route(method, _PART.sub(r"{\1:[^/]+}", path), visits.page(page, largest))
     app.router.add_get(PATH, _to_the_overview)
     app.add_subapp(PATH, console)
 

@@ -25,11 +25,16 @@ _SHOWN_TOKENS = 50
 
 
 async def list_clients(visit: Visit) -> web.StreamResponse:
-    """GET /clients: all, or those of one API."""
-    api_id = visit.query.get("api_id", "")
+    """GET /clients?api_id=…&q=…: all, or those of one API; all, or those with this text in what is known of them."""
+    api_id, query = visit.query.get("api_id", ""), {name: visit.query.get(name, "").strip() for name in ("q", "after")}
     path = f"/api/apis/oauth/{segment(api_id)}" if api_id else "/api/clients"
-    found = await visit.api.get(ClientList, path, {"after": visit.query.get("after", "")})
-    return visit.page("client_list.html", rows=found.apps, next=found.next, api_id=api_id)
+    try:
+        found, problem = await visit.api.get(ClientList, path, query), ""
+    except CallRefused as refused:
+        if refused.status != 400:
+            raise
+        found, problem = ClientList(apps=[], pages=0), refused.message
+    return _listed(visit, found, api_id, query["q"], problem)
 
 
 async def find_client(visit: Visit) -> web.StreamResponse:
@@ -45,9 +50,21 @@ async def find_client(visit: Visit) -> web.StreamResponse:
             raise
         found = await visit.api.get(ClientList, f"/api/clients/{segment(client_id.strip())}")
     if len(found.apps) > 1:
-        return visit.page("client_list.html", rows=found.apps, next=None, api_id="")
+        return _listed(visit, found, "", "")
     (only,) = found.apps
     return go_to(visit.link(f"/apis/{segment(only.api_id)}/clients/{segment(only.client_id)}"))
+
+
+def _listed(visit: Visit, found: ClientList, api_id: str, text: str, problem: str = "") -> web.Response:
+    return visit.page(
+        "client_list.html",
+        400 if problem else 200,
+        rows=found.apps,
+        next=found.next,
+        api_id=api_id,
+        q=text,
+        problem_text=problem,
+    )
 
 
 async def show_client(visit: Visit) -> web.StreamResponse:
@@ -154,11 +171,34 @@ async def revoke_all(visit: Visit) -> web.StreamResponse:
     return visit.done("All tokens of this client app were revoked.", _place(visit))
 
 
+async def confirm_token(visit: Visit) -> web.StreamResponse:
+    """GET /apis/{api_id}/clients/{client_id}/revoke-token?token=…&grant_id=…: the token by its public id."""
+    token, grant_id = visit.query.get("token", ""), visit.query.get("grant_id", "")
+    return visit.page(
+        "confirm.html",
+        title="Revoke this access token?",
+        lines=[
+            f"The access token {token} stops working at once. This cannot be undone.",
+            "The grant goes on: a refresh token still gets a new access token. To end it, too, revoke the grant.",
+        ],
+        fields=[],
+        hidden={"token": token, "grant_id": grant_id},
+        problem_text="",
+        action="Revoke the token",
+        dangerous=True,
+        back=visit.link(_after_revocation(visit, grant_id)),
+    )
+
+
 async def revoke_token(visit: Visit) -> web.StreamResponse:
-    """POST /apis/{api_id}/clients/{client_id}/revoke-token."""
+    """POST /apis/{api_id}/clients/{client_id}/revoke-token: back to the page of the grant, if it came from there."""
     path = f"/api/apis/oauth/{segment(visit.named('client_id'))}/revoke"
     await visit.api.change("POST", path, {"token": visit.form.get("token", "")}, service=Service.REVOCATION)
-    return visit.done("The token was revoked.", _place(visit))
+    return visit.done("The token was revoked.", _after_revocation(visit, visit.form.get("grant_id", "")))
+
+
+def _after_revocation(visit: Visit, grant_id: str) -> str:
+    return f"/grants/{segment(grant_id)}" if grant_id else _place(visit)
 
 
 async def confirm_deletion(visit: Visit) -> web.StreamResponse:
@@ -290,6 +330,7 @@ PAGES: Mapping[str, Page] = {
     f"POST {_CLIENT}/rotate": needs(Permission.WRITE, rotate),
     f"GET {_CLIENT}/revoke": needs(Permission.REVOKE, confirm_revocation),
     f"POST {_CLIENT}/revoke": needs(Permission.REVOKE, revoke_all),
+    f"GET {_CLIENT}/revoke-token": needs(Permission.REVOKE, confirm_token),
     f"POST {_CLIENT}/revoke-token": needs(Permission.REVOKE, revoke_token),
     f"GET {_CLIENT}/delete": needs(Permission.WRITE, confirm_deletion),
     f"POST {_CLIENT}/delete": needs(Permission.WRITE, delete),

@@ -239,6 +239,7 @@ def _own_fields(own: str) -> list[Field]:
         _text("refresh_reuse", own, "refreshReuse"),
         _choice_of_three("anonymous_grants", own, "anonymousGrants"),
         _flag("shared_secret_header", own, "sharedSecretHeader", default=True),
+        _flag("method_override", own, "methodOverride", oauth=False),
     ]
 
 
@@ -380,6 +381,7 @@ def _place_oas(place: str) -> list[Field]:
 _OAS: Sequence[Field] = (
     Field("name", _text("name", _TYK, "info", "name").read, _write_name_oas, oauth=False),
     _flag("active", _TYK, "info", "state", "active", default=True, oauth=False),
+    _flag("internal", _TYK, "info", "state", "internal", oauth=False),
     _text("listen_path", _TYK, "server", "listenPath", "value", oauth=False),
     _flag("strip_listen_path", _TYK, "server", "listenPath", "strip", oauth=False),
     _text("upstream_url", _TYK, "upstream", "url", oauth=False),
@@ -444,6 +446,7 @@ def _write_scopes_classic(document: Document, value: str) -> None:
 _CLASSIC: Sequence[Field] = (
     _text("name", "name", oauth=False),
     _flag("active", "active", default=True, oauth=False),
+    _flag("internal", "internal", oauth=False),
     _text("listen_path", "proxy", "listen_path", oauth=False),
     _flag("strip_listen_path", "proxy", "strip_listen_path", oauth=False),
     _text("upstream_url", "proxy", "target_url", oauth=False),

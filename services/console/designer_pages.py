@@ -27,7 +27,7 @@ _NOT_ACCEPTED = (
     "Nothing was saved: the definition has protections that would not be enforced. Accept that with the box below, or "
     "go back and remove them."
 )
-_REFUSALS = {400, 409}
+_REFUSALS = {400, 409, 413}
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ async def revoke_user(visit: Visit) -> web.StreamResponse:
 
 
 async def _list(visit: Visit, problem: str = "") -> web.Response:
-    query = {name: visit.query.get(name, "") for name in _FILTERS}
+    query = visit.filters(*_FILTERS)
     try:
         found = await visit.api.get(GrantList, "/api/grants", query)
     except CallRefused as refused:

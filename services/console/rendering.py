@@ -32,7 +32,7 @@ def duration(length: timedelta | float) -> str:
     """A duration in its largest unit that it is a multiple of: `14 d`, `90 min`."""
     seconds = int(length.total_seconds() if isinstance(length, timedelta) else length)
     size, unit = next((size, unit) for size, unit in _UNITS if seconds % size == 0 and (seconds >= size or size == 1))
-    return f"{seconds // size} {unit}"
+    return f"{seconds // size}\N{NO-BREAK SPACE}{unit}"
 
 
 def pretty(value: object) -> str:

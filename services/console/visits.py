@@ -34,11 +34,22 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "same-origin",
 }
 """Of every page. Any page may show something that only this operator may see, so none is ever stored."""
+LARGEST_FORM = 2 * 1024 * 1024
+LARGEST_DEFINITION_FORM = 8 * 1024 * 1024
+"""Bytes. A definition has at most one MiB as the services take it; indented, beside its draft, it is a few times as
+large. The edge allows a little more (edge/routes.conf)."""
 _OWN_PATH = re.compile(r"/console(?:/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?(?:\?[^\\\s#]*)?")
+_LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d)?")
 _UPWARDS = re.compile(r"[^?]*/(?:\.|%2e){1,2}(?:[/?]|$)", re.IGNORECASE)
 """A path that browsers shorten, so that it may lead out of the console."""
 
 log = structlog.get_logger("console")
+
+
+_TOO_LARGE = (
+    "The form is larger than {} MiB, so nothing of it was read or changed. Go back in your browser to shorten it; a "
+    "definition of up to one MiB can also be sent to the management API as it is: tokenwire apis import."
+)
 
 
 class WrongForm(Exception):
@@ -63,6 +74,14 @@ class Visit:
         """The parameters of the URL, without empty ones."""
         return {name: value for name, value in self.request.query.items() if value}
 
+    def filters(self, *names: str) -> dict[str, str]:
+        """The parameters of these names as the services take them; empty ones for those that the URL does not have.
+
+        A time without a zone, as browsers' fields have it, is UTC.
+        """
+        given = {name: self.query.get(name, "").strip() for name in names}
+        return {name: f"{value}Z" if _LOCAL_TIME.fullmatch(value) else value for name, value in given.items()}
+
     def named(self, name: str) -> str:
         """A part of the path."""
         return self.request.match_info[name]
@@ -86,11 +105,11 @@ class Visit:
         """The URL of this page with other parameters; None removes one."""
         merged = {**self.query, **changes}
         given = {name: value for name, value in merged.items() if value}
-        return self.request.path + (f"?{urlencode(given)}" if given else "")
+        return self.request.rel_url.raw_path + (f"?{urlencode(given)}" if given else "")
 
     def page(self, template: str, status: int = 200, **model: Any) -> web.Response:
         """The page that this template makes of the model."""
-        context = {"visit": self, "here": self.request.path, **model}
+        context = {"visit": self, "here": self.request.rel_url.raw_path, **model}
         response = aiohttp_jinja2.render_template(template, self.request, context, status=status)
         if self.session.message:
             self.session = self.session.model_copy(update={"message": ""})
@@ -123,7 +142,7 @@ class Visits:
     cookies: SessionCookies
     calls: ServiceCalls
 
-    def page(self, page: Page) -> Handler:
+    def page(self, page: Page, largest_form: int = LARGEST_FORM) -> Handler:
         """The handler of a page or an action: it runs for a signed-in operator, a POST only with the CSRF token."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -143,7 +162,7 @@ class Visits:
             visit = Visit(request, session, api, operator)
             request[_VISIT] = visit
             if request.method == hdrs.METH_POST:
-                await self._read_form(visit)
+                await self._read_form(visit, largest_form)
             response = await page(visit)
             if not response.prepared and (visit.session is not session or self.cookies.is_due(session)):
                 self.cookies.write(response, visit.session)
@@ -151,9 +170,9 @@ class Visits:
 
         return handle
 
-    async def _read_form(self, visit: Visit) -> None:
+    async def _read_form(self, visit: Visit, largest: int) -> None:
         require_same_origin(visit.request)
-        visit.form, visit.files = await read_form(visit.request)
+        visit.form, visit.files = await read_form(visit.request, largest)
         if not hmac.compare_digest(visit.form.get("csrf", "").encode(), visit.session.csrf.encode()):
             raise web.HTTPForbidden(reason="The form is too old or did not come from this page. Load the page again.")
 
@@ -196,13 +215,16 @@ def require_same_origin(request: web.Request) -> None:
         raise web.HTTPForbidden(reason="This form did not come from the console. Nothing was changed.")
 
 
-async def read_form(request: web.Request) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The fields and the text of the files of a form. Raises HTTPBadRequest, HTTPRequestTimeout."""
+async def read_form(request: web.Request, largest: int = LARGEST_FORM) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The fields and the text of the files of a form of at most `largest` bytes.
+
+    Raises HTTPBadRequest, HTTPRequestTimeout, HTTPRequestEntityTooLarge.
+    """
     fields: dict[str, str] = {}
     files: dict[str, str] = {}
     try:
         async with asyncio.timeout(BODY_WITHIN):
-            sent = await request.post()
+            sent = await request.clone(client_max_size=largest).post()
         for name, value in sent.items():
             if isinstance(value, web.FileField):
                 files[name] = value.file.read().decode()
@@ -211,6 +233,8 @@ async def read_form(request: web.Request) -> tuple[Mapping[str, str], Mapping[st
                 fields[name] = f"{fields[name]}\n{value}" if name in fields else value
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="The form did not arrive in time. Send it again.") from None
+    except web.HTTPRequestEntityTooLarge as error:
+        raise web.HTTPRequestEntityTooLarge(largest, largest, reason=_TOO_LARGE.format(largest // 2**20)) from error
     except (ValueError, UnicodeDecodeError, LookupError) as error:
         raise web.HTTPBadRequest(reason="The form, or a file in it, is not UTF-8 text.") from error
     return fields, files
@@ -248,7 +272,7 @@ def _error(request: web.Request, status: int, message: str) -> web.Response:
     status = 404 if status == 405 else status
     context = {
         "visit": request.get(_VISIT),
-        "here": request.path,
+        "here": request.rel_url.raw_path,
         "status": status,
         "title": _TITLES.get(status, "Something went wrong"),
         "message": message,

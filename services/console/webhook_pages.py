@@ -13,12 +13,12 @@ from services.console.service_calls import CallRefused, ServicesAway, segment
 from services.console.visits import Page, Visit, needs
 
 _DELIVERIES = "/api/notifications/deliveries"
-_FILTERS = ("api_id", "client_id", "state", "after")
+_FILTERS = ("api_id", "client_id", "state", "from", "to", "after")
 
 
 async def list_deliveries(visit: Visit) -> web.StreamResponse:
     """GET /webhooks?api_id=…&client_id=…&state=…"""
-    query = {name: visit.query.get(name, "") for name in _FILTERS}
+    query = visit.filters(*_FILTERS)
     problem = ""
     try:
         found = await visit.api.get(DeliveryList, _DELIVERIES, query, Service.NOTIFIER)

@@ -48,8 +48,8 @@ class Analytics:
     )
     async def clients(self, request: web.Request) -> web.Response:
         """GET /api/analytics/clients?api_id=…&client_id=…&from=…&to=…&per=…"""
-        query = _query(request, UsageQuery)
-        since, until = self._span(query.since, query.until)
+        query = usage_query(request, UsageQuery)
+        since, until = span(query.since, query.until, self.now())
         try:
             async with asyncio.timeout(TIMEOUT):
                 found = await self.usage.sums(query, hour_of(since), until)
@@ -74,20 +74,23 @@ class Analytics:
     )
     async def over_time(self, request: web.Request) -> web.Response:
         """GET /api/analytics/usage?api_id=…&from=…&to=…&per=…"""
-        query = _query(request, UsageOverTimeQuery)
-        since, until = self._span(query.since, query.until)
+        query = usage_query(request, UsageOverTimeQuery)
+        since, until = span(query.since, query.until, self.now())
         found = await self.usage.over_time(query, hour_of(since), until)
         return as_it_is(found.model_dump_json(by_alias=True).encode())
 
-    def _span(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-        until = until or self.now()
-        since = since or until - DEFAULT_LENGTH
-        if since >= until:
-            raise BadRequest("from: must be before `to`")
-        return since, until
+
+def span(since: datetime | None, until: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+    """The time of a report, with defaults for what the query leaves out. Raises BadRequest."""
+    until = until or now
+    since = since or until - DEFAULT_LENGTH
+    if since >= until:
+        raise BadRequest("from: must be before `to`")
+    return since, until
 
 
-def _query(request: web.Request, model: type[Q]) -> Q:
+def usage_query(request: web.Request, model: type[Q]) -> Q:
+    """The parameters of the request as this model. Raises BadRequest."""
     if len(request.query) != len(set(request.query)):
         raise BadRequest("a parameter is repeated")
     return model.model_validate(dict(request.query))

@@ -9,6 +9,7 @@ from libs.passwords import PasswordHasher
 from libs.runtime import Deps
 from libs.settings import Environment
 from services.management.analytics import Analytics
+from services.management.api_deletion import ApiDeletionEndpoint
 from services.management.api_reports import ApiReports
 from services.management.apis import ApiEndpoints
 from services.management.audit_log import AuditLogEndpoint
@@ -27,6 +28,7 @@ from services.management.resource_owners import ResourceOwnerEndpoints
 from services.management.settings import ClientSecrets, ManagementSettings
 from services.management.signing_secrets import SigningSecrets
 from services.management.stream_subscribers import StreamSubscribers
+from services.management.summary_endpoint import SummaryEndpoint
 from services.management.tyk_clients import TykClientEndpoints
 from services.management.tyk_definitions import TykApiEndpoints, TykPolicyEndpoints
 from services.management.tyk_keys import TykKeyEndpoints
@@ -47,6 +49,8 @@ OPERATIONS = operations_of(
     GrantSearch,
     TimelineEndpoint,
     ConfigLintEndpoint,
+    SummaryEndpoint,
+    ApiDeletionEndpoint,
 )
 TYK_GATEWAY_OPERATIONS = operations_of(
     TykClientEndpoints,
@@ -84,6 +88,7 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         TykKeyEndpoints(users),
         TykProcessEndpoints(deps.health),
     )
+    lint = ConfigLintEndpoint(store, deps.keys, settings.environment is Environment.PRODUCTION, deps.now)
     search = GrantSearch(store.grants, deps.catalog, deps.token_format, deps.now)
     for endpoint in (
         apis,
@@ -94,12 +99,14 @@ def install(app: web.Application, settings: ManagementSettings, deps: Deps) -> N
         OperatorEndpoints(store.operators, store.audit_log, event_context),
         events,
         Analytics(store.usage, deps.now),
+        SummaryEndpoint(store.usage, store.audit_log, lint, deps.now),
+        lint,
         AuditLogEndpoint(store.audit_log),
         SigningSecrets(store.apis, event_context),
         ApiReports(store.apis),
         search,
         TimelineEndpoint(search, store),
-        ConfigLintEndpoint(store, deps.keys, settings.environment is Environment.PRODUCTION, deps.now),
+        ApiDeletionEndpoint(store),
         *(translations if settings.tyk_gateway_api else ()),
     ):
         add_operations(app, endpoint, access.require)

@@ -1,7 +1,7 @@
 """/api/apis/oauth/{api_id}[/{client_id}]: register, list, read, update and delete client apps, rotate their secrets."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,8 +23,9 @@ from contracts.clients import (
     SecretRotation,
 )
 from contracts.error_bodies import Envelope
-from contracts.operations import RequestBody, ResponseSpec
+from contracts.operations import Parameters, RequestBody, ResponseSpec
 from contracts.operators import Operator, Permission
+from contracts.pages import ClientQuery
 from libs import client_secrets
 from libs.access import permits
 from libs.encryption import CannotDecrypt, KeyRing
@@ -36,17 +37,20 @@ from libs.oauth.errors import TemporarilyUnavailable
 from libs.oauth.registrations import registered_on, registrations_of, with_registration
 from libs.store.mongo import Conflict
 from libs.store.optimistic import retry_on_conflict
+from libs.store.records import Page
 from libs.store.store import Store
 from services.management.client_mapping import changes_of, client_view, new_client, require_declared, rotated_secrets
 from services.management.reference_checks import require_policies
 from services.management.registration_retries import RegistrationRetries
 from services.management.request_bodies import read_document, read_document_if_any
-from services.management.success_responses import PAGE, document, enveloped, list_of, listed
+from services.management.success_responses import document, enveloped, list_of, listed
 
 # Other services have operations below /api/apis/oauth/{client_id}/. In one process all are on the same router, so this
 # pattern must not match theirs.
 _CLIENT = "/api/apis/oauth/{api_id}/{client_id}"
 _CLIENT_PATTERN = {"client_id": "(?!(?:tokens|revoke|revoke_all|authorize-client)/?$)[^/]+"}
+
+_PAGE_OR_SEARCH = Parameters(model=ClientQuery)
 
 MOST_REGISTRATIONS = 200
 """APIs of one client. Its tokens on all of them are listed with one query."""
@@ -152,8 +156,9 @@ class ClientEndpoints:
         Permission.READ,
         tag="Client apps",
         summary="List an API's clients",
-        description="Secrets are included only if they are stored and the operator has `write`.",
-        parameters=PAGE,
+        description="`q` selects by what is known of them. Secrets are included only if they are stored and the "
+        "operator has `write`.",
+        parameters=_PAGE_OR_SEARCH,
         response=list_of(ClientList),
         errors=(400, 404),
     )
@@ -161,9 +166,14 @@ class ClientEndpoints:
         """GET /api/apis/oauth/{api_id}."""
         operator = operator_of(request)
         api = await self._api(request)
-        page = await listed(request, partial(self.store.clients.page_of_api, api.api_id))
+        text = _searched(request)
+        of_api = partial(self.store.clients.page_of_api, api.api_id)
+        page = await listed(request, self._search(text, api.api_id) if text else of_api)
         apps = [self._view(client, operator) for client in page.records]
         return document(ClientList(apps=apps, pages=page.pages, next=page.next), page.headers)
+
+    def _search(self, text: str, api_id: str | None) -> Callable[[int | None, str | None], Awaitable[Page[Client]]]:
+        return lambda _, after: self.store.clients.search(text, api_id, after)
 
     @operator_operation(
         "GET",
@@ -173,15 +183,16 @@ class ClientEndpoints:
         tag="Client apps",
         summary="List the clients of all APIs",
         description="A page is of a hundred clients; each is listed once for every API on which it is registered. "
-        "Secrets are included only if they are stored and the operator has `write`.",
-        parameters=PAGE,
+        "`q` selects by what is known of them. Secrets are included only if they are stored and the operator has `write`.",
+        parameters=_PAGE_OR_SEARCH,
         response=list_of(ClientList),
         errors=(400,),
     )
     async def list_all(self, request: web.Request) -> web.Response:
         """GET /api/clients."""
         operator = operator_of(request)
-        page = await listed(request, self.store.clients.page)
+        text = _searched(request)
+        page = await listed(request, self._search(text, None) if text else self.store.clients.page)
         apps = [view for client in page.records for view in self._views(client, operator)]
         return document(ClientList(apps=apps, pages=page.pages, next=page.next), page.headers)
 
@@ -387,3 +398,11 @@ def _require_use(api: Api, registration: ClientRegistration) -> None:
     """Raises BadRequest if the client would be useless: it could neither get tokens here nor introspect any."""
     if api.oauth is None and not (registration.resource_server and api.auth_token):
         raise BadRequest("this API issues no tokens: OAuth is not enabled")
+
+
+def _searched(request: web.Request) -> str:
+    """The text that the list is searched for; empty without a search. Raises ValidationError, BadRequest."""
+    text = ClientQuery.model_validate({"q": request.query.get("q", "")}).q
+    if text and "p" in request.query:
+        raise BadRequest("p: it cannot be combined with `q`; continue with `after`, the `next` of the page before")
+    return text

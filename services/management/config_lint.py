@@ -61,17 +61,21 @@ class ConfigLintEndpoint:
         if len(request.query) != len(set(request.query)):
             raise BadRequest("a parameter is repeated")
         query = LintQuery.model_validate(dict(request.query))
+        report = await self.report(query.limit, timedelta(seconds=query.max_age))
+        return as_it_is(report.model_dump_json().encode())
+
+    async def report(self, limit: int, max_age: timedelta) -> LintReport:
+        """The report with the `limit` most severe findings; an earlier one, unless it is older than `max_age`."""
         async with self._one_at_a_time:
-            made = await self._current(timedelta(seconds=query.max_age))
+            made = await self._current(max_age)
         findings = sorted_findings(made.report.findings)
-        report = LintReport(
+        return LintReport(
             as_of=made.at,
-            findings=[LintFinding.model_validate(finding.fields) for finding in findings[: query.limit]],
+            findings=[LintFinding.model_validate(finding.fields) for finding in findings[:limit]],
             counts=Counter(finding.severity for finding in findings),
             records=made.report.records,
             complete=made.report.complete,
         )
-        return as_it_is(report.model_dump_json().encode())
 
     async def _current(self, max_age: timedelta) -> _Made:
         now = self.now()

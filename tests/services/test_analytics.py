@@ -13,6 +13,7 @@ from libs.bus.rabbit import RabbitBus
 from libs.event_encoding import new_event_id
 from libs.store.recorded_events import RecordedEvents
 from libs.store.usage import UsageKey, hour_of, new_source
+from services.management import config_lint, summary_endpoint
 from services.reconciliation import recorder
 from tests.builders import make_operator, settle
 from tests.eventually import eventually
@@ -319,3 +320,37 @@ async def test_usage_over_time_is_the_sum_of_all_clients(system: System) -> None
     assert second[0] == 2 * first[0] == 4
     assert await rows(api_id="nowhere") == []
     assert (await system.operator("GET", path, params={"per": "total"})).status == 400
+
+
+async def test_the_summary_has_what_an_operator_looks_at_first(system: System) -> None:
+    """The usage as `getUsage` has it, the latest changes, and for `admin` alone what is weak."""
+    await story(await system.party())
+    await settle(system.deps)
+    query = {"to": after(system), "per": "hour"}
+    path, lint = "/api/analytics/summary", "/api/config-lint"
+    found = (await system.operator("GET", path, params=query)).body
+    assert found["usage"] == (await system.operator("GET", "/api/analytics/usage", params=query)).body
+    changes = (await system.operator("GET", "/api/audit", params={"limit": "8"})).body["entries"]
+    assert found["changes"] == changes
+    expected = (await system.operator("GET", lint, params={"limit": "5", "max_age": "900"})).body
+    assert found["weaknesses"] == expected
+    assert expected["findings"]
+    reader = system.call.with_key(await make_operator(system.deps, Permission.READ))
+    assert (await reader("GET", path, params=query)).body.keys() == {"usage", "changes"}
+    for wrong in ({"per": "total"}, {"from": after(system), "to": after(system)}, {"limit": "3"}):
+        assert (await system.operator("GET", path, params=wrong)).status == 400
+
+
+async def test_the_summary_does_not_wait_for_a_check_that_takes_long(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is returned without the weaknesses, and the next request gets them."""
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(summary_endpoint, "LINT_WITHIN", 0.05)
+        patched.setattr(config_lint.ConfigLintEndpoint, "_current", never)
+        assert "weaknesses" not in (await system.operator("GET", "/api/analytics/summary")).body
+    assert "weaknesses" in (await system.operator("GET", "/api/analytics/summary")).body

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 
 from contracts.operators import Permission
@@ -373,3 +374,72 @@ async def test_an_operator_who_only_reads_sees_no_action_of_the_designer(reader:
     for path in (f"{place}/replace", f"{place}/design", f"{place}/webhook-secrets", "/console/apis/new/save"):
         await reader.get(place)
         assert (await reader.post(path)).status == 403
+
+
+async def send_all_of(browser: Browser, path: str, fields: dict[str, str]) -> Seen:
+    """Send a form as browsers send those with `enctype="multipart/form-data"`."""
+    form = aiohttp.FormData(default_to_multipart=True)
+    for name, value in fields.items():
+        form.add_field(name, value)
+    assert browser.page is not None
+    form.add_field("csrf", browser.page.csrf)
+    async with browser.http.post(f"{browser.base}{path}", data=form) as response:
+        browser.page = Seen(response.status, response.headers, await response.text(), response.url)
+        return browser.page
+
+
+def large(size: int) -> dict[str, Any]:
+    """A definition of so many bytes, most of which are quotes and line ends when it is indented."""
+    document = api_document()
+    paths = {f"/{number}": {"get": {"operationId": f"o{number}", "responses": {}}} for number in range(size // 64)}
+    document["paths"] = paths
+    document["info"]["description"] = ""
+    document["info"]["description"] = "x" * (size - len(json.dumps(document, separators=(",", ":"))))
+    return document
+
+
+large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body")
+"""Of the test's own client."""
+
+
+@large_bodies
+async def test_a_definition_of_nearly_a_mebibyte_is_imported_designed_and_replaced(
+    admin: Browser, system: System
+) -> None:
+    """As large as the services take it: its form is larger, since it has the draft and the indented text."""
+    document = large(2**20 - 4096)
+    text = json.dumps(document, separators=(",", ":"))
+    await admin.get("/console/apis/import")
+    checked = await send_all_of(admin, "/console/apis/import", {"text": text})
+    assert (checked.status, 'enctype="multipart/form-data" action="/console/apis"' in checked.text) == (200, True)
+    saved = await send_all_of(admin, "/console/apis", {"text": text, "accept_unsupported": "1"})
+    assert "The API was imported" in saved.plain, saved.plain[:500]
+    place = saved.url.path
+    shown = await admin.get(f"{place}/design")
+    reviewed = await send_all_of(admin, f"{place}/design", form_of(shown, name="Large"))
+    assert "Replace the definition" in reviewed.plain, reviewed.plain[:500]
+    replaced = await send_all_of(admin, f"{place}/replace", {"draft": draft_in(reviewed)})
+    assert "The definition was replaced" in replaced.plain, replaced.plain[:500]
+    assert (await stored(system, place.rpartition("/")[2]))[TYK]["info"]["name"] == "Large"
+
+
+@large_bodies
+async def test_a_larger_definition_is_refused_in_the_form_that_has_it(admin: Browser) -> None:
+    """The services' limit is said beside the text, which stays; nothing is lost."""
+    text = json.dumps(large(2**20 + 4096), separators=(",", ":"))
+    await admin.get("/console/apis/import")
+    refused = await send_all_of(admin, "/console/apis", {"text": text})
+    assert (refused.status, "over 1048576 bytes" in refused.plain) == (413, True), refused.plain[:500]
+    assert text[:200] in html.unescape(refused.text)
+
+
+@large_bodies
+async def test_a_form_that_is_too_large_gets_a_page_that_says_so(admin: Browser) -> None:
+    """With the limit and what to do instead, for definitions and for other forms; nothing is changed."""
+    await admin.get("/console/apis/import")
+    refused = await send_all_of(admin, "/console/apis/import", {"text": "x" * (9 * 2**20)})
+    assert (refused.status, "larger than 8 MiB" in refused.plain) == (413, True), refused.plain
+    assert "tokenwire apis import" in refused.plain
+    await admin.get("/console/users/new")
+    refused = await admin.post("/console/users", {"username": "x" * (3 * 2**20)})
+    assert (refused.status, "larger than 2 MiB" in refused.plain) == (413, True), refused.plain

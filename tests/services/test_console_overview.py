@@ -11,12 +11,13 @@ from datetime import timedelta
 import pytest
 from aiohttp import web
 
+from contracts.audit_log import AuditLogEntry
 from contracts.operations import ANY_METHOD, Caller, Service
 from contracts.operators import Permission
 from contracts.webhooks import Attempt, DeliveryState
 from libs.bus.local import LocalBus
 from libs.runtime import Deps, new_application, new_deps, utc_now
-from services.console.overview import page_of
+from services.console.record_places import page_of_entry, page_of_place
 from services.console.reference_documents import events_of_document, operations_of_document
 from services.console.reference_page import LONGEST_BODY
 from services.console.service_calls import ServiceCalls
@@ -147,7 +148,32 @@ async def test_weak_records_are_shown_to_admins_with_their_remedy(mongodb_url: s
 )
 def test_a_finding_leads_to_its_record(place: str, path: str | None) -> None:
     """Each kind of place that a check names has a page, or none where there is no record."""
-    assert page_of(place) == path
+    assert page_of_place(place) == path
+
+
+@pytest.mark.parametrize(
+    ("action", "subject", "path"),
+    [
+        ("api.updated", "orders", "/apis/orders"),
+        ("client.secret_rotated", "a b?c", "/apis/orders/clients/a%20b%3Fc"),
+        ("policy.created", "gold", "/policies/gold"),
+        ("operator.key_rotated", "12ab", "/operators/12ab"),
+        ("resource_owner.updated", "alice", "/users/alice"),
+        ("user.tokens_revoked", "a&b", "/grants?subject=a%26b"),
+        ("grant.revoked", "g1", "/grants/g1"),
+        ("token.revoked", "g1", "/grants/g1"),
+        ("notification.redelivered", "evt_1", "/webhooks/evt_1"),
+        ("client.deleted", "app", None),
+        ("something.new", "x", None),
+    ],
+)
+def test_an_entry_of_the_audit_log_leads_to_its_record(action: str, subject: str, path: str | None) -> None:
+    """Each kind of record has a page, unless it was deleted."""
+    entry = AuditLogEntry(
+        id="evt_1", at=utc_now(), action=action, subject=subject, version=1, source="tests", api_id="orders"
+    )
+    assert page_of_entry(entry, admin=True) == path
+    assert page_of_entry(entry, admin=False) == (None if action.startswith("operator.") else path)
 
 
 # Webhooks
@@ -307,20 +333,26 @@ async def test_a_policy_says_who_has_it_and_what_it_allows(admin: Browser, syste
 
 
 async def test_the_progress_of_a_deletion_is_seen(admin: Browser, system: System) -> None:
-    """The grants that are left, and at the end none; before the deletion the page says that the API is still there."""
+    """What is left of every kind, and at the end nothing; before the deletion the page says that the API is there."""
     party = await system.party()
     await party.tokens()
     place = f"/console/apis/{party.api.api_id}"
     before = await admin.get(f"{place}/ending")
     assert "There is an API with this id" in before.plain
-    assert "in progress" in before.plain
-    assert "Active grants 1 left" in before.plain
+    assert "not deleted" in before.plain
+    assert "Client apps 1 left Grants, with their tokens 1 left Webhooks to send 0 left" in before.plain
+    await system.deps.store.deliveries.add(stored(party.api, utc_now()))
     await admin.get(f"{place}/delete")
     await admin.post(f"{place}/delete")
     await settle(system.deps)
+    sending = await admin.get(f"{place}/ending")
+    assert "in progress" in sending.plain
+    assert "Client apps 0 left Grants, with their tokens 0 left Webhooks to send 1 left Deleted" in sending.plain
+    assert 'data-refresh="2"' in sending.text
+    await system.deps.store.mongo["deliveries"].delete_many({"api_id": party.api.api_id})
     after = await admin.get(f"{place}/ending")
     assert "done" in after.plain
-    assert "Active grants none" in after.plain
+    assert "data-refresh" not in after.text
 
 
 # Reference

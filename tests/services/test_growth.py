@@ -253,6 +253,7 @@ def test_b8_every_list_of_the_contracts_is_checked() -> None:
 OTHERS = {
     "getClientUsage",
     "getUsage",
+    "getSummary",
     "listEvents",
     "reconcileEvents",
     "getGrantTimeline",
@@ -309,6 +310,18 @@ async def test_a_search_of_apis_looks_at_no_more_than_its_limit(world: World, mo
     async with measured(world, ("apis",), "/api/apis?q=no-such-name") as (profile, response):
         assert following_of(response) is not None
     assert profile.examined <= 2 * 50 + SLACK, profile.examined
+
+
+@pytest.mark.parametrize("of_api", [True, False])
+async def test_a_search_of_client_apps_looks_at_no_more_than_its_limit(
+    world: World, monkeypatch: pytest.MonkeyPatch, of_api: bool
+) -> None:
+    """The same for client apps, of which the metadata are searched, too."""
+    monkeypatch.setattr("libs.store.clients.MOST_CLIENTS_SEARCHED", 50)
+    path = f"/api/apis/oauth/{world.client.api_id}" if of_api else "/api/clients"
+    async with measured(world, ("clients",), f"{path}?q=no-such-name") as (profile, response):
+        assert following_of(response) is not None
+    assert profile.examined <= 51 + SLACK, profile.examined
 
 
 async def test_the_filters_of_grants_return_the_right_ones(world: World) -> None:
@@ -596,6 +609,33 @@ async def test_b8_the_config_lint_looks_at_a_bounded_number_of_records(world: Wo
     assert (response.body["records"]["clients"], response.body["records"]["policies"]) == (2000, 1000)
     assert len(response.body["findings"]) == 5
     assert profile.examined <= 2000 + 1000 + SLACK
+
+
+async def test_b8_what_is_left_of_an_api_is_counted_in_indexes_to_an_end(world: World) -> None:
+    """No document is examined, however many client apps, grants and deliveries the API has, and a count ends."""
+    store = world.system.deps.store
+    api_id = world.client.api_id
+    async with profiled(store.mongo, "clients", "grants", "deliveries") as profile:
+        response = await world.get(f"/api/apis/{api_id}/deletion")
+    assert response.body["exists"] is True
+    assert response.body["client_apps"] == await store.mongo["clients"].count_documents(
+        {"api_id": api_id, "deleted": False}
+    )
+    profile.require_indexed()
+    assert profile.examined <= SLACK
+    assert await store.clients.count_of_api(api_id, 5) == 5
+    unended = {"api_id": api_id, "state": {"$in": ["pending", "active"]}}
+    assert response.body["grants"] == await store.mongo["grants"].count_documents(unended) > 5
+    assert await store.grants.count_unended_of_api(api_id, 5) == 5
+
+
+async def test_b8_the_summary_reads_a_row_an_hour_and_a_few_changes(world: World) -> None:
+    """The latest eight changes by index, and the sums of all client apps rather than those of each."""
+    async with profiled(world.system.deps.store.mongo, "audit_log", "usage_hours", "usage_days") as profile:
+        response = await world.get("/api/analytics/summary?per=day")
+    assert len(response.body["changes"]) == 8
+    assert len(response.body["weaknesses"]["findings"]) == 5
+    assert profile.examined <= 9 + SLACK
 
 
 # Consequences of a deletion

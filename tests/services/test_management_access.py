@@ -65,6 +65,7 @@ ROUTES = {
     ("POST", "/api/operators/{operator_id}/rotate"): ADMIN,
     ("GET", "/api/apis/{api_id}/signing-secret"): WRITE,
     ("GET", "/api/apis/{api_id}/report"): READ,
+    ("GET", "/api/apis/{api_id}/deletion"): READ,
     ("POST", "/api/apis/{api_id}/signing-secret/rotate"): WRITE,
     ("GET", "/api/grants"): READ,
     ("GET", "/api/grants/{grant_id}"): READ,
@@ -72,6 +73,7 @@ ROUTES = {
     ("GET", "/api/grants/{grant_id}/timeline"): READ,
     ("GET", "/api/analytics/clients"): READ,
     ("GET", "/api/analytics/usage"): READ,
+    ("GET", "/api/analytics/summary"): READ,
     ("GET", "/api/audit"): READ,
     ("GET", "/api/config-lint"): ADMIN,
 }

@@ -756,3 +756,68 @@ async def test_c7_separator_and_length_of_secrets_are_settings(mongodb_url: str)
             assert (response.status, response.message) == (400, "secret: at least 6 characters are required")
         (secret, *_) = (await stored(service, client["client_id"])).secrets
         assert secret.short
+
+
+async def test_the_lists_are_searched_by_what_is_known_of_a_client(service: Management) -> None:
+    """By id, name, description, redirect URI and metadata, in any letter case and as text; of one API, or of all."""
+    word = unique("word")
+    api, other = await make_api(service.deps), await make_api(service.deps)
+    made = [
+        await make_client(service.deps, owner, **fields)
+        for owner, fields in (
+            (api, {"name": f"The {word.upper()}"}),
+            (api, {"description": f"(.*{word}"}),
+            (api, {"redirect_uris": (f"https://{word}.example.test/cb",)}),
+            (api, {"meta_data": {"team": {"mail": f"{word}@example.test"}}}),
+            (other, {"name": word}),
+            (api, {"name": "another"}),
+        )
+    ]
+    ids = [client.client_id for client, _ in made]
+
+    async def found(path: str, text: str) -> set[str]:
+        response = await service.reader("GET", path, params={"q": text})
+        assert response.status == 200, response.body
+        return {app["client_id"] for app in response.body["apps"]}
+
+    of_api = f"/api/apis/oauth/{api.api_id}"
+    assert await found("/api/clients", word) == set(ids[:5])
+    assert await found(of_api, word) == set(ids[:4])
+    assert await found(of_api, f"(.*{word}") == {ids[1]}
+    assert await found(of_api, ids[5].upper()) == {ids[5]}
+    assert await found(of_api, "") == set(ids[:4]) | {ids[5]}
+    for query in ({"q": "x" * 257}, {"q": word, "p": "2"}, {"q": word, "after": "nonsense"}):
+        assert (await service.reader("GET", of_api, params=query)).status == 400
+
+
+async def test_a_search_on_one_api_knows_only_its_registration(service: Management) -> None:
+    """A client of two APIs is found on each by what is registered there, and on all of them together by either."""
+    one, other = await make_api(service.deps), await make_api(service.deps)
+    client, secret = await make_client(service.deps, one, name="Desk")
+    also = {"client_id": client.client_id, "secret": secret, "client_name": "Counter"}
+    assert (await service.writer("POST", f"/api/apis/oauth/{other.api_id}", json=also)).status == 200
+
+    async def count(path: str, text: str) -> int:
+        return len((await service.reader("GET", path, params={"q": text})).body["apps"])
+
+    assert [await count(f"/api/apis/oauth/{one.api_id}", text) for text in ("desk", "counter")] == [1, 0]
+    assert [await count(f"/api/apis/oauth/{other.api_id}", text) for text in ("desk", "counter")] == [0, 1]
+
+
+async def test_a_search_of_clients_goes_on_with_its_cursor(
+    service: Management, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every match is found once, however far apart they are."""
+    monkeypatch.setattr("libs.store.clients.MOST_CLIENTS_SEARCHED", 3)
+    api = await make_api(service.deps)
+    names = ["x", "far", "x", "x", "x", "far", "x", "x"]
+    made = [(await make_client(service.deps, api, name=name))[0].client_id for name in names]
+    found: list[str] = []
+    query = {"q": "far"}
+    for _ in range(9):
+        body = (await service.reader("GET", f"/api/apis/oauth/{api.api_id}", params=query)).body
+        found += [app["client_id"] for app in body["apps"]]
+        if "next" not in body:
+            break
+        query = {"q": "far", "after": body["next"]}
+    assert found == sorted([made[1], made[5]])

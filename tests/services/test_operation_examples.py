@@ -165,6 +165,7 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("replaceOasApi", API, json=orders)
     await record("getSigningSecret", API)
     await record("getApiReport", API)
+    await record("getApiDeletion", API)
     await record("rotateSigningSecret", API, json={"overlap": 3600})
     right = {"api_id": "orders", "versions": ["Default"], "allowed_urls": [{"url": "^/orders", "methods": ["GET"]}]}
     policy = {"name": "Read orders", "access_rights": {"orders": right}, "rate": 100, "per": 60}
@@ -183,6 +184,7 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("previewPolicies", json={"api_id": "orders", "client_id": "orders-app"})
     await record("getPolicyUsage", {"policy_id": "read-orders"})
     await record("lintConfig", query={"limit": "3"})
+    await record("getSummary", query={"per": "day"})
     await record("editClient", CLIENT, json={"client_name": "Orders", "description": "The orders app"})
     rotated = await record("rotateClientSecret", CLIENT, json={"overlap": 3600})
     user, password = {"username": "alice"}, "correct horse battery staple"

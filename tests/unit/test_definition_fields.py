@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.apis import Api, DefinitionFormat, GrantType, RefreshReuse, TokenLocation
+from contracts.guards import Guards
+from libs.tyk.authentication import TokenwireSettings
 from libs.tyk.classic import read_classic
 from libs.tyk.definition_text import format_of
 from libs.tyk.oas import read_oas
+from libs.tyk.oas_members import ISSUING_SCHEME
 from services.console.definition_fields import WrongField, has_secret, new_definition, values_of, written
 from tests.unit.tyk_definitions import ABSENT, GUARDED_CLASSIC, GUARDED_OAS, GUARDED_VERSION, changed, definition
 
@@ -71,6 +74,8 @@ CHANGES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "listen-path": ({"listen_path": "/things/"}, {"listen_path": "/things/"}),
     "not-stripped": ({"strip_listen_path": ""}, {"strip_listen_path": False}),
     "upstream": ({"upstream_url": "https://u.example/"}, {"upstream_url": "https://u.example/"}),
+    "internal": ({"internal": "1"}, {"guards": Guards(internal=True)}),
+    "method-override": ({"method_override": "1", "anonymous_grants": "true"}, {"method_override": True}),
     "token-kept": ({"strip_authorization_data": ""}, {"strip_authorization_data": False}),
     "cookie": (
         {"cookie": "1", "cookie_name": "session"},
@@ -138,6 +143,42 @@ def test_each_oauth_value_changes_what_it_names_and_nothing_else(
     assert after == before.model_copy(
         update={"oauth": before.oauth.model_copy(update=expected), "definition": after.definition}
     )
+
+
+REVIEWED = {"acceptedUnsupported"}
+"""Settings that the page of the review decides."""
+ELSEWHERE = {"providers", "scopeCheck", "tokenExchange", "protectedResourceMetadata"}
+"""Members of a scheme that does not issue tokens here."""
+FILLED = {
+    **dict.fromkeys(("access_token_lifetime", "refresh_token_lifetime", "grant_lifetime", "code_lifetime"), "60"),
+    **dict.fromkeys(("header_name", "cookie_name", "query_name", "shared_secret"), "text"),
+    **{"login_url": "https://l.example/", "notifications_url": "https://n.example/", "refresh_reuse": "strict"},
+    **{"anonymous_grants": "true", "scopes": "read", "grants": "authorization_code", "shared_secret_header": ""},
+}
+
+
+@BOTH
+def test_the_form_has_every_setting_of_tokenwires_own(document: dict[str, Any]) -> None:
+    """The extension of a definition that was written with every value of the form names all that there are."""
+    shown = {name: value for name, value in values_of(document).items() if name != "issues_tokens"}
+    boxes = {name: "" if value == "1" else "1" for name, value in shown.items() if value in {"", "1"}}
+    own = "x-tokenwire" if "openapi" in document else "tokenwire"
+    scopes = [] if own == "tokenwire" else ["own"]  # a definition of OAS has them with its flows, and keeps these
+    before = {**document, own: {"scopes": scopes}} if scopes else document
+    made = written(before, values_of(before) | boxes | FILLED | {"scopes": "own\nread"})
+    assert made[own].keys() == {field.alias for field in TokenwireSettings.model_fields.values()} - REVIEWED
+
+
+def test_the_form_has_every_setting_of_a_scheme_that_issues_tokens() -> None:
+    """What the import reads of such a scheme in Tyk OAS is what the form writes."""
+    made = written(new_definition(DefinitionFormat.OAS), FILLED | dict.fromkeys(("name", "issues_tokens"), "1"))
+    known = ISSUING_SCHEME.known.keys() - ELSEWHERE - {"allowedAuthorizeTypes"}  # which an absent list allows
+    everything_on = dict.fromkeys(("header", "cookie", "query", "refresh_token"), "1")
+    full = written(made, values_of(made) | everything_on | {"shared_secret": "secret"})
+    (scheme,) = full[TYK]["server"]["authentication"]["securitySchemes"].values()
+    assert scheme.keys() == known
+    for name in ("header", "cookie", "query", "notifications"):
+        assert scheme[name].keys() == ISSUING_SCHEME.known[name].known.keys()
 
 
 @BOTH

@@ -44,12 +44,27 @@ for (const link of document.querySelectorAll("a[data-confirm]")) {
 
 for (const filter of document.querySelectorAll("[data-filters]")) {
   const table = document.getElementById(filter.dataset.filters);
-  if (!table || table.tBodies[0].rows.length < 8) continue;
+  if (!table) continue;
   filter.hidden = false;
   filter.querySelector("input").addEventListener("input", (event) => {
     const wanted = event.target.value.toLowerCase();
     for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
   });
 }
+
+// A part of the page that is loaded again every few seconds, until the new one no longer asks for it.
+function refreshLater(part) {
+  setTimeout(async () => {
+    const response = await fetch(location.href, { headers: { Accept: "text/html" } }).catch(() => null);
+    if (response?.redirected) return location.reload(); // the session has ended
+    const page = response?.ok && new DOMParser().parseFromString(await response.text(), "text/html");
+    const fresh = page && page.getElementById(part.id);
+    if (!fresh || document.hidden || part.contains(document.activeElement)) return refreshLater(part);
+    part.replaceWith(document.adoptNode(fresh));
+    if (fresh.dataset.refresh) refreshLater(fresh);
+  }, part.dataset.refresh * 1000);
+}
+
+for (const part of document.querySelectorAll("[data-refresh]")) refreshLater(part);
 
 showCopyButtons(document);
