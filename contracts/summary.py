@@ -3,7 +3,7 @@
 from contracts.audit_log import AuditLogEntry
 from contracts.base import Response
 from contracts.config_lint import LintReport
-from contracts.usage import UsageReport
+from contracts.usage import ClientUsage, UsageReport
 
 
 class Summary(Response):
@@ -11,6 +11,8 @@ class Summary(Response):
 
     usage: UsageReport
     """As GET /api/analytics/usage returns it."""
+    clients: list[ClientUsage] | None = None
+    """The usage of each client app on each API in this time, to the hour. Absent if more than ten have any."""
     changes: list[AuditLogEntry]
     """The latest eight changes, latest first."""
     weaknesses: LintReport | None = None

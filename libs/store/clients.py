@@ -26,7 +26,6 @@ from libs.oauth.registrations import registered_on, registrations_of, with_regis
 from libs.store.mongo import Document, outage_is_unavailability
 from libs.store.records import Page, Records, Reencryption, Tombstone
 
-
 _SEARCHED = {
     f"{place}{name}": 1
     for place in ("", "others.")
@@ -100,7 +99,8 @@ class Clients(Records[Client]):
         query: Document = {"deleted": False, "_id": {"$gt": after or ""}}
         index = "living" if api_id is None else "living_of_api"
         query |= {} if api_id is None else {"api_id": api_id}
-        wanted, found, last, looked = text.casefold(), [], None, 0
+        found: list[str] = []
+        wanted, last, looked = text.casefold(), None, 0
         async with outage_is_unavailability():
             cursor = self._mongo.indexed(self.name).find(query, _SEARCHED, hint=index).sort("_id", 1)
             async for document in cursor.limit(MOST_CLIENTS_SEARCHED + 1):

@@ -1,7 +1,7 @@
 """Charts of usage: the geometry of stacked bars, which the template draws as SVG."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -90,3 +90,26 @@ def _chart(title: str, keys: Sequence[str], periods: Sequence[datetime], counts:
 def _label(at: datetime, periods: Sequence[datetime]) -> str:
     daily = len(periods) > 1 and periods[1] - periods[0] >= timedelta(days=1)
     return at.strftime("%d %b" if daily else "%d %b %H:00")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The usage of one client app beside that of the others."""
+
+    usage: ClientUsage
+    widths: Mapping[str, float]
+    """For each number of SHARED, its share of the highest sum of a client app, in per cent."""
+
+
+SHARED = ("issued", "refreshed", "verified", "refused")
+
+
+def client_shares(rows: Iterable[ClientUsage]) -> Sequence[Share]:
+    """The busiest client app first."""
+    ordered = sorted(rows, key=_activity, reverse=True)
+    highest = _activity(ordered[0]) if ordered else 1
+    return [Share(row, {key: round(getattr(row, key) / max(1, highest) * 100, 2) for key in SHARED}) for row in ordered]
+
+
+def _activity(row: ClientUsage) -> int:
+    return sum(getattr(row, key) for key in SHARED)

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from contracts.event_list import EventList
 from contracts.events import EVENTS
 from libs.http.context import REQUEST_ID_HEADER, current
+from services.console.service_calls import CallRefused
 from services.console.visits import HEADERS, Page, Visit
 
 _TYPES = re.compile(r"[a-z_*#.,]{0,200}")
@@ -16,9 +18,24 @@ _API = re.compile(r"[A-Za-z0-9_-]{0,64}")
 
 
 async def follow(visit: Visit) -> web.StreamResponse:
-    """GET /events?types=…&api_id=…"""
-    types, api_id = visit.query.get("types", ""), visit.query.get("api_id", "")
-    return visit.page("events.html", types=types, api_id=api_id, names=_NAMES)
+    """GET /events?types=…&api_id=…: those that come, and below them those before, which need no scripts."""
+    query = visit.filters("types", "api_id", "after")
+    try:
+        before, problem = await visit.api.get(EventList, "/api/events", query), ""
+    except CallRefused as refused:
+        if refused.status != 400:
+            raise
+        before, problem = EventList(events=[]), refused.message
+    return visit.page(
+        "events.html",
+        400 if problem else 200,
+        types=query["types"],
+        api_id=query["api_id"],
+        names=_NAMES,
+        rows=before.events,
+        next=before.next,
+        problem_text=problem,
+    )
 
 
 async def stream(visit: Visit) -> web.StreamResponse:

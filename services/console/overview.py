@@ -11,7 +11,7 @@ from contracts.operators import Permission
 from contracts.reconciliation import ReconciliationReport
 from contracts.summary import Summary
 from libs.runtime import utc_now
-from services.console.charts import usage_charts
+from services.console.charts import client_shares, usage_charts
 from services.console.record_places import page_of_entry, page_of_place
 from services.console.service_calls import CallRefused
 from services.console.service_health import look
@@ -36,6 +36,7 @@ async def overview(visit: Visit) -> web.StreamResponse:
         span=span if span in SPANS else "24h",
         total=summary.usage.total,
         charts=usage_charts(summary.usage, summary.usage.clients),
+        clients=None if summary.clients is None else client_shares(summary.clients),
         changes=summary.changes,
         balance=balance,
         lag=_lag(balance),

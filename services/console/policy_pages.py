@@ -15,6 +15,12 @@ from services.console.visits import Page, Visit, WrongForm, needs
 
 _FIELDS = {"rate", "per", "quota_max", "quota_renewal_rate"}
 _EXAMPLE = '{\n  "<api id>": {}\n}'
+_NEW = {
+    "active": "1",
+    "access_rights": _EXAMPLE,
+    "text": '{\n  "name": "",\n  "active": true,\n  "access_rights": {\n    "<api id>": {}\n  }\n}',
+}
+"""The forms of a new policy."""
 
 
 async def list_policies(visit: Visit) -> web.StreamResponse:
@@ -59,33 +65,33 @@ async def _usage(visit: Visit) -> PolicyUsage:
 
 async def new_policy(visit: Visit) -> web.StreamResponse:
     """GET /policies/new."""
-    return _form(visit, {"active": "1", "access_rights": _EXAMPLE}, new=True)
+    return _form(visit, _NEW, new=True)
 
 
 async def add_policy(visit: Visit) -> web.StreamResponse:
-    """POST /policies."""
+    """POST /policies: from the fields, or from the text."""
     try:
-        document = _document(visit.form)
-        if visit.form.get("id"):
+        document = _text_or_fields(visit.form)
+        if "text" not in visit.form and visit.form.get("id"):
             document["id"] = visit.form["id"].strip()
         made = await visit.api.change("POST", "/api/portal/policies", document)
     except (CallRefused, WrongForm) as refused:
-        return _form(visit, visit.form, new=True, problem=_reason(refused))
+        return _form(visit, _typed(visit, _NEW), new=True, problem=_reason(refused))
     return visit.done("The policy was created.", f"/policies/{segment(made['ID'])}")
 
 
 async def edit_form(visit: Visit) -> web.StreamResponse:
     """GET /policies/{policy_id}/edit."""
-    return _form(visit, _values(await visit.api.get(ShownPolicy, _path(visit))), new=False)
+    return _form(visit, await _stored(visit), new=False)
 
 
 async def edit(visit: Visit) -> web.StreamResponse:
-    """POST /policies/{policy_id}/edit: replaces what the form has, and keeps every other field."""
+    """POST /policies/{policy_id}/edit: replaces what the fields have, and keeps every other one; or all by the text."""
     try:
-        kept = await visit.api.read(_path(visit))
-        await visit.api.change("PUT", _path(visit), kept | _document(visit.form))
+        kept = {} if "text" in visit.form else await visit.api.read(_path(visit))
+        await visit.api.change("PUT", _path(visit), kept | _text_or_fields(visit.form))
     except (CallRefused, WrongForm) as refused:
-        return _form(visit, visit.form, new=False, problem=_reason(refused))
+        return _form(visit, _typed(visit, await _stored(visit)), new=False, problem=_reason(refused))
     return visit.done(
         "The policy was changed. It applies at once, also to tokens that were issued before.",
         f"/policies/{segment(visit.named('policy_id'))}",
@@ -153,6 +159,27 @@ def _document(form: Mapping[str, str]) -> dict[str, Any]:
         "access_rights": _object("Access rights", form.get("access_rights", "")),
         "meta_data": _object("Metadata", form.get("meta_data", "")),
     }
+
+
+def _text_or_fields(form: Mapping[str, str]) -> dict[str, Any]:
+    """What one of the two forms says. Raises WrongForm."""
+    if "text" not in form:
+        return _document(form)
+    document = _object("The text", form["text"])
+    if not isinstance(document, dict):
+        raise WrongForm("The text: a JSON object is expected.")
+    return document
+
+
+async def _stored(visit: Visit) -> dict[str, str]:
+    document = await visit.api.read(_path(visit))
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    return _values(ShownPolicy.model_validate(document)) | {"text": text}
+
+
+def _typed(visit: Visit, before: Mapping[str, str]) -> Mapping[str, str]:
+    """The form that was sent, as it was typed, and the other one as it was before."""
+    return {**before, **visit.form} if "text" in visit.form else {"text": before["text"], **visit.form}
 
 
 def _number(name: str, text: str) -> int | float:

@@ -183,7 +183,8 @@ class ClientEndpoints:
         tag="Client apps",
         summary="List the clients of all APIs",
         description="A page is of a hundred clients; each is listed once for every API on which it is registered. "
-        "`q` selects by what is known of them. Secrets are included only if they are stored and the operator has `write`.",
+        "`q` selects by what is known of them. Secrets are included only if they are stored and the operator has "
+        "`write`.",
         parameters=_PAGE_OR_SEARCH,
         response=list_of(ClientList),
         errors=(400,),

@@ -2,11 +2,13 @@
 narrow, dark, without scripts, with and without records. Screenshots are in .cache/console, to look at.
 """
 
+import asyncio
 import re
 from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Route
 
 from contracts.operators import Permission
 from services.console.app import PAGES
@@ -15,6 +17,13 @@ from tests.builders import make_operator
 from tests.services.console_browser import console_of, page_paths
 from tests.services.system import open_system
 
+OBSERVE_SHIFTS = """() => new Promise(done => {
+    let shift = 0;
+    new PerformanceObserver(list => list.getEntries().forEach(entry => { shift += entry.value }))
+        .observe({type: "layout-shift", buffered: true});
+    requestAnimationFrame(() => setTimeout(() => done(shift), 100));
+})"""
+"""The layout shift of the page up to now, as browsers count it."""
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 CONTEXTS = [
     pytest.param("wide", {"viewport": WIDE}, id="wide"),
@@ -130,4 +139,23 @@ async def test_every_page_works_without_scripts(stage: Stage) -> None:
             assert await shown.count() == 0, path
         await visitor.open("/events")
         await visitor.photograph("without-scripts-events")
-        assert "This page needs scripts" in await visitor.page.inner_text("main")
+        main = await visitor.page.inner_text("main")
+        assert "Live events need scripts" in main
+        assert "code.issued" in main
+
+
+async def test_no_page_jumps_when_its_script_runs(stage: Stage) -> None:
+    """Also if it comes late: what it shows has its place before. Measured by the browser, page by page."""
+    jumped: dict[str, float] = {}
+    async with stage.visitor() as visitor:
+
+        async def late(route: Route) -> None:
+            await asyncio.sleep(0.25)
+            await route.continue_()
+
+        await visitor.page.route("**/*.js", late)
+        for path in page_paths(stage.ids):
+            await visitor.page.goto(f"{stage.base}/console{path}", wait_until="load")
+            if shift := await visitor.page.evaluate(OBSERVE_SHIFTS):
+                jumped[path] = shift
+    assert jumped == {}

@@ -330,13 +330,15 @@ async def test_the_summary_has_what_an_operator_looks_at_first(system: System) -
     path, lint = "/api/analytics/summary", "/api/config-lint"
     found = (await system.operator("GET", path, params=query)).body
     assert found["usage"] == (await system.operator("GET", "/api/analytics/usage", params=query)).body
+    rows = (await system.operator("GET", PATH, params={"to": after(system), "per": "total"})).body["clients"]
+    assert found["clients"] == rows != []
     changes = (await system.operator("GET", "/api/audit", params={"limit": "8"})).body["entries"]
     assert found["changes"] == changes
     expected = (await system.operator("GET", lint, params={"limit": "5", "max_age": "900"})).body
     assert found["weaknesses"] == expected
     assert expected["findings"]
     reader = system.call.with_key(await make_operator(system.deps, Permission.READ))
-    assert (await reader("GET", path, params=query)).body.keys() == {"usage", "changes"}
+    assert (await reader("GET", path, params=query)).body.keys() == {"usage", "clients", "changes"}
     for wrong in ({"per": "total"}, {"from": after(system), "to": after(system)}, {"limit": "3"}):
         assert (await system.operator("GET", path, params=wrong)).status == 400
 
@@ -354,3 +356,17 @@ async def test_the_summary_does_not_wait_for_a_check_that_takes_long(
         patched.setattr(config_lint.ConfigLintEndpoint, "_current", never)
         assert "weaknesses" not in (await system.operator("GET", "/api/analytics/summary")).body
     assert "weaknesses" in (await system.operator("GET", "/api/analytics/summary")).body
+
+
+async def test_the_summary_lists_client_apps_while_they_are_few(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one more than it lists, it lists none: which are the busiest, it could not say."""
+    monkeypatch.setattr(summary_endpoint, "CLIENTS", 2)
+    listed = []
+    for _ in range(3):
+        await story(await system.party())
+        await settle(system.deps)
+        found = (await system.operator("GET", "/api/analytics/summary", params={"to": after(system)})).body
+        listed.append(len(found["clients"]) if "clients" in found else None)
+    assert listed == [1, 2, None]

@@ -1,5 +1,6 @@
 """The console over the real services: sessions, forms, errors, and every page with text that others wrote."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -318,6 +319,25 @@ async def test_policies_users_and_apis_are_managed(admin: Browser, system: Syste
         assert (await admin.get(f"/console/{place}")).status == 404
 
 
+async def test_a_policy_is_created_and_replaced_as_text(admin: Browser, system: System) -> None:
+    """The whole document, beside the fields; what is refused comes back, and leaves the other form as it was."""
+    api, policy_id = (await system.party()).api, unique("policy")
+    document = {"id": policy_id, "name": "Text", "active": True, "rate": 5, "per": 10, "access_rights": {}}
+    document["access_rights"] = {api.api_id: {"api_id": api.api_id}}
+    await admin.get("/console/policies/new")
+    made = await admin.post("/console/policies", {"text": json.dumps(document)})
+    assert "5 calls in any 10 s" in made.plain
+    place = f"/console/policies/{policy_id}/edit"
+    assert "&#34;rate&#34;: 5" in (await admin.get(place)).text
+    for text, said in (("[]", "a JSON object is expected"), ("{", "not JSON"), ('{"rate": "many"}', "rate")):
+        refused = await admin.post(place, {"text": text})
+        assert (refused.status, said in refused.plain, 'value="Text"' in refused.text) == (400, True, True), text
+    refused = await admin.post(place, {"name": "Fields", "access_rights": "{"})
+    assert (refused.status, "&#34;rate&#34;: 5" in refused.text) == (400, True)
+    done = await admin.post(place, {"text": json.dumps(document | {"rate": 7, "tags": ["new"]})})
+    assert ("7 calls in any 10 s" in done.plain, "new" in done.plain) == (True, True)
+
+
 async def test_c2_the_page_of_an_api_shows_what_is_not_enforced_and_what_is_unused(
     admin: Browser, system: System
 ) -> None:
@@ -410,12 +430,34 @@ async def test_a_time_without_a_zone_is_utc_and_a_wrong_filter_is_explained(admi
         assert (wrong.status, 'role="alert"' in wrong.text, "<form" in wrong.text) == (400, True, True), path
 
 
+async def test_events_of_before_are_listed_below_those_that_come(admin: Browser, system: System) -> None:
+    """Without scripts, by type and API; a wrong filter comes back beside the form."""
+    party = await system.party()
+    grant = await system.grant_of((await party.tokens()).access)
+    await settle(system.deps)
+    seen = await admin.get(f"/console/events?api_id={party.api.api_id}&types=token.*")
+    assert ("token.new" in seen.plain, "code.issued" in seen.plain) == (True, False)
+    assert f'href="/console/grants/{grant.grant_id}"' in seen.text
+    wrong = await admin.get("/console/events?types=nonsense")
+    assert (wrong.status, 'role="alert"' in wrong.text) == (400, True)
+
+
+async def test_an_error_page_leads_back_to_the_list(admin: Browser) -> None:
+    """What is not there was probably reached by an old link: its list is one click away."""
+    seen = await admin.get("/console/policies/nowhere")
+    assert (seen.status, 'href="/console/policies">To the policies' in seen.text) == (404, True)
+    seen = await admin.get("/console/nowhere")
+    assert (seen.status, "primary" in seen.text) == (404, False)
+
+
 async def test_changes_lead_to_their_records(admin: Browser, system: System) -> None:
     """In the audit log and on the overview."""
     policy = await make_policy(system.deps)
     await settle(system.deps)
-    for path in (f"/console/audit?subject={policy.policy_id}", "/console/"):
-        assert f'href="/console/policies/{policy.policy_id}"' in (await admin.get(path)).text, path
+    listed = await admin.get(f"/console/audit?subject={policy.policy_id}")
+    assert f'href="/console/policies/{policy.policy_id}"' in listed.text
+    changes = (await admin.get("/console/")).text.partition("Last changes")[2]
+    assert re.search(r'<a href="/console/(apis|policies|users|operators)/', changes)
 
 
 async def test_forms_of_a_record_with_a_strange_id_lead_to_it(admin: Browser, system: System) -> None:

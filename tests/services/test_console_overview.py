@@ -14,9 +14,11 @@ from aiohttp import web
 from contracts.audit_log import AuditLogEntry
 from contracts.operations import ANY_METHOD, Caller, Service
 from contracts.operators import Permission
+from contracts.usage import ClientUsage
 from contracts.webhooks import Attempt, DeliveryState
 from libs.bus.local import LocalBus
 from libs.runtime import Deps, new_application, new_deps, utc_now
+from services.console.charts import client_shares
 from services.console.record_places import page_of_entry, page_of_place
 from services.console.reference_documents import events_of_document, operations_of_document
 from services.console.reference_page import LONGEST_BODY
@@ -83,6 +85,31 @@ async def test_the_overview_names_what_is_degraded(admin: Browser, system: Syste
     assert "degraded" in seen.plain
     assert "a part : the tests have unplugged it" in seen.plain
     assert "degraded" not in (await admin.get("/console/")).plain
+
+
+def test_the_busiest_client_app_is_first_and_has_the_longest_bar() -> None:
+    """The bar of each is relative to it; without any usage all are empty."""
+
+    def used(client_id: str, **numbers: int) -> ClientUsage:
+        return ClientUsage(at=None, api_id="orders", client_id=client_id, **numbers)
+
+    shares = client_shares([used("a", issued=1), used("b", issued=4, verified=4), used("c", refused=4)])
+    assert [share.usage.client_id for share in shares] == ["b", "c", "a"]
+    assert [sum(share.widths.values()) for share in shares] == [100, 50, 12.5]
+    assert client_shares([]) == []
+    assert sum(client_shares([used("a")])[0].widths.values()) == 0
+
+
+async def test_the_overview_shows_the_usage_of_each_client_app(mongodb_url: str) -> None:
+    """With a link to it, while they are few."""
+    async with open_system(mongodb_url) as system, console_of(system.call) as consoles:
+        party = await system.party()
+        await party.tokens()
+        await settle(system.deps)
+        async with consoles.browser() as browser:
+            overview = await browser.sign_in(await make_operator(system.deps, Permission.READ))
+        assert "By client app" in overview.plain
+        assert f'href="/console/apis/{party.api.api_id}/clients/{party.id}"' in overview.text
 
 
 async def test_services_that_hang_or_are_gone_hold_up_nothing() -> None:

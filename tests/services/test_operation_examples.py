@@ -184,7 +184,6 @@ async def run(record: Recording, system: System, received: Receiver) -> None:
     await record("previewPolicies", json={"api_id": "orders", "client_id": "orders-app"})
     await record("getPolicyUsage", {"policy_id": "read-orders"})
     await record("lintConfig", query={"limit": "3"})
-    await record("getSummary", query={"per": "day"})
     await record("editClient", CLIENT, json={"client_name": "Orders", "description": "The orders app"})
     rotated = await record("rotateClientSecret", CLIENT, json={"overlap": 3600})
     user, password = {"username": "alice"}, "correct horse battery staple"
@@ -325,6 +324,7 @@ async def reports(record: Recording, system: System, received: Receiver) -> None
     await record("testNotification", API)
     await record("getClientUsage", query={"api_id": "orders", "per": "total"})
     await record("getUsage", query={"per": "day"})
+    await record("getSummary", query={"per": "day"})
     await record("listChanges", query={"action": "client.secret_rotated"})
     await record("reconcileEvents")
     await record("listEvents", query={"types": "token.new", "api_id": "orders", "limit": "1"})

@@ -152,8 +152,13 @@ ELSEWHERE = {"providers", "scopeCheck", "tokenExchange", "protectedResourceMetad
 FILLED = {
     **dict.fromkeys(("access_token_lifetime", "refresh_token_lifetime", "grant_lifetime", "code_lifetime"), "60"),
     **dict.fromkeys(("header_name", "cookie_name", "query_name", "shared_secret"), "text"),
-    **{"login_url": "https://l.example/", "notifications_url": "https://n.example/", "refresh_reuse": "strict"},
-    **{"anonymous_grants": "true", "scopes": "read", "grants": "authorization_code", "shared_secret_header": ""},
+    "login_url": "https://l.example/",
+    "notifications_url": "https://n.example/",
+    "refresh_reuse": "strict",
+    "anonymous_grants": "true",
+    "scopes": "read",
+    "grants": "authorization_code",
+    "shared_secret_header": "",
 }
 
 
