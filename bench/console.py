@@ -18,6 +18,7 @@ from bench.report import MeasurementFailed, Report, Target, required
 from bench.testbed import Program, System, Testbed
 from libs.demo_credentials import CLIENT_ID
 from services.demo_data import API_ID, POLICY_ID
+from tests.browser.stage import OBSERVE_SHIFTS
 from tests.builders import make_resource_owner
 from tests.provision.chromium import chromium
 from tests.services.console_browser import Browser, Consoles, page_paths
@@ -28,12 +29,6 @@ MOST_SHIFT = 0.001
 """Of all pages together: what browsers count for fractions of a pixel."""
 ASKED = 40
 """Requests for each page, after two warm-up requests."""
-_OBSERVE_SHIFTS = """() => new Promise(done => {
-    let shift = 0;
-    new PerformanceObserver(list => list.getEntries().forEach(entry => { shift += entry.value }))
-        .observe({type: "layout-shift", buffered: true});
-    requestAnimationFrame(() => setTimeout(() => done(shift), 150));
-})"""
 
 
 @dataclass(frozen=True)
@@ -167,4 +162,4 @@ async def _transferred(devtools: CDPSession, page: Page, url: str) -> float:
 
 async def _shift(page: Page, url: str) -> float:
     await page.goto(url, wait_until="load")
-    return float(await page.evaluate(_OBSERVE_SHIFTS))
+    return float(await page.evaluate(OBSERVE_SHIFTS))

@@ -23,6 +23,13 @@ SCREENSHOTS = Path(__file__).parents[2] / ".cache" / "console"
 PATIENCE = 60_000
 """Milliseconds; a machine may be slow."""
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+OBSERVE_SHIFTS = """() => new Promise(done => {
+    let shift = 0;
+    new PerformanceObserver(list => list.getEntries().forEach(entry => { shift += entry.value }))
+        .observe({type: "layout-shift", buffered: true});
+    requestAnimationFrame(() => setTimeout(() => done(shift), 100));
+})"""
+"""The layout shift of the page up to now, as browsers count it."""
 _COUNT_VIOLATIONS = (
     "document.addEventListener('securitypolicyviolation', event => cspViolated(event.violatedDirective))"
 )

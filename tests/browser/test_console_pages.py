@@ -12,18 +12,11 @@ from playwright.async_api import Route
 
 from contracts.operators import Permission
 from services.console.app import PAGES
-from tests.browser.stage import NARROW, WIDE, Stage, Visitor, visiting
+from tests.browser.stage import NARROW, OBSERVE_SHIFTS, WIDE, Stage, Visitor, visiting
 from tests.builders import make_operator
 from tests.services.console_browser import console_of, page_paths
 from tests.services.system import open_system
 
-OBSERVE_SHIFTS = """() => new Promise(done => {
-    let shift = 0;
-    new PerformanceObserver(list => list.getEntries().forEach(entry => { shift += entry.value }))
-        .observe({type: "layout-shift", buffered: true});
-    requestAnimationFrame(() => setTimeout(() => done(shift), 100));
-})"""
-"""The layout shift of the page up to now, as browsers count it."""
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 CONTEXTS = [
     pytest.param("wide", {"viewport": WIDE}, id="wide"),

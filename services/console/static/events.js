@@ -87,7 +87,4 @@ source.addEventListener("open", () => say("connected", "good"));
 source.addEventListener("error", () => say(source.readyState === EventSource.CLOSED ? "ended; load the page again" : "connecting again", "wait"));
 source.addEventListener("message", receive);
 for (const type of TYPES) source.addEventListener(type, receive);
-empty.hidden = false;
-state.hidden = pause.hidden = clear.hidden = false;
-say("connecting", "wait");
 addEventListener("pagehide", () => source.close());
