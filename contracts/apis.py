@@ -10,7 +10,7 @@ from contracts.base import AdminRequest, Contract, Moment, Name, PublicId, Recor
 from contracts.guards import Guards, Unsupported
 
 RESERVED_PATHS = frozenset(
-    {"api", "console", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", "tyk"}
+    {"api", "console", "oauth", "verify", "healthz", "readyz", "metrics", "hello", ".well-known", ".edge", "tyk"}
 )
 """First path segments that Tokenwire itself uses; no API may listen there, except below `/api/` (MANAGEMENT_PATHS), and
 none may have one as its id."""

@@ -9,6 +9,7 @@ from libs.outbound.ssrf import parse_denylist
 from libs.runtime import Deps, new_application, new_deps
 from services.gateway.access_rights import Rights
 from services.gateway.decision import AccessDecision
+from services.gateway.edge_decision import EdgeDecisionEndpoint
 from services.gateway.guards.chain import GuardChain
 from services.gateway.introspection import IntrospectionEndpoint, Introspector
 from services.gateway.proxy import ProxyEndpoint
@@ -20,6 +21,7 @@ from services.gateway.token_grants import TokenGrants
 from services.gateway.traced_upstream import TracedUpstream
 from services.gateway.tunnels import Tunnels
 from services.gateway.upstream import Upstream
+from services.gateway.upstream_addresses import UpstreamAddresses
 from services.gateway.upstream_headers import UpstreamHeaders
 from services.gateway.usage_counter import USAGE, UsageCounter
 from services.gateway.verify import VerifyEndpoint
@@ -49,12 +51,17 @@ def install(app: web.Application, settings: GatewaySettings, deps: Deps) -> None
     )
     for endpoint in (verify, introspection, RateLimitEndpoint(decision, limiter)):
         add_operations(app, endpoint)
-    upstream_headers = UpstreamHeaders(TrustedProxies.parse(settings.trusted_proxies))
+    upstream_headers = UpstreamHeaders(
+        TrustedProxies.parse(settings.trusted_proxies), behind_the_edge=settings.edge_forwards
+    )
     timeouts, denied = (
         (settings.upstream_connect_timeout, settings.upstream_timeout),
         parse_denylist(settings.upstream_deny),
     )
     upstream = TracedUpstream(*timeouts, denied, deps.tracer) if deps.tracer else Upstream(*timeouts, denied)
+    if settings.edge_forwards:
+        addresses = UpstreamAddresses(denied)
+        EdgeDecisionEndpoint(decision, upstream_headers, addresses, "{:g} {:g}".format(*timeouts)).add_to(app)
     ProxyEndpoint(decision, upstream_headers, upstream, Tunnels()).add_to(app)
     deps.changes.append(tokens.changed)
     deps.bus.subscribe(tokens.subscription())

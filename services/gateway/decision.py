@@ -17,12 +17,12 @@ from libs.policies import counted_under
 from services.gateway.access_rights import Right, Rights
 from services.gateway.bearer_token import presented_token
 from services.gateway.calls import Call
-from services.gateway.guards.chain import NO_GUARDS, GuardChain
+from services.gateway.guards.chain import NO_GUARDS, GuardChain, GuardResult
 from services.gateway.guards.guard_input import requested_hosts
 from services.gateway.injected_headers import injected_headers
 from services.gateway.leases import QUOTA_ONLY
 from services.gateway.rate_limit_result import UNLIMITED, Exceeded, LimitKind, QuotaState, RateLimitResult
-from services.gateway.rate_limiter import RateLimiter
+from services.gateway.rate_limiter import RateLimiter, note_refusal
 from services.gateway.refusal_counter import RefusalCounter
 from services.gateway.refusals import (
     AMBIGUOUS,
@@ -61,6 +61,25 @@ class Admitted(NamedTuple):
     """Headers that the API definition sets; with an empty value, the upstream must not get a header of this name."""
     quota: QuotaState = UNLIMITED
     """For the `X-RateLimit-*` response headers."""
+
+
+class Passed(NamedTuple):
+    """A call that is admitted if the limits allow it. Nothing is counted or recorded yet."""
+
+    admitted: Admitted
+    """Without the state of the quota."""
+    guard_result: GuardResult = NO_GUARDS
+    right: Right | None = None
+    """None if no token was needed."""
+    counter: str = ""
+    """Under whose name the limits of `right` are counted."""
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether the call may count against several limits: of its API or of an endpoint, besides those of its grant."""
+        if self.right is not None and self.right.endpoint_rates is not None:
+            return True
+        return self.guard_result is not NO_GUARDS and bool(self.guard_result.counters())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +124,38 @@ class AccessDecision:
         `api` is the result of `requested_api`, if the caller has it already.
         """
         labels = _UsageLabels()
-        outcome = await self._decide(call, labels, api)
+        passed = await self._checked(call, labels, api)
+        outcome = passed if isinstance(passed, Denial) else await self._counted(call, passed)
         if isinstance(outcome, Denial):
             self.usage.refused(labels.api_id, labels.client_id, outcome.reason)
             if labels.grant_id is not None:
                 self.refusals.count(labels.grant_id, outcome.reason)
-        elif outcome.grant is not None:
-            self.usage.verified(outcome.api.api_id, outcome.grant.client_id)
+        else:
+            self._record(outcome)
         return outcome
 
-    async def _decide(self, call: Call, labels: _UsageLabels, api: Api | Denial | None) -> Admitted | Denial:
+    async def check(self, call: Call, api: Api) -> Passed | Denial:
+        """Whether the call is admitted if the limits allow it. A refusal is not recorded: the call is decided again."""
+        return await self._checked(call, _UsageLabels(), api)
+
+    async def admit(self, call: Call, passed: Passed) -> Admitted | None:
+        """Admit a checked call and count it against the limits of its grant; None, and nothing is recorded, if they are
+        exceeded. A call that `has_rates` must not come here: it may be counted under one limit, and refused by another.
+        """
+        admitted, _, right, counter = passed
+        if right is not None:
+            quota = await self._count(call, admitted.api, right, counter)
+            if isinstance(quota, Exceeded):
+                return None
+            admitted = Admitted(admitted.api, admitted.grant, admitted.injected, quota)
+        self._record(admitted)
+        return admitted
+
+    def _record(self, admitted: Admitted) -> None:
+        if admitted.grant is not None:
+            self.usage.verified(admitted.api.api_id, admitted.grant.client_id)
+
+    async def _checked(self, call: Call, labels: _UsageLabels, api: Api | Denial | None) -> Passed | Denial:
         # The order is part of the behaviour (a caller sees the first refusal) and of the security:
         # 1. API and host. An internal API must look as if it did not exist, whatever else is wrong with the call.
         # 2. The definition's own checks. A blocked address or path learns nothing about the validity of its token.
@@ -129,7 +170,7 @@ class AccessDecision:
         if isinstance(guard_result, Denial):
             return guard_result
         if guard_result.needs_no_token or (api.oauth is None and not api.auth_token):
-            return await self.guards.count(guard_result) or Admitted(api, injected=injected_headers(api, {}))
+            return Passed(Admitted(api, injected=injected_headers(api, {})), guard_result)
         token = presented_token(call, api)
         if isinstance(token, Denial):
             return token
@@ -142,11 +183,20 @@ class AccessDecision:
         refusal = _refusal(right, call, api)
         if refusal is not None:
             return refusal
-        counted = await self._count(call, api, right, holder.grant.counter)
-        if isinstance(counted, Exceeded):
-            return replace(_OVER[counted.kind], retry_after=counted.retry_after, quota=counted.quota)
+        return Passed(Admitted(api, holder.grant, right.injected), guard_result, right, holder.grant.counter)
+
+    async def _counted(self, call: Call, passed: Passed) -> Admitted | Denial:
+        admitted, guard_result, right, counter = passed
+        if right is not None:
+            counted = await self._count(call, admitted.api, right, counter)
+            if isinstance(counted, Exceeded):
+                note_refusal(counted.kind)
+                return replace(_OVER[counted.kind], retry_after=counted.retry_after, quota=counted.quota)
+            admitted = Admitted(admitted.api, admitted.grant, admitted.injected, counted)
         refusal = None if guard_result is NO_GUARDS else await self.guards.count(guard_result)
-        return refusal or Admitted(api, holder.grant, right.injected, counted)
+        return refusal or admitted
+        refusal = None if guard_result is NO_GUARDS else await self.guards.count(guard_result)
+        return refusal or admitted
 
     async def _count(self, call: Call, api: Api, right: Right, counter: str) -> RateLimitResult:
         """Count the call against the limits of its grant, or say which one is exceeded."""

@@ -7,9 +7,10 @@ from multidict import istr
 
 from services.gateway.decision import Admitted
 
-_API_ID, _CLIENT_ID, _GRANT_ID, _SUBJECT, _SCOPE = (
+IDENTITY_HEADERS = tuple(
     istr(f"X-Tokenwire-{name}") for name in ("Api-Id", "Client-Id", "Grant-Id", "Subject", "Scope")
 )
+_API_ID, _CLIENT_ID, _GRANT_ID, _SUBJECT, _SCOPE = IDENTITY_HEADERS
 _SAFE = "@"
 """Characters left unencoded, besides letters, digits and `-._~`. Not the space, which is lost at the ends of a header
 value, and not `+`, which form decoding turns into a space."""

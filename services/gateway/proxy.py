@@ -86,7 +86,7 @@ class ProxyEndpoint:
         if upgrades := wants_websocket(request):
             headers.update(UPGRADE)
         with cancel_on_disconnect(request):
-            upstream_response = LOOP if _is_loop(headers) else await self.upstream.send(request, url, headers)
+            upstream_response = LOOP if is_loop(headers) else await self.upstream.send(request, url, headers)
             if isinstance(upstream_response, Failure):
                 return _failed(request, outcome, upstream_response)
             async with upstream_response:
@@ -129,7 +129,8 @@ def wants_websocket(request: web.Request) -> bool:
     )
 
 
-def _is_loop(headers: CIMultiDict[str]) -> bool:
+def is_loop(headers: CIMultiDict[str]) -> bool:
+    """Whether a request with these headers has passed through Tokenwire too often."""
     return ",".join(headers.getall("Via")).count(VIA) > PASSES
 
 

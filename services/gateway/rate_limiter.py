@@ -113,7 +113,7 @@ class RateLimiter:
         # A recent refusal is repeated without asking, so that callers over their limit cost no database calls.
         if leases.refusal is None or now >= leases.refused_until:
             return None
-        return _counted(leases.refusal)
+        return leases.refusal
 
     async def reserve(self, scope: str, limits: Limits) -> RateLimitResult:
         """Admit or refuse the call, after asking the shared counter for a lease if needed."""
@@ -121,7 +121,7 @@ class RateLimiter:
         if outcome is not None:
             return outcome
         if self._unreachable:
-            return _counted(self._without_counter())
+            return self._without_counter()
         leases = self._leases_of(scope, limits)
         waiter: asyncio.Future[RateLimitResult] = asyncio.get_running_loop().create_future()
         leases.waiters.append(waiter)
@@ -135,7 +135,7 @@ class RateLimiter:
             outcome = self._without_counter()
         finally:
             LIMIT_WAITING.dec()
-        return _counted(outcome)
+        return outcome
 
     async def limit_status(self, scope: str, limits: Limits) -> LimitStatus:
         """What is left of the limits; nothing is counted. Raises TemporarilyUnavailable."""
@@ -270,11 +270,9 @@ class RateLimiter:
         return UNLIMITED
 
 
-def _counted(outcome: RateLimitResult) -> RateLimitResult:
-    """The outcome itself, after a refusal was counted in the metrics."""
-    if isinstance(outcome, Exceeded):
-        _REFUSALS[outcome.kind].inc()
-    return outcome
+def note_refusal(kind: LimitKind) -> None:
+    """Count a refused call in the metrics."""
+    _REFUSALS[kind].inc()
 
 
 _REFUSALS = {kind: LIMIT_REFUSALS.labels(kind) for kind in LimitKind}

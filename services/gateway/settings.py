@@ -32,3 +32,8 @@ class GatewaySettings(Settings):
         le=3600,
         description="Seconds for which an upstream may neither read the request nor begin to respond.",
     )
+    edge_forwards: bool = Field(
+        False,
+        description="Whether the edge may forward calls to upstreams itself, after asking this gateway. Only for a "
+        "gateway that callers reach through the files in edge/, which keep the question away from them.",
+    )

@@ -21,6 +21,8 @@ VIA = "1.1 tokenwire"
 _VIA, _FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST = map(
     istr, ("Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
 )
+_FROM_THE_EDGE = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip"})
+"""What `edge/forwarded.conf` and `edge/asked.conf` say about the caller."""
 _PER_HOP = frozenset({"host", "expect", *HOP_BY_HOP})
 
 
@@ -54,6 +56,9 @@ class UpstreamHeaders:
 
     proxies: TrustedProxies
     """Proxies whose `X-Forwarded-*` headers are trusted. Any other peer is considered to be the caller itself."""
+    behind_the_edge: bool = False
+    """Whether the trusted proxy is nginx with the files in `edge/`: only what they set is from the proxy, and other
+    headers about the caller are the caller's own."""
 
     def build(self, request: web.Request, call: Call, admitted: Admitted) -> CIMultiDict[str]:
         """The caller's headers as far as it may send them, then those of the definition and of the gateway.
@@ -71,7 +76,13 @@ class UpstreamHeaders:
         spelled: dict[str, str] = {}
         for name, value in call.fields:
             plain, sender = reading(name)
-            if plain not in closed and _may_set(sender, name, plain, trusted=trusted, overridable=api.method_override):
+            if plain not in closed and _may_set(
+                sender,
+                name,
+                plain,
+                trusted=trusted and (not self.behind_the_edge or plain in _FROM_THE_EDGE),
+                overridable=api.method_override,
+            ):
                 # The first spelling for all headers of one name: aiohttp's client would drop all but the last one.
                 headers.add(spelled.setdefault(name.lower(), name), value)
         if hides_token:

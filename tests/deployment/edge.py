@@ -19,6 +19,8 @@ EDGE = Path(__file__).parents[2] / "edge"
 START_WITHIN = 60.0
 NOWHERE = (9,)
 """The port of a service that a test does not run: nothing listens there."""
+UPSTREAM_TIMEOUTS = (5.0, 60.0)
+"""As in edge/routes.conf: seconds to connect to an upstream, and to wait for it."""
 _PLACE = re.compile(r"server (\w+):8080 resolve (.*);")
 
 
@@ -79,14 +81,25 @@ class Nginx:
 
 
 class Edge(Nginx):
-    """The files of `edge/`, with services on these ports of 127.0.0.1, itself on a free one unless one is given."""
+    """The files of `edge/`, with services on these ports of 127.0.0.1, itself on a free one unless one is given.
 
-    def __init__(self, ports: Mapping[str, Sequence[int]], port: int | None = None) -> None:
+    `upstream_timeouts`: seconds to connect to an upstream, and to wait for it.
+    """
+
+    def __init__(
+        self,
+        ports: Mapping[str, Sequence[int]],
+        port: int | None = None,
+        upstream_timeouts: tuple[float, float] = UPSTREAM_TIMEOUTS,
+    ) -> None:
         super().__init__("edge")
         self.port, inside = port or free_port(), free_port()
         files = shutil.copytree(EDGE, self._home / "edge")
         (files / "listen.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
         (files / "upstreams.conf").write_text(placed((EDGE / "upstreams.conf").read_text(), ports))
+        if upstream_timeouts != UPSTREAM_TIMEOUTS:
+            routes = (files / "routes.conf").read_text()
+            (files / "routes.conf").write_text(with_timeouts(routes, *upstream_timeouts))
         main = (files / "nginx.conf").read_text().replace("127.0.0.1:8081", f"127.0.0.1:{inside}")
         self.configuration.write_text(main)
 
@@ -127,3 +140,16 @@ def placed(upstreams: str, ports: Mapping[str, Sequence[int]]) -> str:
     )
     assert "resolve" not in local.split("upstream ", 1)[1]
     return local
+
+
+def with_timeouts(routes: str, connect: float, wait: float) -> str:
+    """The routes with these time-outs for upstreams."""
+    for old, new, times in (
+        ("proxy_connect_timeout 5s;", f"proxy_connect_timeout {connect * 1000:.0f}ms;", 2),
+        ("proxy_send_timeout 60s;", f"proxy_send_timeout {wait * 1000:.0f}ms;", 1),
+        ("proxy_read_timeout 60s;", f"proxy_read_timeout {wait * 1000:.0f}ms;", 1),
+        ('X-Edge-Timeouts "5 60";', f'X-Edge-Timeouts "{connect:g} {wait:g}";', 1),
+    ):
+        assert routes.count(old) == times, old
+        routes = routes.replace(old, new)
+    return routes

@@ -3,8 +3,9 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import parse_qsl, quote_plus, urlsplit
 import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from yarl import URL
 
 from contracts.apis import Api
 from contracts.clients import Client
@@ -54,6 +56,8 @@ from tests.builders import (
     running,
     settings,
 )
+from tests.deployment.edge import Edge
+from tests.deployment.wiring import EVERY_SERVICE
 from tests.services.management import Heard
 
 PASSWORD = "correct horse battery staple"
@@ -291,6 +295,8 @@ async def open_system(
     Waits until ready, unless told not to. Without `notifier` nothing consumes the notification queue; with `delivering`
     the real notifier does, as a sixth service.
     """
+    if WAY.get() == THROUGH_THE_EDGE:
+        own = {"trusted_proxies": "127.0.0.0/8", "edge_forwards": True, **own}
     values = {"notifier_public_key": NOTIFIER_PUBLIC_KEY, "keys": KEYS, **own}
     database, clock = database_name or f"tokenwire_test_{secrets.token_hex(6)}", clock or Clock()
 
@@ -311,7 +317,39 @@ async def open_system(
     async with running(app) if wait else TestClient(Served(app)) as caller:
         call = caller if isinstance(caller, Caller) else Caller(caller)
         key = await make_operator(deps, Permission.ADMIN)
-        yield System(deps, clock, call, call.with_key(key), heard, notified)
+        with _way_to(call, load(GatewaySettings)) as way:
+            yield System(deps, clock, way, way.with_key(key), heard, notified)
+
+
+BUILT_IN, THROUGH_THE_EDGE = "built-in", "edge"
+WAY: ContextVar[str] = ContextVar("way", default=BUILT_IN)
+"""How systems that are opened are called: directly, so that the built-in proxy forwards calls, or through nginx."""
+
+
+class EdgeClient:
+    """What tests need of aiohttp's TestClient, through an edge in front of the same application."""
+
+    def __init__(self, direct: TestClient[web.Request, web.Application], edge: Edge) -> None:
+        self.app, self.session = direct.app, direct.session
+        self.edge, self.host, self.port = edge, "127.0.0.1", edge.port
+
+    def make_url(self, path: str | URL) -> URL:
+        """The URL of this path at the edge."""
+        return URL(self.edge.url + str(path), encoded=isinstance(path, URL))
+
+    def request(self, method: str, path: str | URL, **more: Any) -> Any:
+        """As TestClient's."""
+        return self.session.request(method, self.make_url(path), **more)
+
+
+@contextmanager
+def _way_to(direct: Caller, gateway_settings: GatewaySettings) -> Iterator[Caller]:
+    if WAY.get() == BUILT_IN:
+        yield direct
+        return
+    timeouts = gateway_settings.upstream_connect_timeout, gateway_settings.upstream_timeout
+    with Edge({name: [direct.http.port] for name in EVERY_SERVICE}, upstream_timeouts=timeouts) as edge:
+        yield replace(direct, http=EdgeClient(direct.http, edge))
 
 
 def _install_management(app: web.Application, load: Any, deps: Deps) -> None:

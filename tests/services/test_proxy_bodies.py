@@ -104,6 +104,7 @@ async def test_a_body_is_forwarded_while_it_is_received(api: Protected, behind: 
         assert (await reader.readuntil(b"0\r\n\r\n")).endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.built_in_only("nginx asks for the body before it knows the upstream")
 async def test_a_body_is_asked_for_when_an_upstream_takes_it(api: Protected, behind: Upstream) -> None:
     """`Expect: 100-continue`: if the call is refused or the upstream is down, the body is never requested."""
     echoed = Echoed(behind)
@@ -125,6 +126,7 @@ async def test_a_body_is_asked_for_when_an_upstream_takes_it(api: Protected, beh
             assert b"\r\nConnection: close\r\n" in head
 
 
+@pytest.mark.built_in_only("nginx refuses it itself, with 400")
 @pytest.mark.parametrize("malformed", [b"zz\r\nab\r\n", b"2\r\nabc\r\n"], ids=["no-size", "wrong-size"])
 async def test_a_malformed_body_is_the_caller_s_fault(
     api: Protected, behind: Upstream, monkeypatch: pytest.MonkeyPatch, malformed: bytes
@@ -140,6 +142,7 @@ async def test_a_malformed_body_is_the_caller_s_fault(
     assert echoed.bodies == []
 
 
+@pytest.mark.built_in_only("client_body_timeout of nginx is a constant of its files")
 async def test_a_body_that_stops_coming_is_not_waited_for(
     api: Protected, behind: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

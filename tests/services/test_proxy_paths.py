@@ -31,7 +31,10 @@ async def _behind() -> AsyncIterator[Upstream]:
         pytest.param("/base", "/", "/base/", id="base-and-slash"),
         pytest.param("/base?own=1", "/x", "/base/x?own=1", id="own-query"),
         pytest.param("/base?own=%20", "/x?a=%2F&b", "/base/x?own=%20&a=%2F&b", id="both-queries"),
-        pytest.param("", "/a%2Fb%20c%C3%A9%zz/%7e~", "/a%2Fb%20c%C3%A9%zz/%7e~", id="encoding-untouched"),
+        pytest.param("", "/a%2Fb%20c%C3%A9/%7e~", "/a%2Fb%20c%C3%A9/%7e~", id="encoding-untouched"),
+        pytest.param(
+            "", "/a%zz", "/a%zz", id="no-encoding", marks=pytest.mark.built_in_only("nginx refuses such a path, 400")
+        ),
         pytest.param("", "/a//b/", "/a//b/", id="empty-segment"),
         pytest.param("", "/a/./b/../c", "/a/./b/../c", id="dots-below"),
         pytest.param("", "/x;v=1/y=2,3@:!$&'()*+", "/x;v=1/y=2,3@:!$&'()*+", id="punctuation"),
@@ -119,7 +122,7 @@ async def test_nor_does_one_by_way_of_the_root(system: System, behind: Upstream,
     [
         pytest.param("http://elsewhere.example<path>x?y", 200, id="absolute"),
         pytest.param("<path>x#fragment", 400, id="fragment"),
-        pytest.param("*", 404, id="asterisk"),
+        pytest.param("*", 404, id="asterisk", marks=pytest.mark.built_in_only("nginx refuses it itself, with 400")),
     ],
 )
 async def test_the_target_of_a_request_has_several_forms(
@@ -141,7 +144,7 @@ async def test_connect_is_refused(system: System, behind: Upstream) -> None:
     for target in (f"127.0.0.1:{behind.port}", api.at("x")):
         async with api.connection() as (reader, writer):
             writer.write(api.head("CONNECT", "", "Connection: close").replace(api.at("").encode(), target.encode(), 1))
-            assert (await reader.read()).split(b" ")[1] in {b"400", b"404"}
+            assert (await reader.read()).split(b" ")[1] in {b"400", b"404", b"405"}
     assert behind.connections == 0
 
 
@@ -170,7 +173,9 @@ async def test_every_method_is_forwarded(system: System, behind: Upstream, metho
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        pytest.param("POST", "/healthz", 405, id="operations"),
+        pytest.param(
+            "POST", "/healthz", 405, id="operations", marks=pytest.mark.built_in_only("not available at the edge: 404")
+        ),
         pytest.param("GET", "/api/nothing", 404, id="management"),
         pytest.param("PUT", "/api/apis", 405, id="management-method"),
         pytest.param("GET", "/hello", 404, id="reserved"),

@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from tests.builders import Served
 from tests.eventually import eventually
-from tests.services.system import System, open_system
+from tests.services.system import THROUGH_THE_EDGE, System, open_system
 from tests.services.upstreams import Protected, Upstream, protected, saying, upstream
 
 
@@ -202,8 +202,8 @@ async def test_a_handshake_that_is_refused_is_a_response(
     refusal = b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 13\r\n\r\nupgrade later"
     async with upstream(saying(refusal)) as behind:
         api = await protected(system, behind.url)
-        lines = ("Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
-        response = await api.raw("GET", "x", *lines, bearer=bearer)
+        lines = ("Upgrade: websocket", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+        response = await api.raw("GET", "x", *lines, bearer=bearer, connection="close, upgrade")
         assert response.startswith(f"HTTP/1.1 {status} ".encode())
         assert body in response
         assert len(behind.asked) == int(bearer)
@@ -213,12 +213,14 @@ async def test_a_handshake_that_is_refused_is_a_response(
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "tcp", "TLS/1.0", "websocket, h2c"])
-async def test_no_other_protocol_is_switched_to(system: System, protocol: str) -> None:
+async def test_no_other_protocol_is_switched_to(system: System, way: str, protocol: str) -> None:
     """An upgrade to another protocol is not forwarded, because it would bypass all checks."""
     async with upstream() as behind:
         api = await protected(system, behind.url)
-        assert (await api.raw("GET", "x", f"Upgrade: {protocol}", "Connection: upgrade")).startswith(b"HTTP/1.1 200 ")
-        assert behind.latest.all("Upgrade") == behind.latest.all("Connection") == []
+        response = await api.raw("GET", "x", f"Upgrade: {protocol}", connection="close, upgrade")
+        assert response.startswith(b"HTTP/1.1 200 ")
+        assert behind.latest.all("Upgrade") == []
+        assert behind.latest.all("Connection") == (["close"] if way == THROUGH_THE_EDGE else [])
 
 
 async def test_a_slow_end_makes_the_other_wait(system: System) -> None:
@@ -248,6 +250,7 @@ def stands_still(seen: list[int], now: int) -> bool:
     return now > 0 and len(seen) > 15 and len(set(seen[-15:])) == 1
 
 
+@pytest.mark.built_in_only("the edge has the tunnel, and does not stop with the gateway")
 async def test_a_stopping_gateway_sends_going_away(mongodb_url: str, talker: Talker) -> None:
     """A stopping gateway sends 1001 to both ends, between frames."""
     async with open_system(mongodb_url) as system:
@@ -262,6 +265,7 @@ async def test_a_stopping_gateway_sends_going_away(mongodb_url: str, talker: Tal
         await eventually(lambda: talker.talks[0].close_code == 1001)
 
 
+@pytest.mark.built_in_only("the edge has the tunnel, and does not stop with the gateway")
 async def test_a_frame_in_progress_ends_before_the_close_frame(mongodb_url: str) -> None:
     """A frame in progress is completed before the Close frame, and nothing follows it."""
 

@@ -199,9 +199,11 @@ class Protected:
         token = (f"Authorization: Bearer {self.token}",) if bearer else ()
         return "\r\n".join((f"{method} {self.at(path)} HTTP/1.1", "Host: api.example", *token, *lines, "", "")).encode()
 
-    async def raw(self, method: str, path: str, *lines: str, bearer: bool = True, body: bytes = b"") -> bytes:
-        """Send raw bytes; return the response's bytes."""
-        head = self.head(method, path, "Connection: close", *lines, bearer=bearer)
+    async def raw(
+        self, method: str, path: str, *lines: str, bearer: bool = True, body: bytes = b"", connection: str = "close"
+    ) -> bytes:
+        """Send raw bytes; return the response's bytes. `connection`: the options of `Connection`."""
+        head = self.head(method, path, f"Connection: {connection}", *lines, bearer=bearer)
         return await raw(self.party.system.call, head + body)
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from services.gateway.guards.ip_lists import AddressGuard
 from services.gateway.guards.path_lists import FORBIDDEN, PathListGuard, Verdict
 from services.gateway.guards.sizes import SizeGuard
 from services.gateway.rate_limit_result import Exceeded, LimitKind
-from services.gateway.rate_limiter import RateLimiter
+from services.gateway.rate_limiter import RateLimiter, note_refusal
 from services.gateway.refusals import NO_API, UNCOUNTED, Denial
 
 SIZE = 10_000
@@ -156,6 +156,7 @@ class GuardChain:
         for scope, limits in sorted(guard_result.counters().items(), key=_length_of_name, reverse=True):
             counted = self._limiter.take(scope, limits) or await self._limiter.reserve(scope, limits)
             if isinstance(counted, Exceeded):
+                note_refusal(counted.kind)
                 denial = UNCOUNTED if counted.kind is LimitKind.UNAVAILABLE else RATE_LIMIT
                 return replace(denial, retry_after=counted.retry_after)
         return None
