@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import abuse, arrival, check, console, growth, options, publish, refresh, tokens, webhooks, workers
+from bench import abuse, arrival, check, console, edge, growth, options, publish, refresh, tokens, webhooks, workers
 from bench.report import MeasurementFailed, Report
 from bench.testbed import Testbed
 from libs import logging
@@ -21,6 +21,7 @@ MEASUREMENTS: dict[str, Callable[[Testbed], Report]] = {
     "webhooks": webhooks.measure,
     "arrival": arrival.measure,
     "check": check.measure,
+    "edge": edge.measure,
     "growth": growth.measure,
     "console": console.measure,
     "publish": publish.measure,

@@ -31,7 +31,7 @@ OK = b'{"status":"ok"}'
 def measure(testbed: Testbed) -> Report:
     """Measure all three. Raises MeasurementFailed if a response is not the expected one."""
     system = asyncio.run(_system(testbed))
-    token = uvloop.run(_tokens(testbed, system, 1))[0]
+    token = uvloop.run(issued(testbed, system, 1))[0]
     results = {(name, number): Figures() for name in ("bare", "verify") for number in CONNECTIONS}
     for _ in range(testbed.rounds):
         for number in CONNECTIONS:
@@ -84,7 +84,7 @@ async def _connect(port: int, number: int) -> Sequence[HttpConnection]:
     return [(await loop.create_connection(HttpConnection, "127.0.0.1", port))[1] for _ in range(number)]
 
 
-async def _tokens(testbed: Testbed, system: System, number: int) -> list[str]:
+async def issued(testbed: Testbed, system: System, number: int) -> list[str]:
     """Issue access tokens with a token service that runs only for this."""
     request = token_request(CLIENT_ID, CLIENT_SECRET)
     tokens: list[str] = []
@@ -108,7 +108,7 @@ async def _memory(testbed: Testbed, system: System) -> float:
         policy = required(await deps.store.policies.get(POLICY_ID))
         unlimited = policy.model_copy(update={"rate": 0, "quota_max": 0})
         required(await deps.store.policies.replace(policy, unlimited, deps.event_context("bench")))
-    tokens = await _tokens(testbed, system, KEPT)
+    tokens = await issued(testbed, system, KEPT)
     with testbed.serving(system.program("gateway")) as running:
         await _verified(running, tokens[:1000])
         before = _resident(running)
@@ -141,7 +141,7 @@ def _resident(running: Running) -> int:
 
 async def _refusals(testbed: Testbed, system: System) -> Mapping[str, float]:
     """Delay from the response to a revocation until both gateways refuse the token."""
-    tokens = await _tokens(testbed, system, REVOCATIONS)
+    tokens = await issued(testbed, system, REVOCATIONS)
     program = system.program("gateway")
     late = []
     with (

@@ -3,7 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-MEASUREMENTS = ("tokens", "refresh", "webhooks", "arrival", "check", "growth", "console", "publish", "abuse", "workers")
+MEASUREMENTS = (
+    *("tokens", "refresh", "webhooks", "arrival", "check", "edge"),
+    *("growth", "console", "publish", "abuse", "workers"),
+)
 """The modules of the benchmarks, in the order in which they run."""
 BY_NAME = ("growth", "console", "publish", "abuse", "workers")
 """Measured only by name: growth, console and abuse take minutes, publish justifies the publish encoder, and workers

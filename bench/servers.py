@@ -86,6 +86,7 @@ def main() -> None:
     app.router.add_get("/readyz", ready)
     if arguments.what == "bare":
         app.router.add_post("/demo-api/oauth/token", bare)
+        app.router.add_get("/orders/17", bare)
     else:
         naive = Naive(arguments.mongodb, arguments.amqp)
         app.cleanup_ctx.append(naive.connected)

@@ -153,18 +153,33 @@ class Testbed:
 
         `chains` makes the file of the refresh tokens with which the connections begin, for the warm-up and again.
         """
+        with self.serving(program) as running:
+            return self.load_running(program, [running], running.port, request, expected, connections, chains)
+
+    def load_running(
+        self,
+        program: Program,
+        involved: Sequence[Running],
+        port: int,
+        request: bytes,
+        expected: str,
+        connections: int,
+        chains: Callable[[Running], Path] | None = None,
+    ) -> dict[str, float]:
+        """The same for servers that run already; `cpu` is that of all of them. The first one may have workers."""
         file = self.home / f"{program.name}.request"
         file.write_bytes(request)
-        with self.serving(program) as running:
-            driver = [sys.executable, "-m", "bench.driver", "--port", str(running.port)]
-            driver += ["--connections", str(connections), "--request", str(file), "--expected", expected]
-            _driven(program, [*driver, "--seconds", "0.7", *_chained(chains, running)])
-            own = _chained(chains, running)
-            before, requests = running.cpu_seconds(), running.requests_by_worker() if program.workers > 1 else {}
-            figures = _driven(program, [*driver, "--seconds", str(self.seconds), *own])
-            figures["cpu"] = (running.cpu_seconds() - before) / figures["requests"] * 1e6
-            if requests:
-                figures |= _shares(requests, running.requests_by_worker())
+        running = involved[0]
+        driver = [sys.executable, "-m", "bench.driver", "--port", str(port)]
+        driver += ["--connections", str(connections), "--request", str(file), "--expected", expected]
+        _driven(program, [*driver, "--seconds", "0.7", *_chained(chains, running)])
+        own = _chained(chains, running)
+        before = sum(each.cpu_seconds() for each in involved)
+        requests = running.requests_by_worker() if program.workers > 1 else {}
+        figures = _driven(program, [*driver, "--seconds", str(self.seconds), *own])
+        figures["cpu"] = (sum(each.cpu_seconds() for each in involved) - before) / figures["requests"] * 1e6
+        if requests:
+            figures |= _shares(requests, running.requests_by_worker())
         self.print_progress(f"  {program.name:<12} {connections:>4} connections: {figures['rps']:8.0f}/s")
         return figures
 

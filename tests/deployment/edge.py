@@ -42,6 +42,12 @@ class Nginx:
         return self._home / "nginx.conf"
 
     @property
+    def pid(self) -> int:
+        """The process id of the master, whose children are the workers."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         """Access log and error log; access lines may be up to a second late."""
         return (self._home / "output").read_text(errors="replace")
@@ -83,7 +89,8 @@ class Nginx:
 class Edge(Nginx):
     """The files of `edge/`, with services on these ports of 127.0.0.1, itself on a free one unless one is given.
 
-    `upstream_timeouts`: seconds to connect to an upstream, and to wait for it.
+    `upstream_timeouts`: seconds to connect to an upstream, and to wait for it. `kept`: the address and port of an
+    upstream to which connections are kept.
     """
 
     def __init__(
@@ -91,16 +98,20 @@ class Edge(Nginx):
         ports: Mapping[str, Sequence[int]],
         port: int | None = None,
         upstream_timeouts: tuple[float, float] = UPSTREAM_TIMEOUTS,
+        kept: str = "",
+        workers: int = 4,
     ) -> None:
         super().__init__("edge")
+        self.services = ports
         self.port, inside = port or free_port(), free_port()
         files = shutil.copytree(EDGE, self._home / "edge")
         (files / "listen.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
-        (files / "upstreams.conf").write_text(placed((EDGE / "upstreams.conf").read_text(), ports))
+        (files / "upstreams.conf").write_text(kept_to(placed((EDGE / "upstreams.conf").read_text(), ports), kept))
         if upstream_timeouts != UPSTREAM_TIMEOUTS:
             routes = (files / "routes.conf").read_text()
             (files / "routes.conf").write_text(with_timeouts(routes, *upstream_timeouts))
         main = (files / "nginx.conf").read_text().replace("127.0.0.1:8081", f"127.0.0.1:{inside}")
+        main = main.replace("worker_processes 4;", f"worker_processes {workers};")
         self.configuration.write_text(main)
 
     @property
@@ -153,3 +164,13 @@ def with_timeouts(routes: str, connect: float, wait: float) -> str:
         assert routes.count(old) == times, old
         routes = routes.replace(old, new)
     return routes
+
+
+def kept_to(upstreams: str, address: str) -> str:
+    """The upstreams with a name for the one at this address and port, as the comment there shows it; none if empty."""
+    if not address:
+        return upstreams
+    example = "# 10.0.0.5:9001 orders;"
+    assert upstreams.count(example) == 1
+    block = f"upstream orders {{ server {address}; keepalive 128; keepalive_timeout 2s; }}"
+    return f"{upstreams.replace(example, f'{address} orders;')}\n{block}\n"

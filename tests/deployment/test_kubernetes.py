@@ -333,7 +333,7 @@ def test_networks_are_separated_as_in_compose() -> None:
     expected = {("edge", service, 8080) for service in members["services"] - {"edge"}}
     expected |= {(CONSOLE, service, 8080) for service in EVERY_SERVICE}
     expected |= {(name, DATA, port) for name in with_data for port in (27017, 5672)}
-    expected |= {(name, OUTSIDE, 0) for name in members["outside"] - {"edge"}}
+    expected |= {(name, OUTSIDE, 0) for name in members["outside"]}
     expected |= {(name, "kube-system", 53) for name in WORKLOADS}
     assert _allowed("egress", "to") == expected
     assert _allowed("ingress", "from") == {
