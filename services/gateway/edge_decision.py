@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict, istr
+from multidict import CIMultiDict, MultiMapping, istr
 
 from contracts.apis import Api
 from libs.http.responses import CompleteResponse
@@ -97,12 +97,13 @@ class EdgeDecisionEndpoint:
         check_path(path)
         raw = tuple(field for field in request.raw_headers if field[0].lower() not in _QUESTION)
         length, _, coding = body.partition("|")
-        if body not in {"", "|"}:
-            headers = CIMultiDict(headers)
-            headers[hdrs.TRANSFER_ENCODING if coding else hdrs.CONTENT_LENGTH] = coding or length
+        described: MultiMapping[str] = headers
+        if length or coding:
+            described = framed = CIMultiDict(headers)
+            framed[hdrs.TRANSFER_ENCODING if coding else hdrs.CONTENT_LENGTH] = coding or length
         has_body = bool(coding) or length not in {"", "0"}
         wants_websocket = method == "GET" and not has_body and "upgrade" in options and upgrade.lower() == "websocket"
-        return _Question(Call(method, path, query, headers, raw, hosts[0]), has_body, wants_websocket)
+        return _Question(Call(method, path, query, described, raw, hosts[0]), has_body, wants_websocket)
 
     async def _forwarded(self, request: web.Request, question: _Question) -> dict[str, str] | None:
         """How to forward the call, which is then admitted and counted; None if it cannot be forwarded."""
@@ -123,9 +124,7 @@ class EdgeDecisionEndpoint:
             told |= rate_limit_headers(admitted.quota)
         return told
 
-    async def _instructions(
-        self, request: web.Request, question: _Question, passed: Passed
-    ) -> dict[str, str] | None:
+    async def _instructions(self, request: web.Request, question: _Question, passed: Passed) -> dict[str, str] | None:
         url = upstream_url(question.call, passed.admitted)
         if url is None:
             return None

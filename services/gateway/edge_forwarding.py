@@ -45,63 +45,63 @@ def instructions(call: Call, url: URL, wanted: CIMultiDict[str]) -> dict[str, st
     """
     if url.scheme != "http" or url.user is not None or url.password is not None:
         return None
-    sent: list[tuple[str, str]] = []
-    received: CIMultiDict[str] = CIMultiDict()
-    for raw, value in call.raw_headers:
-        # The built-in proxy would decode and encode others anew.
-        if not (value.isascii() and (text := value.decode()).isprintable()):
-            return None
-        name = raw.decode().lower()
-        if name not in OWN:
-            sent.append((name, text))
-        elif name in KEPT or name in OF_THE_EDGE:
-            received.add(name, text)
-    told = {"X-Edge-Target": url.raw_path_qs}
-    others: list[tuple[str, str]] = []
-    values: dict[str, str] = {}
-    for name, value in wanted.items():
-        lower = name.lower()
-        if lower not in OWN:
-            others.append((name, value))
-        elif lower in values:
-            if lower not in {"via", "cookie"}:
-                return None
-            values[lower] += (", " if lower == "via" else "; ") + value
-        else:
-            values[lower] = value
-    known = len(sent)
-    if len(others) - known > MAX_HEADERS or [(name.lower(), value) for name, value in others[:known]] != sent:
+    received = _received(call)
+    if received is None:
         return None
+    passed_on, replaced = received
+    values: CIMultiDict[str] = CIMultiDict()
+    others: list[tuple[str, str]] = []
+    for name, value in wanted.items():
+        if name.lower() in OWN:
+            values.add(name, value)
+        else:
+            others.append((name, value))
+    known = len(passed_on)
+    if len(others) - known > MAX_HEADERS or [(name.lower(), value) for name, value in others[:known]] != passed_on:
+        return None
+    told = {"X-Edge-Target": url.raw_path_qs, "X-Edge-Host": values.pop("Host", url.host_port_subcomponent or "")}
     for number, (name, value) in enumerate(others[known:], 1):
         told[f"X-Edge-Header-{number}"] = f"{name}: {value}"
-    told["X-Edge-Host"] = values.pop("host", None) or _authority(url)
     for name in OF_THE_EDGE:
-        if received.getall(name, []) != [values.pop(name, None)]:
+        if values.popall(name, []) != replaced.getall(name, []):
             return None
     for name, variable in KEPT.items():
-        value, of_caller = values.pop(name, ""), "; ".join(received.getall(name, ()))
-        if value == of_caller:
-            continue
-        if value == REMOVED:
+        of_caller, kept = replaced.getall(name, []), values.popall(name, [])
+        if len(of_caller) > 1 or len(kept) > 1 or kept == [REMOVED]:
             return None
-        told[variable] = value or REMOVED
+        if kept != of_caller:
+            told[variable] = kept[0] if kept else REMOVED
+    if via := values.popall("Via", []):
+        told["X-Edge-Via"] = ", ".join(via)
     for name, value in values.items():
-        variable = GIVEN.get(name) or _IDENTITY.get(name)
-        if variable is None:
+        given = GIVEN.get(name.lower()) or _IDENTITY.get(name.lower())
+        if given is None or given in told:
             return None
-        told[variable] = value
+        told[given] = value
     return told if _fits(told) else None
 
 
-def _authority(url: URL) -> str:
-    """What aiohttp's client sends as `Host`."""
-    return url.host_port_subcomponent or ""
+def _received(call: Call) -> tuple[list[tuple[str, str]], CIMultiDict[str]] | None:
+    """The headers that nginx will pass on, by lower-case name, and those that it will replace.
+
+    None if the built-in proxy would decode and encode one anew.
+    """
+    passed_on: list[tuple[str, str]] = []
+    replaced: CIMultiDict[str] = CIMultiDict()
+    for raw_name, raw_value in call.raw_headers:
+        value = raw_value.decode("latin-1")
+        if not (value.isascii() and value.isprintable()):
+            return None
+        name = raw_name.decode("latin-1").lower()
+        if name in OWN:
+            replaced.add(name, value)
+        else:
+            passed_on.append((name, value))
+    return passed_on, replaced
 
 
 def _fits(told: dict[str, str]) -> bool:
     """Whether nginx can read the values as they are: without blanks at the ends, which are no part of a header."""
     text = "".join(told.values())
-    return len(text) <= MAX_BYTES and text.isascii() and text.isprintable() and all(
-        value == value.strip() for value in told.values()
-    )
-
+    whole = all(value == value.strip() for value in told.values())
+    return whole and len(text) <= MAX_BYTES and text.isascii() and text.isprintable()

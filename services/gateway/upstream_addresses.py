@@ -1,4 +1,4 @@
-"""Addresses of upstreams, for the edge: resolved and checked here, so that nginx connects to exactly what was checked."""
+"""Addresses of upstreams, for the edge: resolved and checked here, so that nginx connects to what was checked."""
 
 import asyncio
 import time
@@ -101,4 +101,6 @@ class UpstreamAddresses:
             return ()
         # The edge cannot try the other family if it has no route for one, so only one is used.
         of_one_family = [each for each in addresses if not isinstance(each, IPv6Address)] or addresses
-        return tuple(f"[{each}]:{port}" if isinstance(each, IPv6Address) else f"{each}:{port}" for each in of_one_family)
+        return tuple(
+            f"[{each}]:{port}" if isinstance(each, IPv6Address) else f"{each}:{port}" for each in of_one_family
+        )

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, quote_plus, urlsplit
 
 import orjson
@@ -348,8 +348,8 @@ def _way_to(direct: Caller, gateway_settings: GatewaySettings) -> Iterator[Calle
         yield direct
         return
     timeouts = gateway_settings.upstream_connect_timeout, gateway_settings.upstream_timeout
-    with Edge({name: [direct.http.port] for name in EVERY_SERVICE}, upstream_timeouts=timeouts) as edge:
-        yield replace(direct, http=EdgeClient(direct.http, edge))
+    with Edge({name: [direct.http.port or 0] for name in EVERY_SERVICE}, upstream_timeouts=timeouts) as edge:
+        yield replace(direct, http=cast("TestClient[web.Request, web.Application]", EdgeClient(direct.http, edge)))
 
 
 def _install_management(app: web.Application, load: Any, deps: Deps) -> None:

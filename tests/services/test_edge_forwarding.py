@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -14,7 +14,7 @@ from tests.builders import Response, make_policy
 from tests.deployment.edge import EDGE, Edge
 from tests.eventually import eventually
 from tests.ports import free_port
-from tests.services.system import SCHEME, THROUGH_THE_EDGE, WAY, System, keyless, open_system, raw
+from tests.services.system import SCHEME, THROUGH_THE_EDGE, WAY, EdgeClient, System, keyless, open_system, raw
 from tests.services.test_cross_origin import CORS, ORIGIN, SETTINGS
 from tests.services.test_proxy_headers import STRIPS, TRANSFORM
 from tests.services.upstreams import Asked, Protected, Upstream, protected, saying, upstream
@@ -41,13 +41,12 @@ async def _api(system: System, behind: Upstream) -> Protected:
 
 def edge_of(system: System) -> Edge:
     """The edge in front of the system."""
-    edge: Edge = system.call.http.edge  # type: ignore[attr-defined]
-    return edge
+    return cast("EdgeClient", system.call.http).edge
 
 
 async def decisions(system: System) -> dict[int, int]:
     """How often the gateway has decided for the edge, by the status that it gave."""
-    direct = system.call.http.session  # type: ignore[attr-defined]
+    direct = system.call.http.session
     async with direct.get(f"http://127.0.0.1:{edge_of(system).services['gateway'][0]}/metrics") as response:
         text = await response.text()
     found = re.findall(r'^tokenwire_http_requests_total\{.*route="/\.edge/decision",status="(\d+)"\} (\d+)', text, re.M)
@@ -179,7 +178,10 @@ async def test_other_timeouts_leave_no_call_to_the_edge(mongodb_url: str, behind
         port, before = edge_of(system).services["gateway"], await decisions(system)
         with Edge({"gateway": port}, upstream_timeouts=(5, 61)) as edge:
             api = await protected(system, behind.url)
-            async with aiohttp.ClientSession() as http, http.get(edge.url + api.at("x"), headers=api.bearer) as response:
+            async with (
+                aiohttp.ClientSession() as http,
+                http.get(edge.url + api.at("x"), headers=api.bearer) as response,
+            ):
                 assert response.status == 200
         assert await said(system, before) == {BUILT_IN}
 
@@ -198,7 +200,7 @@ async def test_without_the_setting_there_is_no_decision(mongodb_url: str, behind
     async with open_system(mongodb_url, edge_forwards=False) as system:
         api = await protected(system, behind.url)
         assert (await api("GET", "x")).status == 200
-        direct = system.call.http.session  # type: ignore[attr-defined]
+        direct = system.call.http.session
         question = {"X-Original-URI": api.at("x"), "X-Original-Method": "GET", "X-Edge-Timeouts": "5 60", **api.bearer}
         url = f"http://127.0.0.1:{edge_of(system).services['gateway'][0]}/.edge/decision"
         async with direct.get(url, headers=question) as response:
@@ -367,7 +369,10 @@ async def test_a_gateway_that_is_down_is_502(system: System) -> None:
     async with upstream() as behind:
         api = await protected(system, behind.url)
         with Edge({"gateway": [free_port()]}) as edge:
-            async with aiohttp.ClientSession() as http, http.get(edge.url + api.at("x"), headers=api.bearer) as response:
+            async with (
+                aiohttp.ClientSession() as http,
+                http.get(edge.url + api.at("x"), headers=api.bearer) as response,
+            ):
                 assert response.status == 502
                 assert (await response.json())["error"] == "temporarily_unavailable"
         assert behind.asked == []

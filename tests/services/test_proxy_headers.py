@@ -119,9 +119,7 @@ def _has_only_its_identity(api: Protected, behind: Upstream) -> None:
     assert told["x-tokenwire-subject"] == "alice"
 
 
-async def test_a_caller_without_trust_is_the_beginning_of_the_chain(
-    api: Protected, behind: Upstream, way: str
-) -> None:
+async def test_a_caller_without_trust_is_the_beginning_of_the_chain(api: Protected, behind: Upstream, way: str) -> None:
     """The forwarded headers of an untrusted peer are replaced by its own address; the edge's follows it."""
     said = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-IP", "Forwarded")
     await api.raw("GET", "x", *(f"{name}: evil" for name in said), "X_Forwarded_For: evil")

@@ -46,11 +46,12 @@ class Lookup:
 
     async def __aenter__(self) -> "Lookup":
         self._running = self.addresses.run(web.Application())
-        await anext(self._running)  # type: ignore[arg-type]
+        await anext(self._running)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert await anext(self._running, None) is None  # type: ignore[arg-type]
+        with pytest.raises(StopAsyncIteration):
+            await anext(self._running)
 
     async def of(self, url: str) -> tuple[str, ...]:
         return await self.addresses.addresses_of(URL(url, encoded=True))
