@@ -90,7 +90,7 @@ class Edge(Nginx):
     """The files of `edge/`, with services on these ports of 127.0.0.1, itself on a free one unless one is given.
 
     `upstream_timeouts`: seconds to connect to an upstream, and to wait for it. `kept`: the address and port of an
-    upstream to which connections are kept.
+    upstream to which connections are kept. `forwards`: whether it forwards calls to upstreams itself.
     """
 
     def __init__(
@@ -100,13 +100,16 @@ class Edge(Nginx):
         upstream_timeouts: tuple[float, float] = UPSTREAM_TIMEOUTS,
         kept: str = "",
         workers: int = 4,
+        forwards: bool = True,
     ) -> None:
         super().__init__("edge")
         self.services = ports
         self.port, inside = port or free_port(), free_port()
         files = shutil.copytree(EDGE, self._home / "edge")
         (files / "listen.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
-        (files / "upstreams.conf").write_text(kept_to(placed((EDGE / "upstreams.conf").read_text(), ports), kept))
+        upstreams = kept_to(placed((EDGE / "upstreams.conf").read_text(), ports), kept)
+        assert upstreams.count("default yes;") == 1
+        (files / "upstreams.conf").write_text(upstreams if forwards else upstreams.replace("yes;", '"";'))
         if upstream_timeouts != UPSTREAM_TIMEOUTS:
             routes = (files / "routes.conf").read_text()
             (files / "routes.conf").write_text(with_timeouts(routes, *upstream_timeouts))

@@ -379,7 +379,8 @@ async def test_a_request_that_may_have_taken_effect_is_not_repeated(
     port = dying.sockets[0].getsockname()[1]
     echo = stack.echoes[service]
     before = len(echo.asked)
-    with Edge({name: [stack.echoes[name].port] for name in EVERY_SERVICE} | {service: [port, echo.port]}) as edge:
+    ports = {name: [stack.echoes[name].port] for name in EVERY_SERVICE} | {service: [port, echo.port]}
+    with Edge(ports, forwards=False) as edge:
         async with aiohttp.ClientSession() as http:
             statuses = []
             for _ in range(6):

@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.services.system import SCHEME, THROUGH_THE_EDGE, WAY, EdgeClient, System, keyless, open_system, raw
 from tests.services.test_cross_origin import CORS, ORIGIN, SETTINGS
 from tests.services.test_proxy_headers import STRIPS, TRANSFORM
-from tests.services.upstreams import Asked, Protected, Upstream, protected, saying, upstream
+from tests.services.upstreams import OK, Asked, Protected, Upstream, protected, saying, upstream
 
 
 @pytest.fixture(scope="module")
@@ -392,6 +392,30 @@ async def test_connections_are_kept_to_an_upstream_with_a_name(system: System, b
                     assert response.status == 200
     assert behind.connections == 1
     assert behind.latest.all("Connection") == []
+
+
+@pytest.mark.parametrize(("method", "again"), [("GET", True), ("POST", False)])
+async def test_a_kept_connection_that_is_closed_is_no_failure(
+    system: System, behind: Upstream, method: str, again: bool
+) -> None:
+    """On a kept connection that turns out to be closed, an idempotent call is sent again, once."""
+    api = await protected(system, behind.url)
+
+    async def once_in_vain(asked: Asked) -> None:
+        if len(behind.asked) == 2:
+            asked.reset()
+            raise EOFError
+        await asked.send(OK)
+
+    behind.answering = once_in_vain
+    with Edge({"gateway": edge_of(system).services["gateway"]}, kept=f"127.0.0.1:{behind.port}", workers=1) as edge:
+        async with aiohttp.ClientSession() as http:
+            statuses = []
+            for _ in range(2):
+                async with http.request(method, URL(edge.url + api.at("x")), headers=api.bearer) as response:
+                    statuses.append(response.status)
+    assert statuses == [200, 200 if again else 502]
+    assert len(behind.asked) == (3 if again else 2)
 
 
 # The files
