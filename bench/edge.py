@@ -51,10 +51,11 @@ def _stack(testbed: Testbed, system: System) -> Iterator[Mapping[str, Callable[[
         own = {"trusted_proxies": "127.0.0.0/8", "access_log_sample": 0}
         ways = {}
         for name in WAYS:
-            program = system.program("gateway", **own, edge_forwards=name != "built-in")
+            forwards = name != "built-in"
+            program = system.program("gateway", **own, edge_forwards=True)
             gateway = running.enter_context(testbed.serving(program))
             kept = f"127.0.0.1:{upstream.port}" if name == "edge, kept" else ""
-            edge = running.enter_context(Edge({"gateway": [gateway.port]}, kept=kept))
+            edge = running.enter_context(Edge({"gateway": [gateway.port]}, kept=kept, forwards=forwards))
             ways[name] = _load(testbed, name, Running(edge.pid, edge.port), gateway, upstream)
         yield ways
 
