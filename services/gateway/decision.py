@@ -195,8 +195,6 @@ class AccessDecision:
             admitted = Admitted(admitted.api, admitted.grant, admitted.injected, counted)
         refusal = None if guard_result is NO_GUARDS else await self.guards.count(guard_result)
         return refusal or admitted
-        refusal = None if guard_result is NO_GUARDS else await self.guards.count(guard_result)
-        return refusal or admitted
 
     async def _count(self, call: Call, api: Api, right: Right, counter: str) -> RateLimitResult:
         """Count the call against the limits of its grant, or say which one is exceeded."""

@@ -117,7 +117,7 @@ class EdgeDecisionEndpoint:
         told = await self._instructions(request, question, passed)
         if told is None:
             return None
-        admitted = await self.decision.admit(passed)
+        admitted = await self.decision.admit(call, passed)
         if admitted is None:
             return None
         if admitted.quota is not UNLIMITED:

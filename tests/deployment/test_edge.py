@@ -28,6 +28,8 @@ class Echo:
     port: int = 0
 
     async def describe(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/.edge/decision":
+            return web.Response(status=403)  # nginx must not forward the call itself
         self.asked.append(f"{request.method} {request.raw_path}")
         if request.path.endswith("/stream"):
             return await self._stream(request)

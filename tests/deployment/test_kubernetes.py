@@ -183,7 +183,9 @@ def test_a_container_is_the_same_as_in_compose(name: str) -> None:
         return
     settings = stack.environment(COMMANDS.get(name, name))
     # Compose passes on the text; read as YAML, `false` is a value.
-    assert environment(name) == {key: {"False": "false", "True": "true"}.get(value, value) for key, value in settings.items()}
+    assert environment(name) == {
+        key: {"False": "false", "True": "true"}.get(value, value) for key, value in settings.items()
+    }
     assert secrets(name) == {path: file.name for path, file in stack.secrets(COMMANDS.get(name, name)).items()}
 
 
