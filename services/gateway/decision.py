@@ -76,7 +76,7 @@ class Passed(NamedTuple):
 
     @property
     def has_rates(self) -> bool:
-        """Whether the call may count against several limits: of its API or of an endpoint, besides those of its grant."""
+        """Whether the call may count against limits of its API or of an endpoint, besides those of its grant."""
         if self.right is not None and self.right.endpoint_rates is not None:
             return True
         return self.guard_result is not NO_GUARDS and bool(self.guard_result.counters())

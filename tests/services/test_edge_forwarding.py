@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from contracts.policies import AccessRight
 from services.gateway.edge_forwarding import MAX_HEADERS, OWN
 from tests.builders import Response, make_policy
 from tests.deployment.edge import EDGE, Edge
@@ -161,6 +162,30 @@ async def test_the_built_in_proxy_forwards_the_rest(
     sent = dict(behind.latest.headers)
     assert sent.keys().isdisjoint({"x-debug", "X-Token", "X-HTTP-Method-Override", "True-Client-IP", "Proxy"})
     assert not {"yes", "of the caller"} & set(sent.values())
+
+
+@pytest.mark.parametrize("of", ["api", "endpoint"])
+async def test_calls_with_several_limits_count_once_for_each(system: System, behind: Upstream, of: str) -> None:
+    """Calls with a rate limit of their API or endpoint go to the built-in proxy, and both limits are exact."""
+    rate = {"x-tyk-api-gateway__upstream__rateLimit": {"enabled": True, "rate": 2, "per": "1h"}} if of == "api" else {}
+    api = await protected(system, behind.url, **rate)
+    api_id = api.party.api.api_id
+    endpoints = [{"path": "/x", "methods": [{"name": "GET", "limit": {"rate": 2, "per": 3600}}]}]
+    right = {"api_id": api_id, **({"endpoints": endpoints} if of == "endpoint" else {})}
+    policy = await make_policy(
+        system.deps,
+        access_rights={api_id: AccessRight.model_validate(right)},
+        quota_max=10,
+        quota_renewal_rate=3600,
+    )
+    counted = await system.client_of(api.party.api, policy_ids=(policy.policy_id,))
+    limited = Protected(counted, (await counted.tokens()).access)
+    before = await decisions(system)
+    responses = [await limited("GET", "x") for _ in range(3)]
+    assert [response.status for response in responses] == [200, 200, 429]
+    assert [response.headers["X-RateLimit-Remaining"] for response in responses[:2]] == ["9", "8"]
+    assert await said(system, before) == {BUILT_IN}
+    assert len(behind.asked) == 2
 
 
 async def test_a_refusal_is_the_built_in_proxy_s(api: Protected, behind: Upstream) -> None:
