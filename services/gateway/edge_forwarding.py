@@ -20,11 +20,12 @@ REMOVED = "-"
 """Tells nginx to remove the caller's header."""
 OF_THE_EDGE = frozenset({"x-request-id", "x-real-ip", "x-forwarded-proto", "x-forwarded-host"})
 """The edge sends these with the values that it has sent to the gateway."""
-GIVEN = {name.lower(): f"X-Edge-{name}" for name in ("Via", "X-Forwarded-For", "Traceparent", "Tracestate")}
-"""Headers that have a variable; without a value they are not sent."""
+GIVEN = {name.lower(): f"X-Edge-{name}" for name in ("Via", "X-Forwarded-For", "Traceparent", "Tracestate")} | {
+    name.lower(): str(name) for name in IDENTITY_HEADERS
+}
+"""Headers that have a variable, and where its value is; without a value they are not sent."""
 KEPT = {"authorization": "X-Edge-Authorization", "cookie": "X-Edge-Cookie"}
 """Headers that have a variable; without a value the edge sends the caller's."""
-_IDENTITY = {name.lower(): name for name in IDENTITY_HEADERS}
 NEVER_SENT = frozenset(
     {
         *HOP_BY_HOP,
@@ -34,7 +35,9 @@ NEVER_SENT = frozenset(
     }
 )
 """The edge removes these, or makes its own."""
-OWN = NEVER_SENT | OF_THE_EDGE | GIVEN.keys() | KEPT.keys() | _IDENTITY.keys()
+ONCE = OF_THE_EDGE | KEPT.keys()
+"""Headers of the caller or the edge that are compared, and so may not occur twice."""
+OWN = NEVER_SENT | OF_THE_EDGE | GIVEN.keys() | KEPT.keys()
 """Every header that `edge/forwarding.conf` sets; nginx sends all others as it got them from the caller."""
 
 
@@ -49,59 +52,63 @@ def instructions(call: Call, url: URL, wanted: CIMultiDict[str]) -> dict[str, st
     if received is None:
         return None
     passed_on, replaced = received
-    values: CIMultiDict[str] = CIMultiDict()
+    values: dict[str, str] = {}
     others: list[tuple[str, str]] = []
     for name, value in wanted.items():
-        if name.lower() in OWN:
-            values.add(name, value)
-        else:
+        lower = name.lower()
+        if lower not in OWN:
             others.append((name, value))
+        elif lower not in values:
+            values[lower] = value
+        elif lower == "via":
+            values[lower] += f", {value}"
+        else:
+            return None
     known = len(passed_on)
     if len(others) - known > MAX_HEADERS or [(name.lower(), value) for name, value in others[:known]] != passed_on:
         return None
-    told = {"X-Edge-Target": url.raw_path_qs, "X-Edge-Host": values.pop("Host", url.host_port_subcomponent or "")}
+    told = {"X-Edge-Target": url.raw_path_qs, "X-Edge-Host": values.pop("host", url.host_port_subcomponent or "")}
     for number, (name, value) in enumerate(others[known:], 1):
         told[f"X-Edge-Header-{number}"] = f"{name}: {value}"
     for name in OF_THE_EDGE:
-        if values.popall(name, []) != replaced.getall(name, []):
+        if values.pop(name, None) != replaced.get(name):
             return None
     for name, variable in KEPT.items():
-        of_caller, kept = replaced.getall(name, []), values.popall(name, [])
-        if len(of_caller) > 1 or len(kept) > 1 or kept == [REMOVED]:
+        kept = values.pop(name, "")
+        if kept == REMOVED:
             return None
-        if kept != of_caller:
-            told[variable] = kept[0] if kept else REMOVED
-    if via := values.popall("Via", []):
-        told["X-Edge-Via"] = ", ".join(via)
+        if kept != replaced.get(name, ""):
+            told[variable] = kept or REMOVED
     for name, value in values.items():
-        given = GIVEN.get(name.lower()) or _IDENTITY.get(name.lower())
-        if given is None or given in told:
+        given = GIVEN.get(name)
+        if given is None:
             return None
         told[given] = value
     return told if _fits(told) else None
 
 
-def _received(call: Call) -> tuple[list[tuple[str, str]], CIMultiDict[str]] | None:
+def _received(call: Call) -> tuple[list[tuple[str, str]], dict[str, str]] | None:
     """The headers that nginx will pass on, by lower-case name, and those that it will replace.
 
-    None if the built-in proxy would decode and encode one anew.
+    None if the built-in proxy would decode and encode one anew, or one that nginx replaces occurs twice.
     """
     passed_on: list[tuple[str, str]] = []
-    replaced: CIMultiDict[str] = CIMultiDict()
+    replaced: dict[str, str] = {}
     for raw_name, raw_value in call.raw_headers:
         value = raw_value.decode("latin-1")
         if not (value.isascii() and value.isprintable()):
             return None
         name = raw_name.decode("latin-1").lower()
-        if name in OWN:
-            replaced.add(name, value)
-        else:
+        if name not in OWN:
             passed_on.append((name, value))
+        elif name in replaced and name in ONCE:
+            return None
+        else:
+            replaced[name] = value
     return passed_on, replaced
 
 
 def _fits(told: dict[str, str]) -> bool:
     """Whether nginx can read the values as they are: without blanks at the ends, which are no part of a header."""
-    text = "".join(told.values())
-    whole = all(value == value.strip() for value in told.values())
-    return whole and len(text) <= MAX_BYTES and text.isascii() and text.isprintable()
+    text = f"~{'~'.join(told.values())}~"
+    return len(text) <= MAX_BYTES and text.isascii() and text.isprintable() and not ("~ " in text or " ~" in text)
