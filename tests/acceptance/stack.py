@@ -62,7 +62,8 @@ class Stack:
             {
                 service: [ports[name] for name in self.instances_of(service)]
                 for service in sorted(set(instances.values()))
-            }
+            },
+            forwards=False,  # the gateways' own proxy is what is tested
         )
         self._environments = {
             service: {**self._environment(service, keys), **(settings or {})} for service in set(instances.values())
