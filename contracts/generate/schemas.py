@@ -51,7 +51,7 @@ def _is_nullable(schema: core_schema.CoreSchema) -> bool:
 
 class ContractSchema(GenerateJsonSchema):
     """As pydantic makes them, but: no titles, durations in seconds, the texts below fields, and what is written is
-    always there unless it may be null: then it may also be absent.
+    always there unless it may be null, or its field says when it is left out: then it may also be absent.
     """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -59,7 +59,7 @@ class ContractSchema(GenerateJsonSchema):
 
     def field_is_required(self, field: Any, total: bool) -> bool:
         if self.mode == "serialization":
-            return not _is_nullable(field["schema"])
+            return "serialization_exclude_if" not in field and not _is_nullable(field["schema"])
         return super().field_is_required(field, total)
 
     def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> JsonSchemaValue:
