@@ -147,7 +147,9 @@ async def test_two_gateways_admit_exactly_the_quota(pair: tuple[RateLimiter, Rat
     refusals = [outcome for outcome in outcomes if isinstance(outcome, Exceeded)]
     assert {refusal.kind for refusal in refusals} == {LimitKind.QUOTA}
     assert 900 < (refusals[-1].retry_after or 0) <= 1000
-    assert refusals[-1].quota[:2] == (500, 0)
+    left = refusals[-1].quota
+    assert left is not None
+    assert left[:2] == (500, 0)
 
 
 async def test_two_gateways_admit_exactly_the_rate(pair: tuple[RateLimiter, RateLimiter], scope: str) -> None:
