@@ -30,6 +30,7 @@ OF_SINGLE_SERVICES = frozenset(
         "bootstrap_operator_key",
         "client_secrets",
         "console_keys",
+        "edge_forwards",
         "issuance_limit",
         "limits_on_failure",
         "min_client_secret_length",

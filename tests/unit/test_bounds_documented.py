@@ -15,6 +15,7 @@ BOUNDED = {
     "libs.http.context": None,  # routes
     "libs.logging": None,  # names of our own fields
     "libs.policies": "compiled expressions",
+    "libs.allowances": "*operators:* APIs",  # limits of policies
     "libs.encryption": None,  # one value
     "services.gateway.upstream_urls": "*operators:* APIs",
     "services.gateway.header_fields": "names of forwarded headers",

@@ -53,6 +53,7 @@ WRONG = {
     "UPSTREAM_TIMEOUT": ["0", "3601", "soon"],
     "CLIENT_SECRETS": ["sometimes"],
     "TYK_GATEWAY_API": ["perhaps"],
+    "EDGE_FORWARDS": ["perhaps", "2"],
     "MIN_CLIENT_SECRET_LENGTH": ["0", "129", "short"],
     "REDIRECT_URI_SEPARATOR": ["", "/", "and", ",,,,,"],
     "LIMITS_ON_FAILURE": ["perhaps", "Allow"],
