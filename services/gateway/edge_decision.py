@@ -141,5 +141,10 @@ class EdgeDecisionEndpoint:
 
 
 def _is_simple(api: Api, call: Call) -> bool:
-    """Whether the response needs no change but headers that are known now: not with CORS by the definition."""
-    return bool(api.upstream_url) and (api.cors is None or hdrs.ORIGIN not in call.headers)
+    """Whether nginx may be able to forward the call: without TLS to the upstream, and without CORS by the definition.
+
+    A call that it cannot forward costs two decisions, so what the definition alone shows is looked at before the token.
+    """
+    if not api.upstream_url or api.upstream_url[:6].lower() == "https:":
+        return False
+    return api.cors is None or hdrs.ORIGIN not in call.headers

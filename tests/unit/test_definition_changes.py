@@ -115,7 +115,12 @@ def test_a_difference_of_many_alike_lines_is_found_soon() -> None:
         pytest.param(f"{SETTINGS}/header/enabled", False, "nowhere: every call is refused", id="nowhere"),
         pytest.param(SECRET, "another", "shared secret of webhooks changes", id="secret"),
         pytest.param(f"{SETTINGS}/notifications", {}, "No webhooks are sent any more", id="no-webhooks"),
-        pytest.param("x-tokenwire", {"accessTokenLifetime": 60}, "live 1 min instead of 1 h", id="lifetime"),
+        pytest.param(
+            "x-tokenwire",
+            {"accessTokenLifetime": 60},
+            "live 1\N{NO-BREAK SPACE}min instead of 1\N{NO-BREAK SPACE}h",
+            id="lifetime",
+        ),
         pytest.param("x-tokenwire", {"pkceRequired": True}, "of every client app need PKCE", id="pkce"),
         pytest.param("x-tokenwire", {"pkceRequired": False}, "refuses requests without a subject", id="subject"),
         pytest.param("x-tokenwire", {"refreshReuse": "strict"}, "revokes its grant at once", id="reuse"),
