@@ -1,6 +1,7 @@
 """A clock that stands still until a test advances it."""
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 
 
@@ -15,9 +16,11 @@ class Clock:
         """The current time of this clock."""
         return self._now
 
-    async def sleep(self, seconds: float) -> None:
-        """Return when the clock has advanced by this much."""
-        until = self._now + timedelta(seconds=seconds)
+    def sleep(self, seconds: float) -> Coroutine[None, None, None]:
+        """Return when the clock has advanced by this much since the call, even if it is awaited later."""
+        return self._until(self._now + timedelta(seconds=seconds))
+
+    async def _until(self, until: datetime) -> None:
         async with self._moved:
             await self._moved.wait_for(lambda: self._now >= until)
 

@@ -201,7 +201,7 @@ class Notifier:
         assert found is not None, f"no delivery {delivery_id}"
         return found
 
-    async def reached(self, delivery_id: str, state: DeliveryState, within: float = 10.0) -> Delivery:
+    async def reached(self, delivery_id: str, state: DeliveryState, within: float = 60.0) -> Delivery:
         """Wait until the delivery is in this state; return it."""
 
         async def there() -> Delivery:
@@ -211,7 +211,7 @@ class Notifier:
 
         return await eventually(there, within)
 
-    async def tried(self, delivery_id: str, attempts: int, within: float = 10.0) -> Delivery:
+    async def tried(self, delivery_id: str, attempts: int, within: float = 60.0) -> Delivery:
         """Wait until this many attempts are recorded; return the delivery."""
 
         async def there() -> Delivery:
