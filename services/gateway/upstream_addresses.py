@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from libs.cancellation import cancel_and_wait
 from libs.outbound.resolver import ThreadPoolResolver
 from libs.outbound.ssrf import Network, is_denied
 
@@ -48,9 +49,7 @@ class UpstreamAddresses:
         """Cleanup context: names can be looked up while the application runs."""
         self._resolver = self._new_resolver()
         yield
-        for lookup in [*self._lookups.values()]:
-            lookup.cancel()
-        await asyncio.gather(*self._lookups.values(), return_exceptions=True)
+        await cancel_and_wait(*self._lookups.values())
         await self._resolver.close()
 
     async def addresses_of(self, url: URL) -> tuple[str, ...]:
